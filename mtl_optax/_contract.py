@@ -1,0 +1,218 @@
+"""The contract every method shares: types, trace-time checks and the texts of their errors.
+
+All checks look at shapes, dtypes and Python numbers only, so under `jax.jit` they run once, while
+the step is traced, and leave nothing in the compiled program.
+"""
+
+import difflib
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+KeyPath = tuple[Any, ...]
+Shared: TypeAlias = Any | Callable[[KeyPath], bool]
+"""Which leaves are shared by all tasks: a tree of booleans, or a predicate on a leaf's key path."""
+
+_HOW_TO_STACK = (
+    "Get them from mtl_optax.value_and_task_grads(loss_fn)(params, ...), or stack one gradient "
+    "tree per task with jax.tree.map(lambda *g: jnp.stack(g), *gradients)."
+)
+
+
+def check_num_tasks(method: str, num_tasks: int) -> None:
+    """Raises unless `num_tasks` is a Python integer of at least one."""
+    if isinstance(num_tasks, bool) or not isinstance(num_tasks, numbers.Integral):
+        raise TypeError(
+            f"{method}: num_tasks must be a Python int, got {num_tasks!r}. It fixes array shapes; "
+            'with optax.inject_hyperparams name it in static_args=("num_tasks",).'
+        )
+    if num_tasks < 1:
+        raise ValueError(f"{method}: num_tasks must be at least 1, got {num_tasks}.")
+
+
+def check_number(
+    method: str,
+    name: str,
+    value: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raises if the Python number `value` lies outside its interval; arrays pass unseen.
+
+    `optax.inject_hyperparams` hands hyper-parameters over as traced arrays, whose values are not
+    known while tracing.
+    """
+    if isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{method}: {name} must be a real number, got {value!r}.")
+    number = float(value)
+    below = low is not None and (number <= low if open_low else number < low)
+    above = high is not None and (number >= high if open_high else number > high)
+    if below or above or number != number:
+        left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
+        right = "inf)" if high is None else f"{high:g}{')' if open_high else ']'}"
+        raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
+
+
+def check_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Raises unless `value` is one of `choices`, suggesting the nearest."""
+    if value not in choices:
+        raise ValueError(
+            f"{method}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}."
+            f"{did_you_mean(value, choices)}"
+        )
+
+
+def check_optimizer(method: str, name: str, optimizer: object) -> None:
+    """Raises unless `optimizer` has the `init` and `update` of an optax transformation."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{method}: {name} must be an optax.GradientTransformation such as "
+            f"optax.adam(1e-3), got {optimizer!r}."
+        )
+
+
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """Returns a sentence that names the choice nearest to `value`, or nothing."""
+    nearest = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.4)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def leaf_name(root: str, path: KeyPath) -> str:
+    """Returns how a user would write the leaf at `path` of the tree called `root`."""
+    return root + jax.tree_util.keystr(path)
+
+
+def check_task_gradients(
+    method: str, num_tasks: int, task_gradients: Any, params: Any | None
+) -> None:
+    """Raises unless every leaf is a real floating array of shape `(num_tasks, *p.shape)`."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
+    if not leaves:
+        raise ValueError(
+            f"{method}: task_gradients has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
+        )
+    wanted: list[tuple[int, ...] | None] = [None] * len(leaves)
+    if params is not None:
+        wanted_structure = jax.tree_util.tree_structure(params)
+        if wanted_structure != structure:  # type: ignore[operator]
+            raise ValueError(
+                f"{method}: task_gradients and params must have the same tree structure, got "
+                f"{structure} and {wanted_structure}."
+            )
+        wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
+    for (path, leaf), shape in zip(leaves, wanted, strict=True):
+        name = leaf_name("task_gradients", path)
+        _check_real_array(method, name, leaf)
+        if shape is not None and leaf.shape != (num_tasks, *shape):
+            raise ValueError(
+                f"{method}: {name} has shape {leaf.shape}, wanted {(num_tasks, *shape)}: one "
+                f"gradient per task, stacked on the leading axis. {_HOW_TO_STACK}"
+            )
+        if leaf.ndim == 0 or leaf.shape[0] != num_tasks:
+            raise ValueError(
+                f"{method}: {name} has shape {leaf.shape}, wanted a leading axis of num_tasks="
+                f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}"
+            )
+
+
+def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[Array, " T"]:
+    """Returns the task losses in float32 (float64 stays), or raises if missing or misshapen."""
+    if task_losses is None:
+        raise ValueError(
+            f"{method}: task_losses is missing, and this method reads it. Call "
+            "tx.update(task_gradients, state, params, task_losses=losses) with losses of shape "
+            f"({num_tasks},)."
+        )
+    _check_real_array(method, "task_losses", task_losses)
+    if task_losses.shape != (num_tasks,):
+        raise ValueError(
+            f"{method}: task_losses has shape {task_losses.shape}, wanted ({num_tasks},): one "
+            "scalar loss per task, in the order of the task gradients."
+        )
+    return jnp.asarray(task_losses, at_least_float32(task_losses))
+
+
+def check_mask(method: str, num_tasks: int, task_mask: Any | None) -> Bool[Array, " T"]:
+    """Returns the mask of the present tasks, all of them where `task_mask` is None."""
+    if task_mask is None:
+        return jnp.ones(num_tasks, bool)
+    if not hasattr(task_mask, "dtype") or task_mask.dtype != bool:
+        raise TypeError(
+            f"{method}: task_mask must be a boolean array of shape ({num_tasks},), True for a task "
+            f"that is present, got {task_mask!r}."
+        )
+    if task_mask.shape != (num_tasks,):
+        raise ValueError(f"{method}: task_mask has shape {task_mask.shape}, wanted ({num_tasks},).")
+    return jnp.asarray(task_mask)
+
+
+def _check_real_array(method: str, name: str, value: Any) -> None:
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise TypeError(
+            f"{method}: {name} must be an array, got {type(value).__name__} {value!r}. "
+            "Make it one with jnp.asarray or jnp.stack."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{method}: {name} must have a real floating dtype, got {value.dtype}. "
+            "Convert it with .astype(jnp.float32)."
+        )
+
+
+def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
+    """Returns the dtype to compute in: float64 if any array has it, else float32."""
+    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a.dtype == jnp.float64))
+
+
+def as_key(method: str, key: Any) -> Key[Array, ""]:
+    """Returns a typed key from an integer seed or from a typed key."""
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return key
+        if key.ndim == 0:  # optax.inject_hyperparams turns an integer seed into a float array.
+            return jax.random.key(key.astype(jnp.uint32))
+    elif isinstance(key, numbers.Integral) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    raise TypeError(
+        f"{method}: key must be an int seed or a typed key from jax.random.key(seed), got {key!r}."
+    )
+
+
+def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
+    """Returns a tree of Python bools shaped like `tree`: True where a leaf is shared.
+
+    Args:
+        caller: the public function to name in errors.
+        shared: a tree of booleans (a prefix of `tree` suffices), or a predicate on the key path
+            that `jax.tree_util.tree_map_with_path` passes.
+        tree: the parameters, or anything of their structure.
+    """
+    if callable(shared):
+        mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(shared(path)), tree)
+    else:
+        try:
+            mask = jax.tree.map(
+                lambda chosen, part: jax.tree.map(lambda _: bool(chosen), part), shared, tree
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{caller}: shared must be a tree of booleans with the structure of params, or a "
+                f"predicate on the leaf's key path. {error}"
+            ) from error
+    if not any(jax.tree.leaves(mask)):
+        names = [leaf_name("params", path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        raise ValueError(
+            f"{caller}: shared selects no leaf of params ({', '.join(names[:4])}"
+            f"{', ...' if len(names) > 4 else ''}). A predicate receives the key path of "
+            "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
+        )
+    return mask

@@ -1,0 +1,247 @@
+"""How task gradients are obtained from loss functions."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtl_optax import _contract
+
+
+def value_and_task_grads(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    shared: _contract.Shared | None = None,
+) -> Callable[..., Any]:
+    """Makes a function that returns all task losses and the gradient of each.
+
+    Like `jax.value_and_grad`, for functions that return the losses of T tasks on the same input.
+    The forward pass runs once, the backward pass once for each task, vectorised.
+
+    Args:
+        fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`.
+        argnums: which positional argument or arguments to differentiate.
+        has_aux: whether `fun` returns `(losses, aux)`, with `aux` any pytree (batch statistics,
+            say), computed in the one forward pass.
+        shared: which leaves of the differentiated argument all tasks share: a tree of booleans (a
+            prefix suffices), or a predicate on the leaf's key path, as
+            `jax.tree_util.tree_map_with_path` passes it. All of them by default. For the other
+            leaves, the heads, the gradient of the summed loss is computed in a single backward
+            pass, at their own size and never T times that.
+
+    Returns:
+        A function of the arguments of `fun` that returns `(losses, gradients)`, or
+        `((losses, aux), gradients)` if `has_aux`. Shared leaves of the gradients are
+        `(T, *p.shape)`, heads `p.shape`. For a sequence `argnums`, a tuple of gradients.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> def loss_fn(params, x):
+        ...     y = params["trunk"] * x
+        ...     return jnp.stack([jnp.sum(params["a"] * y), jnp.sum(params["b"] * y**2)])
+        >>> params = {"trunk": jnp.array([1.0, 2.0]), "a": jnp.array(1.0), "b": jnp.array(0.5)}
+        >>> shared = {"trunk": True, "a": False, "b": False}
+        >>> losses, gradients = mtl.value_and_task_grads(loss_fn, shared=shared)(params, 1.0)
+        >>> print(losses, gradients["a"], gradients["b"])
+        [3.  2.5] 3.0 5.0
+        >>> print(gradients["trunk"])
+        [[1. 1.]
+         [1. 2.]]
+    """
+    numbers = _as_tuple(argnums)
+
+    @functools.wraps(fun)
+    def value_and_grads(*args: Any, **kwargs: Any) -> Any:
+        call, params = _differentiated("value_and_task_grads", fun, argnums, numbers, args, kwargs)
+        leaves, structure = jax.tree.flatten(params)
+        chosen = [True] * len(leaves)
+        if shared is not None:
+            mask = _contract.shared_leaves("value_and_task_grads", shared, params)
+            chosen = jax.tree.leaves(mask)
+
+        def on_leaves(trunk: list[Any], heads: list[Any]) -> tuple[Any, Any]:
+            of_trunk, of_heads = iter(trunk), iter(heads)
+            merged = [next(of_trunk) if pick else next(of_heads) for pick in chosen]
+            out = call(jax.tree.unflatten(structure, merged))
+            losses, aux = _split_aux(out) if has_aux else (out, None)
+            _check_task_losses(losses)
+            return losses, aux
+
+        trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
+        heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
+        losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
+        stacked = iter(
+            jax.vmap(lambda row: pullback(row)[0])(jnp.eye(len(losses), dtype=losses.dtype))
+        )
+        summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
+        gradients = jax.tree.unflatten(
+            structure, [next(stacked) if pick else next(summed) for pick in chosen]
+        )
+        return ((losses, aux) if has_aux else losses), gradients
+
+    return value_and_grads
+
+
+def per_task_value_and_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    shared: _contract.Shared | None = None,
+) -> Callable[..., Any]:
+    """Makes a function that returns each task's loss and gradient on a batch of its own.
+
+    For multi-input problems, where every task has its own data: `jax.value_and_grad(fun)`,
+    vectorised over tasks.
+
+    Args:
+        fun: maps `(params, *task_batch)` to a scalar loss, or to `(loss, aux)`.
+        argnums: which positional argument or arguments to differentiate; all tasks see the same.
+        has_aux: whether `fun` returns `(loss, aux)`.
+        shared: which leaves of the differentiated argument all tasks share, as for
+            `value_and_task_grads`; all by default. The other leaves, the heads, must have a
+            leading task axis, and `fun` sees its own task's slice of them.
+
+    Returns:
+        A function of `(params, *task_batches, **kwargs)`, where every array of the arguments that
+        are not differentiated is stacked over tasks on the leading axis. It returns
+        `(losses, gradients)`, or `((losses, aux), gradients)`, with losses `(T,)`, `aux` stacked,
+        shared leaves of the gradients `(T, *p.shape)`, and heads `p.shape` (each task's slice is
+        the gradient of its own loss, and so of the summed loss).
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> def loss_fn(w, batch):
+        ...     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+        >>> batches = {"x": jnp.ones((3, 8, 2)), "y": jnp.zeros((3, 8))}
+        >>> losses, gradients = mtl.per_task_value_and_grad(loss_fn)(jnp.ones(2), batches)
+        >>> print(losses, gradients.shape)
+        [4. 4. 4.] (3, 2)
+    """
+    numbers = _as_tuple(argnums)
+
+    @functools.wraps(fun)
+    def value_and_grads(*args: Any, **kwargs: Any) -> Any:
+        name = "per_task_value_and_grad"
+        _, params = _differentiated(name, fun, argnums, numbers, args, kwargs)
+        leaves, structure = jax.tree.flatten(params)
+        chosen = [True] * len(leaves)
+        if shared is not None:
+            chosen = jax.tree.leaves(_contract.shared_leaves(name, shared, params))
+        params_axes = jax.tree.unflatten(structure, [None if pick else 0 for pick in chosen])
+        axes: list[Any] = [0] * len(args)
+        if isinstance(argnums, int):
+            axes[numbers[0]] = params_axes
+        else:
+            for number, part in zip(numbers, params_axes, strict=True):
+                axes[number] = part
+        _check_task_axis(name, args, axes, kwargs)
+        graded = jax.value_and_grad(fun, argnums, has_aux)
+        mapped = jax.vmap(lambda a, k: graded(*a, **k), in_axes=(tuple(axes), 0))
+        return mapped(args, kwargs)
+
+    return value_and_grads
+
+
+def _as_tuple(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+
+def _differentiated(
+    name: str,
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    numbers: tuple[int, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Callable[[Any], Any], Any]:
+    """Returns `fun` as a function of the differentiated argument(s), and their value."""
+    if any(not -len(args) <= number < len(args) for number in numbers):
+        raise ValueError(
+            f"{name}: argnums={argnums!r} asks for an argument beyond the {len(args)} positional "
+            f"ones given to {getattr(fun, '__name__', fun)!r}. Pass it by position."
+        )
+    params = args[argnums] if isinstance(argnums, int) else tuple(args[n] for n in numbers)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{name}: {_contract.leaf_name('params', path)} has dtype "
+                f"{jnp.result_type(leaf)}; gradients need real floating parameters. Keep other "
+                "values out of the differentiated argument."
+            )
+
+    def call(value: Any) -> Any:
+        full = list(args)
+        for number, part in zip(
+            numbers, (value,) if isinstance(argnums, int) else value, strict=True
+        ):
+            full[number] = part
+        return fun(*full, **kwargs)
+
+    return call, params
+
+
+def _split_aux(out: Any) -> tuple[Any, Any]:
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(
+            "value_and_task_grads: with has_aux=True the function must return the pair "
+            f"(losses, aux), got {type(out).__name__}."
+        )
+    return out
+
+
+def _check_task_losses(losses: Any) -> None:
+    shape = getattr(losses, "shape", None)
+    if shape is None:
+        raise TypeError(
+            "value_and_task_grads: the function must return an array of losses of shape "
+            f"(num_tasks,), got {type(losses).__name__}. Stack them with jnp.stack, and pass "
+            "has_aux=True if it returns (losses, aux)."
+        )
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(
+            "value_and_task_grads: the function must return one loss per task, shape "
+            f"(num_tasks,), got shape {shape}. Stack scalar losses with jnp.stack."
+        )
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(
+            f"value_and_task_grads: the losses must be real floating numbers, got {losses.dtype}."
+        )
+
+
+def _check_task_axis(
+    name: str, args: tuple[Any, ...], axes: list[Any], kwargs: dict[str, Any]
+) -> None:
+    """Raises unless every mapped array has the same leading task axis."""
+    sizes: dict[int, str] = {}
+    mapped = [
+        (f"argument {number}", arg, axis)
+        for number, (arg, axis) in enumerate(zip(args, axes, strict=True))
+    ]
+    mapped += [(f"argument {key!r}", value, 0) for key, value in kwargs.items()]
+    for root, value, axis in mapped:
+        leaf_axes = jax.tree.broadcast(axis, value, is_leaf=lambda a: a is None)
+        for (path, leaf), leaf_axis in zip(
+            jax.tree_util.tree_leaves_with_path(value),
+            jax.tree.leaves(leaf_axes, is_leaf=lambda a: a is None),
+            strict=True,
+        ):
+            if leaf_axis is None:
+                continue
+            where = _contract.leaf_name(root, path)
+            if jnp.ndim(leaf) == 0:
+                raise ValueError(
+                    f"{name}: {where} is a scalar; every task batch must be stacked over tasks on "
+                    "the leading axis. Close over what all tasks share."
+                )
+            sizes.setdefault(jnp.shape(leaf)[0], where)
+    if not sizes:
+        raise ValueError(f"{name}: no task batch was given, so the number of tasks is not known.")
+    if len(sizes) > 1:
+        found = ", ".join(f"{where}: {size}" for size, where in sizes.items())
+        raise ValueError(
+            f"{name}: the leading task axes differ ({found}). Stack one batch per task, padded to "
+            "one size, and heads likewise."
+        )

@@ -1,0 +1,185 @@
+"""Linear algebra over stacked task gradients: the only file that contracts gradient trees."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mtl_optax._contract import at_least_float32
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+# Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
+# than the largest still has a normal number for its square, and no sum has overflowed.
+_SAFE_SQUARE = (1e-16, 1e32)
+
+
+class ScaledGram(NamedTuple):
+    """A Gram matrix held as `scale**2 * matrix`, so that no square overflows or underflows.
+
+    Attributes:
+        matrix: Gram of the task gradients divided by `scale`, `(T, T)`, largest diagonal entry
+            in [1, 4) (zero if all gradients are zero). Rows of absent tasks are zero.
+        scale: a power of two `()`, so that the division is exact.
+    """
+
+    matrix: Float[Array, "T T"]
+    scale: Float[Array, ""]
+
+
+def gram(task_gradients: Any) -> Float[Array, "T T"]:
+    """Computes the Gram matrix `M[s, t] = <g_s, g_t>` of stacked task gradients.
+
+    Args:
+        task_gradients: pytree with leaves `(T, *p.shape)` of any floating dtype.
+
+    Returns:
+        `(T, T)`, summed over all leaves in float32 at the highest matrix-product precision
+        (float64 if a leaf is float64). Squares of gradients beyond about 1e19 overflow.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> mtl.gram({"w": jnp.array([[3.0, 4.0], [1.0, 0.0]])})
+        Array([[25.,  3.],
+               [ 3.,  1.]], dtype=float32)
+    """
+    leaves = jax.tree.leaves(task_gradients)
+    dtype = at_least_float32(*leaves)
+    return sum((_leaf_gram(leaf, dtype) for leaf in leaves), jnp.zeros((), dtype))
+
+
+def _leaf_gram(leaf: Array, dtype: Any) -> Float[Array, "T T"]:
+    # Contracting all trailing axes at once, rather than reshaping to (T, n) first, lets a sharded
+    # leaf be contracted where it lies.
+    axes = tuple(range(1, leaf.ndim))
+    return jax.lax.dot_general(
+        leaf, leaf, ((axes, axes), ((), ())), precision=HIGHEST, preferred_element_type=dtype
+    )
+
+
+@jax.jit
+def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
+    """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
+    pairs = mask[:, None] & mask[None, :]
+
+    def masked_gram(tree: Any) -> Float[Array, "T T"]:
+        return jnp.where(pairs, gram(tree), 0.0)
+
+    raw = masked_gram(task_gradients)
+    largest = jnp.max(jnp.diagonal(raw))
+    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+
+    def as_computed() -> ScaledGram:
+        scale = _power_of_two(jnp.sqrt(largest))
+        return ScaledGram(raw / scale**2, scale)
+
+    def recomputed() -> ScaledGram:
+        entry = _power_of_two(_largest_entry(task_gradients, mask, raw.dtype))
+        first = masked_gram(jax.tree.map(lambda g: g.astype(raw.dtype) / entry, task_gradients))
+        norm = _power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(first))))
+        return ScaledGram(first / norm**2, entry * norm)
+
+    return jax.lax.cond(safe, as_computed, recomputed)
+
+
+def _largest_entry(task_gradients: Any, mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
+    largest = [
+        jnp.max(jnp.where(mask, jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0), 0))
+        for g in jax.tree.leaves(task_gradients)
+    ]
+    return jnp.max(jnp.stack([entry.astype(dtype) for entry in largest]))
+
+
+def _power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the largest power of two not above `x`, and one for zero and non-finite `x`."""
+    power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
+    return jnp.where((power > 0) & jnp.isfinite(x), power, 1)
+
+
+def combine(weights: Float[Array, " T"], task_gradients: Any) -> Any:
+    """Computes the weighted sum `Σ_t w_t g_t`, accumulated in float32 or better, leaf by leaf.
+
+    Args:
+        weights: `(T,)`.
+        task_gradients: pytree with leaves `(T, *p.shape)`.
+
+    Returns:
+        pytree with leaves `p.shape` in the dtype of the gradients.
+    """
+    return jax.tree.map(lambda g: _contract_tasks(weights, g), task_gradients)
+
+
+def mix(coefficients: Float[Array, "S T"], task_gradients: Any) -> Any:
+    """Computes `S` combinations of the task gradients, `r_s = Σ_t K[s, t] g_t`.
+
+    Args:
+        coefficients: `K`, `(S, T)`.
+        task_gradients: pytree with leaves `(T, *p.shape)`.
+
+    Returns:
+        pytree with leaves `(S, *p.shape)` in the dtype of the gradients.
+    """
+    return combine(coefficients, task_gradients)
+
+
+def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
+    dtype = at_least_float32(coefficients, leaf)
+    contracted = jax.lax.dot_general(
+        coefficients.astype(dtype),
+        leaf.astype(dtype),
+        (((coefficients.ndim - 1,), (0,)), ((), ())),
+        precision=HIGHEST,
+    )
+    return contracted.astype(leaf.dtype)
+
+
+def weigh_rows(weights: Float[Array, " T"], task_gradients: Any) -> Any:
+    """Multiplies each task's gradient by its weight: leaves stay `(T, *p.shape)`."""
+
+    def weigh(g: Array) -> Array:
+        dtype = at_least_float32(weights, g)
+        return (along_tasks(weights, g).astype(dtype) * g.astype(dtype)).astype(g.dtype)
+
+    return jax.tree.map(weigh, task_gradients)
+
+
+def select_tasks(mask: Bool[Array, " T"], present: Any, absent: Any) -> Any:
+    """Takes the rows of `present` where `mask` is true and those of `absent` elsewhere.
+
+    Both are pytrees of one structure with leaves `(T, ...)`.
+    """
+    return jax.tree.map(lambda p, a: jnp.where(along_tasks(mask, p), p, a), present, absent)
+
+
+def zero_absent(mask: Bool[Array, " T"], task_gradients: Any) -> Any:
+    """Sets the rows of absent tasks to zero, whatever they hold."""
+    return jax.tree.map(
+        lambda g: jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g)), task_gradients
+    )
+
+
+def along_tasks(values: Array, leaf: Array) -> Array:
+    """Reshapes per-task `values` `(T,)` to broadcast against a leaf `(T, ...)`."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
+def norms(task_gradients: Any) -> Float[Array, " T"]:
+    """Computes the Euclidean norm `‖g_t‖` of each task's gradient over all leaves, `(T,)`."""
+    leaves = jax.tree.leaves(task_gradients)
+    dtype = at_least_float32(*leaves)
+    entry = jnp.max(
+        jnp.stack(
+            [
+                jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0).astype(dtype)
+                for g in leaves
+            ]
+        ),
+        axis=0,
+    )
+    unit = jax.vmap(_power_of_two)(entry)
+    squares = sum(
+        jnp.sum((g.astype(dtype) / along_tasks(unit, g)) ** 2, axis=tuple(range(1, g.ndim)))
+        for g in leaves
+    )
+    return unit * jnp.sqrt(jnp.asarray(squares))

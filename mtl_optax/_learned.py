@@ -1,0 +1,40 @@
+"""Scalars, one per task, that a method learns with an optax optimiser of their own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from mtl_optax._gram import select_tasks
+
+
+class LearnedScalars(NamedTuple):
+    """Per-task scalars and the state of their optimiser, each leaf with a leading task axis.
+
+    Each task has an optimiser state of its own, so that a task that is absent stands still while
+    the others go on.
+    """
+
+    values: Float[Array, " T"]
+    optimizer: Any
+
+    @classmethod
+    def create(
+        cls, optimizer: optax.GradientTransformation, initial: Float[Array, " T"]
+    ) -> "LearnedScalars":
+        """Starts at `initial`."""
+        return cls(initial, jax.vmap(optimizer.init)(initial))
+
+    def descend(
+        self,
+        optimizer: optax.GradientTransformation,
+        gradients: Float[Array, " T"],
+        mask: Bool[Array, " T"],
+    ) -> "LearnedScalars":
+        """Takes one optimiser step for the tasks in `mask`."""
+        gradients = jnp.asarray(gradients, self.values.dtype)
+        updates, state = jax.vmap(optimizer.update)(gradients, self.optimizer, self.values)
+        stepped = LearnedScalars(self.values + updates, state)
+        return LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))

@@ -1,0 +1,1 @@
+"""One file per paper: its state, its weighting and its factory."""

@@ -1,0 +1,66 @@
+"""Equal weighting: the sum or the mean of the task gradients."""
+
+import jax.numpy as jnp
+
+from mtl_optax._weighting import Evidence, Method, from_weighting, stateless, uniform
+
+
+def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
+    """Sums the task gradients: `d = Σ_t g_t`, equal weighting (EW) or linear scalarisation.
+
+    It is the baseline of every comparison, and ends a chain of transformations that keep the task
+    axis.
+
+    Args:
+        num_tasks: T.
+        combine: if False, return the rows `g_t`, leaves `(T, *p.shape)`, unchanged.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
+        Scale: sum.
+
+    References:
+        The gradient of the summed loss; Caruana, `Multitask Learning
+        <https://doi.org/10.1023/A:1007379606734>`_, 1997.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.sum_tasks(2)
+        >>> gradients = jnp.array([[1.0, 0.0], [-0.5, 2.0]])
+        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        Array([0.5, 2. ], dtype=float32)
+    """
+    return from_weighting(
+        stateless("sum_tasks", num_tasks, frozenset(), lambda e: e.mask.astype(jnp.float32)),
+        combine_tasks=combine,
+    )
+
+
+def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
+    """Averages the task gradients: `d = (1/T) Σ_t g_t`, with T the number of present tasks.
+
+    Args:
+        num_tasks: T.
+        combine: if False, return the rows `g_t / T`, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
+        Scale: mean.
+
+    References:
+        As `sum_tasks`. LibMTL's EW sums the losses, TorchJD's `Mean` averages them.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.mean_tasks(2)
+        >>> gradients = jnp.array([[1.0, 0.0], [-0.5, 2.0]])
+        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        Array([0.25, 1.  ], dtype=float32)
+    """
+
+    def weigh(evidence: Evidence) -> jnp.ndarray:
+        return uniform(evidence.mask)
+
+    return from_weighting(
+        stateless("mean_tasks", num_tasks, frozenset(), weigh), combine_tasks=combine
+    )

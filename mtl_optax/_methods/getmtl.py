@@ -1,0 +1,117 @@
+"""GetMTL: gradient trade-off multi-task learning (Chai et al. 2023)."""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mtl_optax import _contract
+from mtl_optax._gram import HIGHEST
+from mtl_optax._solvers.conic import conic
+from mtl_optax._solvers.min_norm import min_norm
+from mtl_optax._weighting import (
+    Evidence,
+    Method,
+    SolverReport,
+    Weighting,
+    from_weighting,
+    no_report,
+    report,
+    uniform,
+)
+
+Variant = Literal["paper", "exact"]
+Radius = Literal["absolute", "relative"]
+# A task that MGDA leaves out would hold the worst improvement at zero, so it sits out stage two.
+_SMALLEST_BETA = 1e-6
+
+
+def getmtl(
+    num_tasks: int,
+    *,
+    epsilon: float = 0.025,
+    variant: Variant = "paper",
+    radius: Radius = "absolute",
+    max_radius: float = 0.9,
+    combine: bool = True,
+) -> Method:
+    """Trades the mean direction off against the worst task, weighted by MGDA.
+
+    Stage one takes β from MGDA. Stage two, with `g_0 = (1/T) Σ_t g_t`, asks for
+    `max_d min_t β_t <g_t, d>` subject to `‖d - g_0‖ <= ε <g_0, d>`. Write `a = ε‖g_0‖`,
+    `κ = a‖g_0‖` and `g_w = Σ_t w_t β_t g_t`.
+
+    - "paper": `d = (g_0 + κ g_w / ‖g_w‖) / (1 - a²)`, `w = argmin_Δ <g_w, g_0> + κ‖g_w‖`. This is
+      CAGrad's direction on the rows `β_t g_t`, over `1 - a²`. It can break its own constraint:
+      Eq. 22 of the paper differentiates `½<g_0, d>²` as `‖g_0‖² d`.
+    - "exact": the solution of the problem as stated, an ellipsoid for `a < 1`:
+      `w = argmin_Δ b'w + κ·sqrt(w'Qw)` with `b_t = β_t <g_t, g_0>`,
+      `Q = (1 - a²) B M B + ε² b b'`, `B = diag(β)`, and
+      `d = [g_0 + κ {(1 - a²) g_w + ε² (b'w) g_0} / sqrt(w'Qw)] / (1 - a²)`.
+
+    Args:
+        num_tasks: T.
+        epsilon: ε, at least 0. The paper uses 0.0075 and 0.025.
+        variant: "paper" or "exact".
+        radius: "absolute" takes `a = ε‖g_0‖` as in the paper, so that the result depends on the
+            unit of the loss, and for small gradients is the mean to a factor of `1 + a`;
+            "relative" takes `a = ε`, like CAGrad's `c`.
+        max_radius: `a` is kept at or below this, in (0, 1): at `a = 1` the paper's `d` is
+            infinite, and beyond it points uphill.
+        combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
+        state reports the gap and the iterations of stage two. Scale: mean; one task gives
+        `g / (1 - a)`. Where `g_0 = 0` the update is zero.
+
+    References:
+        Chai et al., `Improving Gradient Trade-offs between Tasks in Multi-task Text Classification
+        <https://aclanthology.org/2023.acl-long.144/>`_, 2023, Eqs. 8 to 24 and Algorithm 1, which
+        takes the sum for `g_0`; with `ε/T` that is T times this. The authors' code is a third
+        method: its stage two never sees β in its objective.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.getmtl(2, epsilon=0.5, radius="relative")
+        >>> gradients = jnp.array([[2.0, 0.0], [0.0, 2.0]])
+        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        Array([2., 2.], dtype=float32)
+    """
+    _contract.check_number("getmtl", "epsilon", epsilon, low=0)
+    _contract.check_number(
+        "getmtl", "max_radius", max_radius, low=0, high=1, open_low=True, open_high=True
+    )
+    _contract.check_choice("getmtl", "variant", variant, get_args(Variant))
+    _contract.check_choice("getmtl", "radius", radius, get_args(Radius))
+
+    def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
+        del state
+        gram = evidence.gram
+        beta = min_norm(gram, evidence.mask).weights
+        mean = uniform(evidence.mask, gram.dtype)
+        products = jnp.matmul(gram, mean, precision=HIGHEST)
+        length = jnp.sqrt(jnp.maximum(jnp.dot(mean, products, precision=HIGHEST), 0))
+        a = jnp.asarray(epsilon, gram.dtype)
+        if radius == "absolute":
+            a = a * (length * evidence.scale)
+        a = jnp.minimum(a, jnp.asarray(max_radius, gram.dtype))
+
+        linear = beta * products
+        quadratic = beta[:, None] * gram * beta
+        slack = 1 - a**2
+        # ε² b, with the ε that belongs to the radius in use.
+        along = (a / jnp.where(length > 0, length, 1)) ** 2 * linear
+        if variant == "exact":
+            quadratic = slack * quadratic + along[:, None] * linear
+        active = evidence.mask & (beta > _SMALLEST_BETA)
+        solution = conic(linear, quadratic, a * length, active)
+        x = solution.multipliers
+        if variant == "exact":
+            weights = mean * (1 + jnp.dot(along, x, precision=HIGHEST)) + slack * beta * x
+        else:
+            weights = mean + beta * x
+        return weights / slack, report(solution.gap, solution.iterations, quadratic)
+
+    weighting = Weighting("getmtl", num_tasks, frozenset({"gram"}), no_report, update)
+    return from_weighting(weighting, combine_tasks=combine)

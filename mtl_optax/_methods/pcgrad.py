@@ -1,0 +1,90 @@
+"""PCGrad: projecting conflicting gradients (Yu et al. 2020)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mtl_optax import _contract
+from mtl_optax._gram import HIGHEST
+from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
+
+
+class PCGradState(NamedTuple):
+    """The random key of the next step."""
+
+    key: Key[Array, ""]
+
+
+def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
+    """Projects each task's gradient off the others it conflicts with: `d = Σ_i g_i'`.
+
+    For each task `i`, starting from `g_i' = g_i`, and for the other tasks `j` in random order:
+    if `<g_i', g_j> < 0` then `g_i' ← g_i' - <g_i', g_j> / ‖g_j‖² g_j`. The rows are computed as
+    coefficients `K` `(T, T)`, `g_i' = Σ_j K_ij g_j`, from the Gram matrix alone.
+
+    Args:
+        num_tasks: T.
+        key: integer seed or typed key; lives in the state and moves at every step. For two tasks
+            the order, and so the key, changes nothing.
+        combine: if False, return the projected rows `g_i'`, leaves `(T, *p.shape)`, for AdaTask
+            on PCGrad: `chain(pcgrad(T, combine=False), per_task(T, optimizer), sum_tasks(T))`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
+        Scale: sum. For two tasks `d` conflicts with neither; for more it may.
+
+    References:
+        Yu et al., `Gradient Surgery for Multi-Task Learning
+        <https://arxiv.org/abs/2001.06782>`_, 2020, Algorithm 1. As there, and in TorchJD, `j = i`
+        is left out, and each task has an order of its own. LibMTL, nash-mtl and the authors'
+        TensorFlow code include `j = i`, which changes the result once `<g_i', g_i> < 0`; the last
+        discards the return value of its shuffle, so that its order is fixed.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.pcgrad(2)
+        >>> gradients = jnp.array([[1.0, 0.0], [-1.0, 1.0]])
+        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        Array([0.5, 1.5], dtype=float32)
+    """
+    key = _contract.as_key("pcgrad", key)
+
+    def update(evidence: Evidence, state: PCGradState) -> tuple[Array, PCGradState]:
+        key, now = jax.random.split(state.key)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, num_tasks))(
+            jax.random.split(now, num_tasks)
+        )
+        return project_conflicts(evidence.gram, evidence.mask, orders), PCGradState(key)
+
+    weighting = Weighting(
+        "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(key), update
+    )
+    return from_weighting(weighting, combine_tasks=combine)
+
+
+def project_conflicts(
+    gram: Float[Array, "T T"], mask: Bool[Array, " T"], orders: Int[Array, "T T"]
+) -> Float[Array, "T T"]:
+    """Computes the coefficients `K` of the projected gradients.
+
+    Args:
+        gram: `(T, T)`.
+        mask: the present tasks; the others are not projected on.
+        orders: row `i` is the order in which `g_i` meets the tasks; its own place is skipped.
+    """
+    num_tasks = gram.shape[0]
+
+    def project(task: Int[Array, ""], order: Int[Array, " T"]) -> Float[Array, " T"]:
+        def meet(place: Int[Array, ""], row: Float[Array, " T"]) -> Float[Array, " T"]:
+            other = order[place]
+            product = jnp.dot(gram[other], row, precision=HIGHEST)
+            square = gram[other, other]
+            conflict = (other != task) & mask[other] & (product < 0) & (square > 0)
+            return row.at[other].add(jnp.where(conflict, -product / square, 0))
+
+        own = jax.nn.one_hot(task, num_tasks, dtype=gram.dtype)
+        return jax.lax.fori_loop(0, num_tasks, meet, own)
+
+    return jax.vmap(project)(jnp.arange(num_tasks), orders)

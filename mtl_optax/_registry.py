@@ -1,0 +1,212 @@
+"""One row per method. Tests, the README's table and the benchmarks are driven by it."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import optax
+
+from mtl_optax import _contract
+from mtl_optax._composition import Heads
+from mtl_optax._methods.adatask import adatask
+from mtl_optax._methods.cagrad import cagrad
+from mtl_optax._methods.equal import mean_tasks, sum_tasks
+from mtl_optax._methods.getmtl import getmtl
+from mtl_optax._methods.mgda import mgda
+from mtl_optax._methods.pcgrad import pcgrad
+from mtl_optax._methods.uw import uw
+
+Read = Literal["gram", "losses", "coordinates"]
+
+PROPERTIES: Mapping[str, str] = {
+    "linear": "the update is a weighted sum of the task gradients",
+    "deterministic": "the same input gives the same update",
+    "equivariant": "permuting the tasks permutes the weights and leaves the update alone",
+    "one task": "a single task's update is its gradient",
+    "homogeneous": "scaling all gradients by s > 0 scales the update by s",
+    "non-conflicting": "the update has no negative inner product with any task's gradient",
+    "convex": "the weights are non-negative and sum to one",
+    "conic": "the weights are non-negative",
+    "rotation": "rotating the gradient space rotates the update",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodInfo:
+    """What the library knows about a method.
+
+    Attributes:
+        name: the factory's name.
+        factory: `factory(num_tasks, **hyperparameters)`.
+        summary: one line on what it does.
+        source: authors, year and address of the paper.
+        reads: what the update depends on: "gram" (inner products of the task gradients),
+            "losses", or "coordinates" (the gradients entry by entry).
+        scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
+            the updates are an optimiser's steps.
+        properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
+        heads: what the paper does with task-specific parameters, for `on_shared`.
+        is_optimizer: whether the updates are final steps, the learning rate included.
+        arguments: makes the hyper-parameters, beyond `num_tasks`, that have no default.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    summary: str
+    source: str
+    reads: frozenset[Read]
+    scale: Literal["sum", "mean", "step"]
+    properties: frozenset[str]
+    heads: Heads = "unweighted"
+    is_optimizer: bool = False
+    arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
+
+
+_GRAM_METHOD = frozenset({"linear", "rotation"})
+
+_METHODS = (
+    MethodInfo(
+        "sum_tasks",
+        sum_tasks,
+        "Equal weighting: the gradient of the summed loss.",
+        "baseline",
+        frozenset(),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+    ),
+    MethodInfo(
+        "mean_tasks",
+        mean_tasks,
+        "Equal weighting: the gradient of the mean loss.",
+        "baseline",
+        frozenset(),
+        "mean",
+        _GRAM_METHOD
+        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+    ),
+    MethodInfo(
+        "mgda",
+        mgda,
+        "The shortest vector in the convex hull of the task gradients.",
+        "Sener and Koltun 2018, https://arxiv.org/abs/1810.04650",
+        frozenset({"gram"}),
+        "mean",
+        _GRAM_METHOD
+        | {
+            "deterministic",
+            "equivariant",
+            "one task",
+            "homogeneous",
+            "non-conflicting",
+            "convex",
+            "conic",
+        },
+    ),
+    MethodInfo(
+        "pcgrad",
+        pcgrad,
+        "Projects each task's gradient off those it conflicts with.",
+        "Yu et al. 2020, https://arxiv.org/abs/2001.06782",
+        frozenset({"gram"}),
+        "sum",
+        _GRAM_METHOD | {"one task", "homogeneous", "conic"},
+    ),
+    MethodInfo(
+        "cagrad",
+        cagrad,
+        "The best worst-task improvement within a ball around the mean gradient.",
+        "Liu et al. 2021, https://arxiv.org/abs/2110.14048",
+        frozenset({"gram"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+    ),
+    MethodInfo(
+        "getmtl",
+        getmtl,
+        "CAGrad's trade-off on gradients weighted by MGDA, in a cone around the mean.",
+        "Chai et al. 2023, https://aclanthology.org/2023.acl-long.144/",
+        frozenset({"gram"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
+    ),
+    MethodInfo(
+        "uw",
+        uw,
+        "Weights losses by a learned uncertainty of each task.",
+        "Kendall et al. 2018, https://arxiv.org/abs/1705.07115",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "adatask",
+        adatask,
+        "A state of the optimiser for each task, so that none dominates the step size.",
+        "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
+        frozenset({"coordinates"}),
+        "step",
+        frozenset({"deterministic", "equivariant"}),
+        is_optimizer=True,
+        arguments=lambda num_tasks: {"optimizer": optax.adam(1e-3)},
+    ),
+)
+
+METHODS: Mapping[str, MethodInfo] = {info.name: info for info in _METHODS}
+
+
+def list_methods() -> list[str]:
+    """Returns the names of all methods.
+
+    Example:
+        >>> import mtl_optax as mtl
+        >>> "pcgrad" in mtl.list_methods()
+        True
+    """
+    return list(METHODS)
+
+
+def method_info(name: str) -> MethodInfo:
+    """Returns the registry's row of a method, or raises a ValueError that suggests a name."""
+    if name not in METHODS:
+        raise ValueError(
+            f"mtl_optax has no method {name!r}.{_contract.did_you_mean(name, METHODS)} "
+            f"Methods: {', '.join(METHODS)}."
+        )
+    return METHODS[name]
+
+
+def get(name: str, num_tasks: int, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
+    """Makes a method from its name.
+
+    Args:
+        name: one of `list_methods()`.
+        num_tasks: T.
+        **hyperparameters: keyword arguments of the factory. Those that have no default there
+            (AdaTask's optimiser: `optax.adam(1e-3)`) are filled in from the registry.
+
+    Returns:
+        `factory(num_tasks, **hyperparameters)`.
+
+    Raises:
+        ValueError: for an unknown name or hyper-parameter, with the nearest one.
+
+    Example:
+        >>> import mtl_optax as mtl
+        >>> tx = mtl.get("cagrad", 3, c=0.4)
+        >>> mtl.get("cagard", 3)
+        Traceback (most recent call last):
+        ...
+        ValueError: mtl_optax has no method 'cagard'. Did you mean 'cagrad'? Methods: ...
+    """
+    info = method_info(name)
+    accepted = inspect.signature(info.factory).parameters
+    for given in hyperparameters:
+        if given not in accepted:
+            raise ValueError(
+                f"{name} has no hyper-parameter {given!r}."
+                f"{_contract.did_you_mean(given, accepted)} It takes: "
+                f"{', '.join(p for p in accepted if p != 'num_tasks')}."
+            )
+    return info.factory(num_tasks, **{**info.arguments(num_tasks), **hyperparameters})

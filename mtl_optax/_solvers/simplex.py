@@ -1,0 +1,30 @@
+"""What the solvers over the simplex of task weights share."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Solution(NamedTuple):
+    """What a solver returns.
+
+    Attributes:
+        weights: `(T,)`, on the simplex, zero for absent tasks.
+        gap: `()`, an upper bound on objective minus optimum, in the units of the objective.
+        iterations: `()` int32, how many iterations it took.
+    """
+
+    weights: Float[Array, " T"]
+    gap: Float[Array, ""]
+    iterations: Int[Array, ""]
+
+
+def present(mask: Bool[Array, " T"] | None, like: Float[Array, "T T"]) -> Bool[Array, " T"]:
+    """Returns the mask of the tasks to solve for, all where `mask` is None."""
+    return jnp.ones(like.shape[0], bool) if mask is None else mask
+
+
+def lowest(values: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, ""]:
+    """Returns the smallest of `values` over `mask`; NaN if one of them is NaN."""
+    return jnp.min(jnp.where(mask, values, jnp.inf))

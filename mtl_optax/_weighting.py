@@ -1,0 +1,217 @@
+"""Weightings, and the one factory that makes a gradient transformation of a weighting.
+
+A weighting is the brain of a method: a pair of pure functions from evidence (the Gram matrix of
+the task gradients, the task losses) to task weights. It never sees a gradient, so the same
+weighting serves however the evidence was gathered.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_optax import _contract
+from mtl_optax._gram import combine, mix, scaled_gram, weigh_rows, zero_absent
+
+_UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
+
+
+class Evidence(NamedTuple):
+    """What a weighting may look at in one step. Entries it does not read are None.
+
+    Attributes:
+        mask: `(T,)` bool, the tasks present in this batch.
+        gram: `(T, T)` Gram matrix of the task gradients divided by `scale`; its largest diagonal
+            entry lies in [1, 4), or it is zero. Rows and columns of absent tasks are zero.
+        scale: `()`, the power of two that the gradients were divided by. A weighting whose
+            weights do not change when all gradients are scaled can ignore it.
+        losses: `(T,)` task losses; those of absent tasks are one.
+    """
+
+    mask: Bool[Array, " T"]
+    gram: Float[Array, "T T"] = _UNREAD
+    scale: Float[Array, ""] = _UNREAD
+    losses: Float[Array, " T"] = _UNREAD
+
+
+class Weighting(NamedTuple):
+    """The pair (`init`, `update`) that turns evidence into task weights.
+
+    Attributes:
+        name: the method's name, for error messages.
+        num_tasks: T.
+        reads: which entries of `Evidence` it needs, out of "gram" and "losses".
+        init: makes the weighting's own state; `optax.EmptyState` where it has none.
+        update: maps (evidence, state) to (result, state). The result is either the weights `(T,)`
+            of the update `Σ_t w_t g_t`, or a matrix `K` `(T, T)` whose rows are the modified task
+            gradients `K G`, in which case the weights are its column sums. What it returns for
+            absent tasks is ignored.
+    """
+
+    name: str
+    num_tasks: int
+    reads: frozenset[str]
+    init: Callable[[], Any]
+    update: Callable[[Evidence, Any], tuple[Array, Any]]
+
+
+class WeightingState(NamedTuple):
+    """State of a method made from a weighting.
+
+    Attributes:
+        weights: `(T,)` float32, the weights of the last update `Σ_t w_t g_t`; zeros before the
+            first. In float64 the update itself is computed with unrounded weights.
+        inner: the weighting's own state.
+    """
+
+    weights: Float[Array, " T"]
+    inner: Any
+
+
+class SolverReport(NamedTuple):
+    """How well the inner problem of the last step was solved; the state of several methods.
+
+    Attributes:
+        gap: `()` float32, certified duality gap, as a share of the largest squared gradient norm.
+        iterations: `()` int32.
+    """
+
+    gap: Float[Array, ""]
+    iterations: Int[Array, ""]
+
+
+def no_report() -> SolverReport:
+    """Returns the report before the first step."""
+    return SolverReport(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def report(gap: Array, iterations: Array, gram: Float[Array, "T T"]) -> SolverReport:
+    """Returns the report of a solution over `gram`."""
+    largest = jnp.max(jnp.diagonal(gram))
+    return SolverReport((gap / jnp.where(largest > 0, largest, 1)).astype(jnp.float32), iterations)
+
+
+class Method(optax.GradientTransformationExtraArgs):
+    """A gradient transformation that remembers the weighting it was made from."""
+
+    weighting: Weighting
+
+    def __new__(
+        cls,
+        init: optax.TransformInitFn,
+        update: optax.TransformUpdateExtraArgsFn,
+        weighting: Weighting,
+    ) -> "Method":
+        method = super().__new__(cls, init, update)
+        method.weighting = weighting
+        return method
+
+
+def stateless(
+    name: str,
+    num_tasks: int,
+    reads: frozenset[str],
+    weigh: Callable[[Evidence], Array],
+) -> Weighting:
+    """Makes a weighting without state from a function of the evidence."""
+    return Weighting(
+        name, num_tasks, reads, optax.EmptyState, lambda evidence, state: (weigh(evidence), state)
+    )
+
+
+def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Method:
+    """Makes the gradient transformation of a weighting.
+
+    Args:
+        weighting: the rule for the weights.
+        combine_tasks: whether the update is the sum over tasks `Σ_t w_t g_t`, leaves `p.shape`,
+            or the modified task gradients themselves, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs`. Its `update(task_gradients, state, params,
+        task_losses=..., task_mask=...)` checks shapes while tracing, gathers the evidence that
+        the weighting reads, and applies the weights. Evidence that is not finite makes the whole
+        update NaN.
+
+    Example:
+        A new method is a function of the evidence:
+
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> def inverse_loss(evidence):
+        ...     return evidence.mask / evidence.losses
+        >>> tx = mtl.from_weighting(
+        ...     mtl.stateless("inverse_loss", 2, frozenset({"losses"}), inverse_loss)
+        ... )
+        >>> gradients = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> state = tx.init(jnp.zeros(2))
+        >>> updates, state = tx.update(gradients, state, task_losses=jnp.array([2.0, 4.0]))
+        >>> updates
+        Array([0.5 , 0.25], dtype=float32)
+    """
+    name, num_tasks = weighting.name, weighting.num_tasks
+    _contract.check_num_tasks(name, num_tasks)
+    unknown = weighting.reads - {"gram", "losses"}
+    if unknown:
+        raise ValueError(
+            f"{name}: reads must be a subset of {{'gram', 'losses'}}, got {sorted(unknown)} too."
+        )
+
+    def init_fn(params: optax.Params) -> WeightingState:
+        del params
+        return WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
+
+    def update_fn(
+        task_gradients: optax.Updates,
+        state: WeightingState,
+        params: optax.Params | None = None,
+        *,
+        task_losses: Array | None = None,
+        task_mask: Array | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, WeightingState]:
+        del extra
+        _contract.check_task_gradients(name, num_tasks, task_gradients, params)
+        evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
+        result, inner = weighting.update(evidence, state.inner)
+        for read in (evidence.gram, evidence.losses):
+            if read is not None:
+                result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
+        if task_mask is not None:
+            result = jnp.where(evidence.mask, result, 0)
+            if result.ndim == 2:
+                result = jnp.where(evidence.mask[:, None], result, 0)
+            task_gradients = zero_absent(evidence.mask, task_gradients)
+        weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
+        if combine_tasks:
+            updates = combine(weights, task_gradients)
+        elif result.ndim == 1:
+            updates = weigh_rows(weights, task_gradients)
+        else:
+            updates = mix(result, task_gradients)
+        return updates, WeightingState(weights.astype(jnp.float32), inner)
+
+    return Method(init_fn, update_fn, weighting)
+
+
+def gather_evidence(
+    weighting: Weighting,
+    task_gradients: Any,
+    task_losses: Array | None,
+    task_mask: Array | None,
+) -> Evidence:
+    """Computes what `weighting` reads from task gradients and losses."""
+    mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
+    matrix = scale = losses = _UNREAD
+    if "gram" in weighting.reads:
+        matrix, scale = scaled_gram(task_gradients, mask)
+    if "losses" in weighting.reads:
+        losses = _contract.check_losses(weighting.name, weighting.num_tasks, task_losses)
+        losses = jnp.where(mask, losses, 1.0)
+    return Evidence(mask, matrix, scale, losses)
+
+
+def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
+    """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
+    return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
