@@ -39,6 +39,7 @@ from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
 
 # The registry.
+from mtl_optax._registry import PROPERTIES as PROPERTIES
 from mtl_optax._registry import MethodInfo as MethodInfo
 from mtl_optax._registry import get as get
 from mtl_optax._registry import list_methods as list_methods

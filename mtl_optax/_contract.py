@@ -170,7 +170,7 @@ def _check_real_array(method: str, name: str, value: Any) -> None:
 
 def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
     """Returns the dtype to compute in: float64 if any array has it, else float32."""
-    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a.dtype == jnp.float64))
+    return jnp.dtype(jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32)
 
 
 def as_key(method: str, key: Any) -> Key[Array, ""]:

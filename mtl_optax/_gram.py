@@ -61,7 +61,7 @@ def _leaf_gram(leaf: Array, dtype: Any) -> Float[Array, "T T"]:
 @jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
-    pairs = mask[:, None] & mask[None, :]
+    pairs = jnp.outer(mask, mask)
 
     def masked_gram(tree: Any) -> Float[Array, "T T"]:
         return jnp.where(pairs, gram(tree), 0.0)
@@ -94,7 +94,7 @@ def _largest_entry(task_gradients: Any, mask: Bool[Array, " T"], dtype: Any) -> 
 def _power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
     """Returns the largest power of two not above `x`, and one for zero and non-finite `x`."""
     power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
-    return jnp.where((power > 0) & jnp.isfinite(x), power, 1)
+    return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
 
 
 def combine(weights: Float[Array, " T"], task_gradients: Any) -> Any:

@@ -179,9 +179,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             if read is not None:
                 result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
         if task_mask is not None:
-            result = jnp.where(evidence.mask, result, 0)
-            if result.ndim == 2:
-                result = jnp.where(evidence.mask[:, None], result, 0)
+            kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
+            result = jnp.where(kept, result, 0)
             task_gradients = zero_absent(evidence.mask, task_gradients)
         weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
         if combine_tasks:

@@ -98,12 +98,12 @@ def getmtl(
         a = jnp.minimum(a, jnp.asarray(max_radius, gram.dtype))
 
         linear = beta * products
-        quadratic = beta[:, None] * gram * beta
+        quadratic = jnp.outer(beta, beta) * gram
         slack = 1 - a**2
         # ε² b, with the ε that belongs to the radius in use.
         along = (a / jnp.where(length > 0, length, 1)) ** 2 * linear
         if variant == "exact":
-            quadratic = slack * quadratic + along[:, None] * linear
+            quadratic = slack * quadratic + jnp.outer(along, linear)
         active = evidence.mask & (beta > _SMALLEST_BETA)
         solution = conic(linear, quadratic, a * length, active)
         x = solution.multipliers

@@ -88,7 +88,7 @@ def mgda(
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state
         v = divisors(evidence)
-        normalized = evidence.gram / v[:, None] / v
+        normalized = evidence.gram / jnp.outer(v, v)
         solution = min_norm(normalized, evidence.mask, solver=solver)
         weights = solution.weights
         if apply_to == "normalized":

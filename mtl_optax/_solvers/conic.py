@@ -85,7 +85,6 @@ def conic(
     cap = 8 * num_tasks + 8 if max_iterations is None else max_iterations
     ridge = 4 * num_tasks * eps  # Keeps the Cholesky factor of a singular matrix real.
     kappa = jnp.asarray(kappa, dtype)
-    identity = jnp.eye(num_tasks, dtype=dtype)
 
     lengths = jnp.sqrt(jnp.where(mask, jnp.diagonal(quadratic), 0))
     longest = jnp.max(lengths)
@@ -93,7 +92,7 @@ def conic(
     shortest = lowest(lengths, mask)
     costs = jnp.where(mask, shortest / lengths, 0)
     slopes_0 = jnp.where(mask, linear / lengths, 0)
-    cosines = quadratic / lengths[:, None] / lengths
+    cosines = quadratic / jnp.outer(lengths, lengths)
 
     def product(point: Float[Array, " T"]) -> Float[Array, " T"]:
         return jnp.matmul(cosines, point, precision=HIGHEST)
@@ -108,8 +107,8 @@ def conic(
 
     def body(state: _Active) -> _Active:
         point, support = state.point, state.support
-        pairs = support[:, None] & support[None, :]
-        system = jnp.where(pairs, cosines, 0) + identity * jnp.where(support, ridge, 1)
+        pairs = jnp.outer(support, support)
+        system = jnp.where(pairs, cosines, 0) + jnp.diag(jnp.where(support, ridge, 1).astype(dtype))
         factor = jax.scipy.linalg.cho_factor(system, lower=True)
 
         def solve(wanted: Float[Array, " T"]) -> Float[Array, " T"]:
@@ -122,7 +121,9 @@ def conic(
         nearest = solve(costs)
         norm = jnp.dot(costs, nearest)
         level = jnp.dot(slopes_0, nearest) / norm
-        uneven = jnp.where(support, level * costs - slopes_0, 0)
+        uneven = level * costs - slopes_0
+        noise = 4 * eps * (jnp.abs(level) * costs + jnp.abs(slopes_0))
+        uneven = jnp.where(support & (jnp.abs(uneven) > noise), uneven, 0)
         shift = solve(uneven)
         # Of a singular matrix, `level` is lost to rounding in `uneven`; this puts it back.
         shift -= nearest * (jnp.dot(costs, shift) / norm)
@@ -140,7 +141,9 @@ def conic(
         moved = jnp.where(ratios <= step, 0, jnp.maximum(point + step * direction, 0))
         moved = jnp.where(free, jnp.where(bounded, target, point), moved)
         moved = jnp.where(support, moved, 0)
-        moved = moved / jnp.dot(costs, moved)
+        total = jnp.dot(costs, moved)
+        lost = ~(total > 0)  # Also if NaN.
+        moved = jnp.where(lost, point, moved / jnp.where(lost, 1, total))
 
         # Of the solution over the affine hull, this is κ·y/sqrt(y'Cy) without the division, which
         # would lose the multipliers where y'Cy vanishes.
@@ -152,7 +155,7 @@ def conic(
         optimal = ~(shortfall[worst] > tolerance * rounding)
         entering = free & (jnp.arange(num_tasks) == worst)
         # A task that entered and is turned back at once means that rounding has the last word.
-        done = jnp.where(free, optimal, step == 0) | ~jnp.all(jnp.isfinite(moved))
+        done = jnp.where(free, optimal, step == 0) | lost
         return _Active(moved, multipliers, (moved > 0) | entering, done, state.iterations + 1)
 
     start = mask.astype(dtype)
@@ -168,7 +171,7 @@ def conic(
         ),
     )
     finite = jnp.all(jnp.isfinite(jnp.where(mask, linear, 0))) & jnp.isfinite(kappa)
-    finite &= jnp.all(jnp.isfinite(jnp.where(mask[:, None] & mask, quadratic, 0)))
+    finite &= jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), quadratic, 0)))
     point = jnp.where(finite, final.point, jnp.nan)
     weights = point * costs
     # In the original variables, F = shortest * value, and x = scaled multipliers / lengths.

@@ -1,0 +1,114 @@
+"""Inputs and small helpers that the test files share."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mtl_optax as mtl
+import numpy as np
+import optax
+
+METHODS = mtl.list_methods()
+LINEAR = [name for name in METHODS if "linear" in mtl.method_info(name).properties]
+
+
+def with_property(name: str) -> list[str]:
+    return [method for method in METHODS if name in mtl.method_info(method).properties]
+
+
+class Inputs(NamedTuple):
+    """One step's worth of arguments for any method."""
+
+    params: Any
+    gradients: Any
+    losses: jax.Array
+    query_gradients: Any
+
+
+def tree_gradients(matrix: Any) -> Any:
+    """Lays the rows of a `(T, 17)` matrix out as task gradients of three leaves."""
+    matrix = jnp.asarray(matrix)
+    rows = matrix.shape[0]
+    return {
+        "dense": {"kernel": matrix[:, :12].reshape(rows, 3, 4), "bias": matrix[:, 12:16]},
+        "scale": matrix[:, 16],
+    }
+
+
+def flat(tree: Any, *, tasks: bool = False) -> np.ndarray:
+    """Undoes `tree_gradients`, in float64; `tasks` says that leaves have a task axis."""
+    leaves = [tree["dense"]["kernel"], tree["dense"]["bias"], tree["scale"]]
+    arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
+    lead = arrays[0].shape[:1] if tasks else ()
+    return np.concatenate([a.reshape(*lead, -1) for a in arrays], axis=-1)
+
+
+def inputs(num_tasks: int, seed: int = 0, dtype: Any = jnp.float32) -> Inputs:
+    rng = np.random.default_rng(seed)
+
+    def draw() -> Any:
+        # A common part makes some pairs agree and others conflict.
+        matrix = rng.normal(size=(num_tasks, 17)) + 0.3 * rng.normal(size=17)
+        return tree_gradients(jnp.asarray(matrix, dtype))
+
+    gradients, query = draw(), draw()
+    params = jax.tree.map(lambda g: 0.1 * g[0], gradients)
+    losses = jnp.asarray(rng.uniform(0.5, 2.0, num_tasks), jnp.float32)
+    return Inputs(params, gradients, losses, query)
+
+
+def make(name: str, num_tasks: int, **hyperparameters: Any) -> Any:
+    return mtl.get(name, num_tasks, **hyperparameters)
+
+
+def step(tx: Any, state: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
+    return tx.update(
+        given.gradients,
+        state,
+        given.params,
+        task_losses=given.losses,
+        query_gradients=given.query_gradients,
+        **extra,
+    )
+
+
+def first_update(tx: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
+    """The jitted first step from a fresh state."""
+    return jax.jit(lambda g: step(tx, tx.init(g.params), g, **extra))(given)
+
+
+def weights_of(state: Any) -> np.ndarray:
+    return np.asarray(optax.tree_utils.tree_get(state, "weights"))
+
+
+def relative_error(got: Any, wanted: Any) -> float:
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-300))
+
+
+def matrices() -> dict[str, np.ndarray]:
+    """Task gradients of many kinds, by name: every rank, degenerate, stationary, badly scaled."""
+    rng = np.random.default_rng(7)
+    kinds: dict[str, np.ndarray] = {}
+    for num_tasks in (1, 2, 3, 5):
+        kinds[f"gaussian {num_tasks}"] = rng.normal(size=(num_tasks, 17))
+    for rank in (1, 2, 3):
+        left, right = rng.normal(size=(4, rank)), rng.normal(size=(rank, 17))
+        kinds[f"rank {rank} of 4"] = left @ right
+        kinds[f"rank {rank} of 4, one sign"] = np.abs(left) @ right
+    base = rng.normal(size=(3, 17))
+    kinds["stationary"] = base - base.mean(0)
+    kinds["duplicated"] = base[[0, 0, 1, 2, 2]]
+    kinds["identical"] = np.repeat(base[:1], 3, axis=0)
+    kinds["opposite"] = np.stack([base[0], -base[0]])
+    kinds["nearly parallel"] = base[:1] + 1e-3 * rng.normal(size=(3, 17))
+    kinds["one zero"] = np.concatenate([base[:2], np.zeros((1, 17))])
+    kinds["all zero"] = np.zeros((3, 17))
+    kinds["tasks 1e3 apart"] = base * np.array([[1.0], [1e3], [1e-3]])
+    return kinds
+
+
+def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
+    given = inputs(matrix.shape[0])
+    gradients = tree_gradients(jnp.asarray(matrix * scale, jnp.float32))
+    return given._replace(gradients=gradients)

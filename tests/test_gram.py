@@ -1,0 +1,92 @@
+"""Contractions of gradient trees against NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import mtl_optax as mtl
+import numpy as np
+import pytest
+from mtl_optax import _gram
+
+from tests.common import flat, tree_gradients
+
+
+def random_tree(num_tasks=4, seed=0, scale=1.0):
+    matrix = np.random.default_rng(seed).normal(size=(num_tasks, 17)) * scale
+    return tree_gradients(jnp.asarray(matrix, jnp.float32))
+
+
+def test_gram_combine_mix_and_norms_equal_numpy():
+    tree = random_tree()
+    matrix = flat(tree, tasks=True)
+    rng = np.random.default_rng(1)
+    weights, coefficients = rng.normal(size=4), rng.normal(size=(3, 4))
+    np.testing.assert_allclose(_gram.gram(tree), matrix @ matrix.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        flat(_gram.combine(jnp.asarray(weights, jnp.float32), tree)),
+        weights @ matrix,
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        flat(_gram.mix(jnp.asarray(coefficients, jnp.float32), tree), tasks=True),
+        coefficients @ matrix,
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(_gram.norms(tree), np.linalg.norm(matrix, axis=1), rtol=1e-6)
+
+
+def test_gram_of_bfloat16_accumulates_in_float32():
+    leaf = jnp.ones((1, 4096), jnp.bfloat16) * jnp.asarray(1 + 2**-7, jnp.bfloat16)
+    value = float(leaf[0, 0].astype(jnp.float32)) ** 2 * 4096
+    product = mtl.gram(leaf)
+    assert product.dtype == jnp.float32
+    np.testing.assert_allclose(product, [[value]], rtol=1e-6)
+
+
+def test_gram_of_float64_stays_float64():
+    with jax.enable_x64(True):
+        leaf = jnp.asarray(np.random.default_rng(0).normal(size=(3, 50)))
+        matrix = np.asarray(leaf)
+        product = mtl.gram({"a": leaf, "b": leaf.astype(jnp.float32)})
+        assert product.dtype == jnp.float64
+        np.testing.assert_allclose(
+            product, matrix @ matrix.T + matrix.astype("f4") @ matrix.astype("f4").T, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("exponent", [-100, -60, 0, 60, 120])
+def test_scaled_gram_is_the_gram_at_any_scale(exponent):
+    tree = random_tree()
+    matrix = flat(tree, tasks=True)
+    scaled = jax.tree.map(lambda g: jnp.ldexp(g, exponent), tree)
+    product, scale = _gram.scaled_gram(scaled, jnp.ones(4, bool))
+    assert 1 <= np.max(np.diagonal(product)) < 4
+    assert np.log2(float(scale)) % 1 == 0
+    factor = np.float64(scale) * 2.0**-exponent
+    np.testing.assert_allclose(np.asarray(product) * factor**2, matrix @ matrix.T, rtol=1e-5)
+
+
+def test_scaled_gram_leaves_absent_tasks_out_of_matrix_and_scale():
+    tree = random_tree()
+    spoiled = jax.tree.map(lambda g: g.at[1].set(jnp.inf), tree)
+    mask = jnp.array([True, False, True, True])
+    product, scale = _gram.scaled_gram(spoiled, mask)
+    wanted, wanted_scale = _gram.scaled_gram(jax.tree.map(lambda g: g.at[1].set(0), tree), mask)
+    np.testing.assert_array_equal(product, wanted)
+    assert scale == wanted_scale
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_norms_do_not_overflow_or_underflow(scale):
+    tree = jax.tree.map(lambda g: g * jnp.float32(scale), random_tree())
+    wanted = np.linalg.norm(flat(random_tree(), tasks=True), axis=1) * scale
+    np.testing.assert_allclose(_gram.norms(tree), wanted, rtol=1e-5)
+
+
+def test_zero_gradients():
+    zeros = jax.tree.map(jnp.zeros_like, random_tree())
+    product, scale = _gram.scaled_gram(zeros, jnp.ones(4, bool))
+    assert np.all(np.asarray(product) == 0)
+    assert scale == 1
+    assert np.all(np.asarray(_gram.norms(zeros)) == 0)
