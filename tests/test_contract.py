@@ -83,9 +83,7 @@ def test_combine_false_returns_rows_that_sum_to_the_update(name):
     rows, _ = first_update(make(name, T, combine=False), given)
     updates, _ = first_update(make(name, T), given)
     assert shapes(rows) == shapes(given.gradients)
-    np.testing.assert_allclose(
-        flat(rows, tasks=True).sum(0), flat(updates), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(flat(rows, tasks=True).sum(0), flat(updates), rtol=1e-5, atol=1e-5)
 
 
 @every_method
@@ -96,9 +94,7 @@ def test_unknown_extra_arguments_are_ignored(name):
     np.testing.assert_array_equal(flat(plain), flat(extra))
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in METHODS if "losses" in mtl.method_info(n).reads]
-)
+@pytest.mark.parametrize("name", [n for n in METHODS if "losses" in mtl.method_info(n).reads])
 def test_a_missing_loss_is_an_error_that_names_method_and_argument(name):
     tx, given = make(name, T), inputs(T)
     with pytest.raises(ValueError, match=rf"{name}: task_losses is missing"):
@@ -221,9 +217,7 @@ def test_an_absent_task_changes_nothing_for_the_others(name):
         got, full_state = full_step(full_state, spoil(given, absent))
         wanted, small_state = small_step(small_state, subset(given, present))
         assert relative_error(flat(got), flat(wanted)) < 1e-5
-    for got, wanted in zip(
-        jax.tree.leaves(full_state), jax.tree.leaves(small_state), strict=True
-    ):
+    for got, wanted in zip(jax.tree.leaves(full_state), jax.tree.leaves(small_state), strict=True):
         if got.shape != wanted.shape:
             np.testing.assert_allclose(got[np.array(present)], wanted, rtol=1e-4, atol=1e-6)
 
@@ -235,7 +229,7 @@ def test_an_absent_tasks_state_stands_still(name):
     mask = jnp.array([True, False, True, True])
     _, after = jax.jit(lambda s, g: step(tx, s, g, task_mask=mask))(state, spoil(given, 1))
     linear = name in LINEAR
-    state, after = ((state[1:], after[1:]) if linear else (state, after))  # Without `weights`.
+    state, after = (state[1:], after[1:]) if linear else (state, after)  # Without `weights`.
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         if old.ndim and old.shape[0] == T:
             np.testing.assert_array_equal(old[1], new[1])
@@ -378,9 +372,7 @@ def test_an_infinite_gradient_does_not_vanish(name):
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize(
-    "name", [n for n in METHODS if "losses" in mtl.method_info(n).reads]
-)
+@pytest.mark.parametrize("name", [n for n in METHODS if "losses" in mtl.method_info(n).reads])
 def test_a_non_finite_loss_propagates(name, bad):
     given = inputs(T)
     updates, _ = first_update(make(name, T), given._replace(losses=given.losses.at[1].set(bad)))

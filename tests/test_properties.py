@@ -144,9 +144,7 @@ def test_weights_lie_on_the_simplex(name, kind):
 def test_rotating_the_gradients_rotates_the_update(name, kind):
     matrix = KINDS[kind]
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(17, 17)))[0]
-    turn = lambda tree: tree_gradients(
-        jnp.asarray(flat(tree, tasks=True) @ rotation, jnp.float32)
-    )
+    turn = lambda tree: tree_gradients(jnp.asarray(flat(tree, tasks=True) @ rotation, jnp.float32))
     given = from_matrix(matrix)
     base, _ = update(name, given)
     turned, _ = update(

@@ -1,0 +1,55 @@
+"""The README's blocks run, its table is fresh, and the package is what it says."""
+
+import importlib.util
+import pathlib
+import re
+
+import mtl_optax as mtl
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_python_blocks_run_in_order():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 2
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["weights"].shape == (3,)
+    assert namespace["losses"].shape == (3,)
+
+
+def test_the_readmes_table_is_fresh():
+    spec = importlib.util.spec_from_file_location("table", ROOT / "docs" / "methods_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.rewritten(README) == README, "run: python docs/methods_table.py"
+    for name in mtl.list_methods():
+        assert f"| `{name}` |" in README
+
+
+def test_links_between_the_documents_lead_somewhere():
+    for document in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), (document.name, target)
+
+
+def test_the_readmes_commands_are_those_that_ci_runs():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = re.search(r"```\n(pip install.*?)```", README, flags=re.DOTALL).group(1)
+    for command in re.split(r"\n| && ", commands.strip()):
+        assert command in script
+
+
+def test_get_suggests_and_passes_hyperparameters():
+    with pytest.raises(ValueError, match="no method 'pcgard'. Did you mean 'pcgrad'"):
+        mtl.get("pcgard", 2)
+    with pytest.raises(ValueError, match="cagrad has no hyper-parameter 'C'"):
+        mtl.get("cagrad", 2, C=0.5)
+    with pytest.raises(ValueError, match="Did you mean 'epsilon'"):
+        mtl.get("getmtl", 2, epsilom=0.5)
+    with pytest.raises(ValueError, match="cagrad: c must lie"):
+        mtl.get("cagrad", 2, c=-1)
+    assert "mgda" in mtl.list_methods()
