@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import optax
+
+import mtl_optax as mtl
 
 METHODS = mtl.list_methods()
 LINEAR = [name for name in METHODS if "linear" in mtl.method_info(name).properties]

@@ -3,11 +3,11 @@
 import cvxpy as cp
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import optax
 import pytest
 
+import mtl_optax as mtl
 from tests.common import flat, inputs, step, tree_gradients
 from tests.test_gradients import SHARED, T, batch, close, losses_of, on_trunk, params
 
@@ -81,7 +81,7 @@ def test_heads_take_a_transformation_of_their_own():
     p, data = params(), batch()
     losses, gradients = mixed(p, data)
     tx = mtl.on_shared(mtl.adatask(T, optax.adam(0.1)), SHARED, heads=optax.adam(0.1))
-    updates, state = jax.jit(tx.update)(gradients, tx.init(p), p, task_losses=losses)
+    updates, _ = jax.jit(tx.update)(gradients, tx.init(p), p, task_losses=losses)
     _, trunk, heads = numpy_step(p, data)
     first = lambda g: -0.1 * g / (np.abs(g) + 1e-8)
     np.testing.assert_allclose(trunk_vector(updates), first(trunk).sum(0), rtol=1e-3, atol=1e-4)

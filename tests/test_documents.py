@@ -4,8 +4,9 @@ import importlib.util
 import pathlib
 import re
 
-import mtl_optax as mtl
 import pytest
+
+import mtl_optax as mtl
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

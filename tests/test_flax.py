@@ -3,11 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import optax
 from flax import nnx
 from flax.training.train_state import TrainState
+
+import mtl_optax as mtl
 
 T = 2
 

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import optax
 import pytest
+
+import mtl_optax as mtl
 
 T = 3
 

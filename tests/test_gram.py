@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import pytest
-from mtl_optax import _gram
 
+import mtl_optax as mtl
+from mtl_optax import _gram
 from tests.common import flat, tree_gradients
 
 

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import pytest
 
+import mtl_optax as mtl
 from tests.common import (
     METHODS,
     first_update,

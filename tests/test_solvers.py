@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from hypothesis import strategies as st
+
 from mtl_optax._solvers import conic, min_norm
 from mtl_optax._solvers.min_norm import SOLVERS
 

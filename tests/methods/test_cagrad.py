@@ -1,10 +1,10 @@
 """CAGrad against its primal problem, solved by cvxpy."""
 
 import cvxpy as cp
-import mtl_optax as mtl
 import numpy as np
 import pytest
 
+import mtl_optax as mtl
 from tests.common import first_update, flat, from_matrix, inputs, make, relative_error
 
 
@@ -72,7 +72,7 @@ def test_near_a_vanishing_combination_the_update_stays_in_the_ball():
     updates, _ = first_update(make("cagrad", 2), from_matrix(matrix))
     mean = matrix.mean(0)
     distance = np.linalg.norm(flat(updates) - mean)
-    assert 0 < np.linalg.norm(flat(updates))
+    assert np.linalg.norm(flat(updates)) > 0
     assert distance <= 0.5 * np.linalg.norm(mean) * 1.001 + 1e-7
 
 

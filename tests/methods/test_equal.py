@@ -1,9 +1,9 @@
 """Sum and mean against NumPy."""
 
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 
+import mtl_optax as mtl
 from tests.common import first_update, flat, inputs, make, weights_of
 
 

@@ -1,10 +1,10 @@
 """GetMTL: the published formula by cvxpy's dual, the exact variant by cvxpy's primal."""
 
 import cvxpy as cp
-import mtl_optax as mtl
 import numpy as np
 import pytest
 
+import mtl_optax as mtl
 from tests.common import first_update, flat, from_matrix, inputs, make, relative_error
 
 TIGHT = {"solver": cp.CLARABEL, "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11}

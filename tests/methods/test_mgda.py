@@ -1,10 +1,10 @@
 """MGDA against cvxpy, with every normalisation, and against its own duality."""
 
 import cvxpy as cp
-import mtl_optax as mtl
 import numpy as np
 import pytest
 
+import mtl_optax as mtl
 from tests.common import first_update, flat, from_matrix, inputs, make, relative_error, weights_of
 
 

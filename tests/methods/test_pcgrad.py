@@ -4,11 +4,11 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import mtl_optax as mtl
 import numpy as np
 import pytest
-from mtl_optax._methods.pcgrad import project_conflicts
 
+import mtl_optax as mtl
+from mtl_optax._methods.pcgrad import project_conflicts
 from tests.common import (
     first_update,
     flat,
