@@ -51,23 +51,23 @@ def value_and_task_grads(
         [[1. 1.]
          [1. 2.]]
     """
-    numbers = _as_tuple(argnums)
+    name, numbers = "value_and_task_grads", _as_tuple(argnums)
 
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
-        call, params = _differentiated("value_and_task_grads", fun, argnums, numbers, args, kwargs)
+        call, params = _differentiated(name, fun, argnums, numbers, args, kwargs)
         leaves, structure = jax.tree.flatten(params)
         chosen = [True] * len(leaves)
         if shared is not None:
-            mask = _contract.shared_leaves("value_and_task_grads", shared, params)
+            mask = _contract.shared_leaves(name, shared, params)
             chosen = jax.tree.leaves(mask)
 
         def on_leaves(trunk: list[Any], heads: list[Any]) -> tuple[Any, Any]:
             of_trunk, of_heads = iter(trunk), iter(heads)
             merged = [next(of_trunk) if pick else next(of_heads) for pick in chosen]
             out = call(jax.tree.unflatten(structure, merged))
-            losses, aux = _split_aux(out) if has_aux else (out, None)
-            _check_task_losses(losses)
+            losses, aux = split_aux(name, out) if has_aux else (out, None)
+            check_task_losses(name, losses)
             return losses, aux
 
         trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
@@ -120,11 +120,10 @@ def per_task_value_and_grad(
         >>> print(losses, gradients.shape)
         [4. 4. 4.] (3, 2)
     """
-    numbers = _as_tuple(argnums)
+    name, numbers = "per_task_value_and_grad", _as_tuple(argnums)
 
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
-        name = "per_task_value_and_grad"
         _, params = _differentiated(name, fun, argnums, numbers, args, kwargs)
         leaves, structure = jax.tree.flatten(params)
         chosen = [True] * len(leaves)
@@ -183,32 +182,32 @@ def _differentiated(
     return call, params
 
 
-def _split_aux(out: Any) -> tuple[Any, Any]:
+def split_aux(caller: str, out: Any) -> tuple[Any, Any]:
+    """Returns the pair of losses and auxiliary output, or raises if it is none."""
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(
-            "value_and_task_grads: with has_aux=True the function must return the pair "
+            f"{caller}: with has_aux=True the function must return the pair "
             f"(losses, aux), got {type(out).__name__}."
         )
     return out
 
 
-def _check_task_losses(losses: Any) -> None:
+def check_task_losses(caller: str, losses: Any) -> None:
+    """Raises unless `losses` is a real floating array of shape `(T,)`."""
     shape = getattr(losses, "shape", None)
     if shape is None:
         raise TypeError(
-            "value_and_task_grads: the function must return an array of losses of shape "
+            f"{caller}: the function must return an array of losses of shape "
             f"(num_tasks,), got {type(losses).__name__}. Stack them with jnp.stack, and pass "
             "has_aux=True if it returns (losses, aux)."
         )
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(
-            "value_and_task_grads: the function must return one loss per task, shape "
+            f"{caller}: the function must return one loss per task, shape "
             f"(num_tasks,), got shape {shape}. Stack scalar losses with jnp.stack."
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise TypeError(
-            f"value_and_task_grads: the losses must be real floating numbers, got {losses.dtype}."
-        )
+        raise TypeError(f"{caller}: the losses must be real floating numbers, got {losses.dtype}.")
 
 
 def _check_task_axis(

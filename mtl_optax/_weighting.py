@@ -174,24 +174,35 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         del extra
         _contract.check_task_gradients(name, num_tasks, task_gradients, params)
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
-        result, inner = weighting.update(evidence, state.inner)
-        for read in (evidence.gram, evidence.losses):
-            if read is not None:
-                result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
+        result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:
-            kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
-            result = jnp.where(kept, result, 0)
             task_gradients = zero_absent(evidence.mask, task_gradients)
-        weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
         if combine_tasks:
             updates = combine(weights, task_gradients)
         elif result.ndim == 1:
             updates = weigh_rows(weights, task_gradients)
         else:
             updates = mix(result, task_gradients)
-        return updates, WeightingState(weights.astype(jnp.float32), inner)
+        return updates, state
 
     return Method(init_fn, update_fn, weighting)
+
+
+def weigh(
+    weighting: Weighting, evidence: Evidence, state: WeightingState
+) -> tuple[Array, Float[Array, " T"], WeightingState]:
+    """Runs a weighting: its result, the weights of `Σ_t w_t g_t`, and the next state.
+
+    Evidence that is not finite makes them NaN, and absent tasks get zeros.
+    """
+    result, inner = weighting.update(evidence, state.inner)
+    for read in (evidence.gram, evidence.losses):
+        if read is not None:
+            result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
+    kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
+    result = jnp.where(kept, result, 0)
+    weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
+    return result, weights, WeightingState(weights.astype(jnp.float32), inner)
 
 
 def gather_evidence(

@@ -1,0 +1,187 @@
+"""One backward pass of the weighted loss, for methods whose evidence is cheaper than gradients.
+
+The stacked way computes all task gradients. Where a method reads the losses alone, or where the
+gradients at a shared representation stand in for those of the parameters (MGDA-UB), the weights
+are known before the parameters are differentiated, and `Σ_t w_t ∇L_t` is the gradient of one
+loss. The method is the same object; its state is the same too.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mtl_optax import _contract
+from mtl_optax._composition import Heads
+from mtl_optax._gradients import check_task_losses, split_aux
+from mtl_optax._weighting import Method, WeightingState, gather_evidence, weigh
+
+
+def weighted_value_and_grad(
+    fun: Callable[..., Any],
+    method: Method,
+    *,
+    has_aux: bool = False,
+    shared: _contract.Shared | None = None,
+    heads: Heads = "weighted",
+) -> Callable[..., Any]:
+    """Makes a function that weighs the losses and differentiates their sum, in one backward pass.
+
+    The gradient equals the update that `method` makes of the stacked task gradients, at the cost
+    of equal weighting.
+
+    Args:
+        fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
+            task has its own batch: `jax.vmap(loss_fn, in_axes=(None, 0))`.
+        method: a method that reads nothing but the losses: `uw`, `sum_tasks`, ...
+        has_aux: whether `fun` returns `(losses, aux)`.
+        shared: which leaves of `params` all tasks share, as for `value_and_task_grads`; needed
+            for heads="unweighted" alone.
+        heads: "weighted" multiplies each head's gradient by its task's weight, as the weighted
+            loss does; "unweighted" gives heads the gradient of the plain sum of losses.
+
+    Returns:
+        A function `(params, state, *args, task_mask=None, **kwargs)` to
+        `(losses, gradient, state)`, or `((losses, aux), gradient, state)`, where `state` begins
+        as `method.init(params)` and `gradient` is for any optax optimiser.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> loss_fn = lambda w: jnp.stack([jnp.sum(w**2), jnp.sum((w - 1) ** 2)])
+        >>> method = mtl.uw(2)
+        >>> step = mtl.weighted_value_and_grad(loss_fn, method)
+        >>> w = jnp.array([2.0, 0.0])
+        >>> losses, gradient, state = step(w, method.init(w))
+        >>> print(losses, gradient, state.weights)
+        [4. 2.] [ 3. -1.] [0.5 0.5]
+    """
+    name = "weighted_value_and_grad"
+    weighting = _weighting_of(name, method)
+    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+    if heads == "unweighted" and shared is None:
+        raise ValueError(
+            f'{name}: heads="unweighted" needs `shared`, to know which leaves are heads.'
+        )
+    beyond = weighting.reads - {"losses"}
+    if beyond:
+        raise ValueError(
+            f"{name}: {weighting.name} reads {sorted(beyond)}, which the losses "
+            "do not tell. Use value_and_task_grads, or feature_value_and_grad."
+        )
+
+    @functools.wraps(fun)
+    def value_and_grad(
+        params: Any,
+        state: WeightingState,
+        *args: Any,
+        task_mask: Array | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        def losses_of(p: Any) -> tuple[Array, Any]:
+            return _losses_and_aux(name, fun(p, *args, **kwargs), has_aux)
+
+        losses, pullback, aux = jax.vjp(losses_of, params, has_aux=True)
+        evidence = gather_evidence(weighting, None, losses, task_mask)
+        _, weights, state = weigh(weighting, evidence, state)
+        (gradient,) = pullback(weights.astype(losses.dtype))
+        if heads == "unweighted":
+            (plain,) = pullback(evidence.mask.astype(losses.dtype))
+            mask = _contract.shared_leaves(name, shared, params)
+            gradient = jax.tree.map(lambda keep, g, h: g if keep else h, mask, gradient, plain)
+        return ((losses, aux) if has_aux else losses), gradient, state
+
+    return value_and_grad
+
+
+def feature_value_and_grad(
+    encoder: Callable[..., Any],
+    decoder: Callable[..., Any],
+    method: Method,
+    *,
+    has_aux: bool = False,
+    heads: Heads = "unweighted",
+) -> Callable[..., Any]:
+    """Makes a function that weighs tasks by their gradients at a shared representation.
+
+    MGDA-UB for MGDA, and the same for every method that reads the Gram matrix: with
+    `z = encoder(params, ...)` and `L = decoder(params, z, ...)`, the Gram matrix is that of
+    `∂L_t/∂z` over all entries of `z`, the batch included. Then one weighted backward pass.
+
+    Args:
+        encoder: maps `(params, *args)` to the features, an array or pytree that all tasks read.
+        decoder: maps `(params, features, *args)` to losses `(T,)`, or to `(losses, aux)`.
+        method: any method made from a weighting; those that go coordinate by coordinate are not.
+        has_aux: whether `decoder` returns `(losses, aux)`.
+        heads: what happens to parameters that the decoder uses directly: "unweighted" gives them
+            the gradient of the summed loss, "weighted" that of the weighted loss.
+
+    Returns:
+        A function `(params, state, *args, task_mask=None)` to `(losses, gradient, state)`, or
+        `((losses, aux), gradient, state)`; `state` begins as `method.init(params)`.
+
+        The feature gradients bound those of the encoder's parameters where all tasks see the same
+        input. With different inputs for each task the features differ too, and inner products
+        between them have no such meaning.
+
+    References:
+        Sener and Koltun, `Multi-Task Learning as Multi-Objective Optimization
+        <https://arxiv.org/abs/1810.04650>`_, 2018, section 3.3. LibMTL's `rep_grad` first sums
+        the feature gradients over the batch, which is another Gram matrix.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> encoder = lambda p, x: x @ p["trunk"]
+        >>> decoder = lambda p, z, x: jnp.mean((z @ p["heads"].T - 1.0) ** 2, axis=0)
+        >>> params = {"trunk": jnp.eye(2), "heads": jnp.array([[1.0, 0.0], [0.0, 2.0]])}
+        >>> method = mtl.mgda(2)
+        >>> step = mtl.feature_value_and_grad(encoder, decoder, method)
+        >>> losses, gradient, state = step(params, method.init(params), 2 * jnp.ones((5, 2)))
+        >>> print(losses, [round(float(w), 2) for w in state.weights])
+        [1. 9.] [0.97, 0.03]
+    """
+    name = "feature_value_and_grad"
+    weighting = _weighting_of(name, method)
+    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+
+    def value_and_grad(
+        params: Any, state: WeightingState, *args: Any, task_mask: Array | None = None
+    ) -> Any:
+        def losses_of(p: Any, z: Any) -> tuple[Array, Any]:
+            return _losses_and_aux(name, decoder(p, z, *args), has_aux)
+
+        features, encoder_pullback = jax.vjp(lambda p: encoder(p, *args), params)
+        losses, decoder_pullback, aux = jax.vjp(losses_of, params, features, has_aux=True)
+        rows = jnp.eye(losses.shape[0], dtype=losses.dtype)
+        feature_gradients = jax.vmap(lambda row: decoder_pullback(row)[1])(rows)
+        _contract.check_task_gradients(
+            weighting.name, weighting.num_tasks, feature_gradients, features
+        )
+        evidence = gather_evidence(weighting, feature_gradients, losses, task_mask)
+        _, weights, state = weigh(weighting, evidence, state)
+        direct, at_features = decoder_pullback(weights.astype(losses.dtype))
+        if heads == "unweighted":
+            direct, _ = decoder_pullback(evidence.mask.astype(losses.dtype))
+        (through,) = encoder_pullback(at_features)
+        gradient = jax.tree.map(jnp.add, direct, through)
+        return ((losses, aux) if has_aux else losses), gradient, state
+
+    return value_and_grad
+
+
+def _weighting_of(caller: str, method: Any) -> Any:
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"{caller}: method must be one made from a weighting, such as mtl_optax.mgda(3), got "
+            f"{method!r}. Chained, injected and coordinate-wise transformations need the stacked "
+            "way, value_and_task_grads."
+        )
+    return method.weighting
+
+
+def _losses_and_aux(caller: str, out: Any, has_aux: bool) -> tuple[Array, Any]:
+    losses, aux = split_aux(caller, out) if has_aux else (out, None)
+    check_task_losses(caller, losses)
+    return losses, aux
