@@ -41,7 +41,8 @@ def test_gram_of_bfloat16_accumulates_in_float32():
     value = float(leaf[0, 0].astype(jnp.float32)) ** 2 * 4096
     product = mtl.gram(leaf)
     assert product.dtype == jnp.float32
-    np.testing.assert_allclose(product, [[value]], rtol=1e-6)
+    # Accumulated in bfloat16 it would be off by 4e-3 and more.
+    np.testing.assert_allclose(product, [[value]], rtol=2e-4)
 
 
 def test_gram_of_float64_stays_float64():
