@@ -106,6 +106,18 @@ def test_fully_corrective_meets_the_optimality_conditions(kind, num_tasks, seed)
     assert np.all(np.abs(slack) * (weights > 0) <= 5e-6 * size)
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.01])
+def test_fully_corrective_reaches_float32_rounding_for_fourteen_tasks(spread):
+    """Cosines between `d` and what it falls short by stay at a few units in the last place."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=50) + spread * rng.normal(size=(14, 50))
+    matrix /= np.max(np.linalg.norm(matrix, axis=1))
+    weights = jitted_min_norm["fully_corrective"](jnp.asarray(matrix @ matrix.T, jnp.float32))[0]
+    direction = np.asarray(weights, np.float64) @ matrix
+    shortfall = direction @ direction - matrix @ direction
+    assert np.max(shortfall / np.linalg.norm(matrix, axis=1)) < 5e-7 * np.linalg.norm(direction)
+
+
 @hypothesis.settings(max_examples=100)
 @hypothesis.given(kinds, st.sampled_from(["frank_wolfe", "projected_gradient"]), seeds)
 def test_first_order_solvers_certify_their_gap(kind, solver, seed):
@@ -227,6 +239,17 @@ def test_conic_multipliers_are_the_dual_solution():
     np.testing.assert_allclose(x / x.sum(), weights, atol=1e-12)
     slopes = linear + quadratic @ x
     assert slopes.min() >= conic_value(linear, quadratic, kappa, weights) - 1e-12
+
+
+def test_conic_of_rank_one_is_certified():
+    """Parallel gradients: Q is singular on every support of two tasks or more."""
+    with jax.enable_x64(True):
+        for seed in range(60):
+            matrix = np.random.default_rng(seed).normal(size=(3, 1))
+            for radius in (0.1, 0.5, 0.9):
+                linear, quadratic, kappa = conic_problem(matrix, radius)
+                solution = jitted_conic(jnp.asarray(linear), jnp.asarray(quadratic), kappa)
+                assert solution.gap < 1e-10, (seed, radius)
 
 
 def test_conic_without_a_cone_is_a_linear_programme():

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
@@ -56,7 +56,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         orders = jax.vmap(lambda k: jax.random.permutation(k, num_tasks))(
             jax.random.split(now, num_tasks)
         )
-        return project_conflicts(evidence.gram, evidence.mask, orders), PCGradState(key)
+        return project_conflicts(evidence.gram, orders), PCGradState(key)
 
     weighting = Weighting(
         "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(key), update
@@ -64,14 +64,11 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     return from_weighting(weighting, combine_tasks=combine)
 
 
-def project_conflicts(
-    gram: Float[Array, "T T"], mask: Bool[Array, " T"], orders: Int[Array, "T T"]
-) -> Float[Array, "T T"]:
+def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
     """Computes the coefficients `K` of the projected gradients.
 
     Args:
-        gram: `(T, T)`.
-        mask: the present tasks; the others are not projected on.
+        gram: `(T, T)`; nothing is projected on a task whose row is zero, as an absent task's is.
         orders: row `i` is the order in which `g_i` meets the tasks; its own place is skipped.
     """
     num_tasks = gram.shape[0]
@@ -81,7 +78,7 @@ def project_conflicts(
             other = order[place]
             product = jnp.dot(gram[other], row, precision=HIGHEST)
             square = gram[other, other]
-            conflict = (other != task) & mask[other] & (product < 0) & (square > 0)
+            conflict = (other != task) & (product < 0) & (square > 0)
             return row.at[other].add(jnp.where(conflict, -product / square, 0))
 
         own = jax.nn.one_hot(task, num_tasks, dtype=gram.dtype)

@@ -113,6 +113,17 @@ def test_one_task_is_stretched_by_one_over_one_minus_a():
     assert relative_error(flat(updates), matrix[0] / 0.8) < 1e-5
 
 
+def test_a_task_without_stage_one_weight_sits_out_stage_two():
+    """The third gradient is left out by MGDA; with its zero row, `w` would sit on it alone."""
+    matrix = np.zeros((3, 17))
+    matrix[:, :2] = [[1.0, 0.1], [0.1, 1.5], [4.0, 4.0]]
+    assert stage_one(matrix)[2] < 1e-6
+    updates, _ = first_update(
+        make("getmtl", 3, epsilon=0.5, radius="relative"), from_matrix(matrix)
+    )
+    assert relative_error(flat(updates), paper(matrix, 0.5)) < 1e-4
+
+
 @pytest.mark.parametrize("variant", ["paper", "exact"])
 def test_the_radius_is_capped(variant):
     """At `a = 1` the published step is infinite, and beyond it points uphill."""

@@ -38,7 +38,7 @@ def test_projection_equals_algorithm_1(seed):
     matrix = rng.normal(size=(5, 3))
     orders = np.stack([rng.permutation(5) for _ in range(5)])
     coefficients = project_conflicts(
-        jnp.asarray(matrix @ matrix.T, jnp.float32), jnp.ones(5, bool), jnp.asarray(orders)
+        jnp.asarray(matrix @ matrix.T, jnp.float32), jnp.asarray(orders)
     )
     wanted = algorithm_1(matrix, orders)
     assert relative_error(np.asarray(coefficients, np.float64) @ matrix, wanted) < 1e-5
@@ -81,9 +81,7 @@ def test_leaving_the_own_task_out_matters():
     matrix = np.array([[1.0, 0.0, 0.0], [-2.0, 0.4, 0.0], [-2.0, -0.4, 0.1]])
     order = np.array([[1, 2, 0]] * 3)
     ours = np.asarray(
-        project_conflicts(
-            jnp.asarray(matrix @ matrix.T, jnp.float32), jnp.ones(3, bool), jnp.asarray(order)
-        )
+        project_conflicts(jnp.asarray(matrix @ matrix.T, jnp.float32), jnp.asarray(order))
     )
     row = ours[0] @ matrix
     assert row @ matrix[0] < 0  # With `j = i` included, this would have been projected away.
