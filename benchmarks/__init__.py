@@ -1,0 +1,11 @@
+"""Real multi-task training with every method of mtl_optax.
+
+Run ``python -m benchmarks --help``. A suite is data, a model, a loss and a protocol:
+
+* `data`, `models`: what is trained on, and what is trained;
+* `digits`: a suite, one small file;
+* `training`: one method on one problem, several seeds at once, no files;
+* `cells`: which (method, seed) cells are still to train, and their JSON files;
+* `report`, `pictures`: what is shown of finished cells;
+* `suite`: the options that all suites have, and how the parts above follow one another.
+"""

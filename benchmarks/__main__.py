@@ -1,0 +1,90 @@
+"""The command line: ``python -m benchmarks --help``."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+
+from benchmarks.digits import Digits
+from benchmarks.errors import InterruptedRunError, UserError
+from benchmarks.report import method_list
+from benchmarks.suite import Suite
+
+SUITES: tuple[type[Suite], ...] = (Digits,)
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the suites and the methods, and leave."""
+
+    def run(self) -> None:
+        """Print them."""
+        console = Console()
+        console.print("\n[bold]suites[/bold]")
+        for suite in SUITES:
+            summary = (suite.__doc__ or "").partition("\n")[0]
+            console.print(f"  {suite.name:16} {summary}", highlight=False)
+        console.print()
+        console.print(method_list())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 after a mistake of the user, 130 after Ctrl-C."""
+    try:
+        command = _parse(args)
+        command.run()
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    except InterruptedRunError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(args: Sequence[str] | None) -> Suite | List:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                {**{suite.name: suite for suite in SUITES}, "list": List},
+                prog="python -m benchmarks",
+                description=(
+                    "Train multi-task models on real data with every method of mtl_optax, and "
+                    "compare them. Start with: python -m benchmarks digits"
+                ),
+                args=args,
+            )
+    except SystemExit as exit:
+        if exit.code:
+            raise UserError(_one_line(complaint.getvalue())) from None
+        raise
+
+
+def _one_line(panel: str) -> str:
+    """What tyro's boxed panel says, without the box and the help text it repeats."""
+    blocks: list[list[str]] = [[]]
+    for line in panel.splitlines()[1:-1]:
+        text = line.strip("│ ")
+        if text.strip("─"):
+            blocks[-1].append(text.strip())
+        else:
+            blocks.append([])
+    kept = []
+    for block in blocks:
+        if block and block[0].startswith("Perhaps you meant"):
+            kept.append(" ".join(block[:2]))
+        elif block and not block[0].startswith(("Argument helptext", "For full helptext")):
+            kept.append(" ".join(block).rstrip("."))
+    return "; ".join(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

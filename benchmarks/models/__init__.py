@@ -1,0 +1,1 @@
+"""Flax NNX modules, one file for each kind of trunk."""

@@ -1,0 +1,105 @@
+"""A convolutional trunk that several tasks share, with one linear head for each of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+def convolve_by_matmul(
+    images: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c f"],
+    strides: Sequence[int],
+    padding: str,
+    **rest: Any,
+) -> Float[Array, "n h2 w2 f"]:
+    """A drop-in for ``lax.conv_general_dilated``: unpadded, channels last, as one matmul.
+
+    Under ``vmap`` over the parameters (seeds, here) a convolution becomes a grouped one, which
+    XLA runs four times slower than this on a CPU.
+    """
+    del rest  # No dilation and no feature groups in this package.
+    if padding != "VALID":
+        raise ValueError(f"convolve_by_matmul: padding must be 'VALID', not {padding!r}")
+    kernel_height, kernel_width, channels, features = kernel.shape
+    height = images.shape[1] - kernel_height + 1
+    width = images.shape[2] - kernel_width + 1
+    patches = jnp.concatenate(
+        [
+            images[:, i : i + height : strides[0], j : j + width : strides[1]]
+            for i in range(kernel_height)
+            for j in range(kernel_width)
+        ],
+        axis=-1,
+    )
+    return patches @ kernel.reshape(kernel_height * kernel_width * channels, features)
+
+
+class ConvTrunk(nnx.Module):
+    """Two 3 x 3 convolutions, the second with stride 2, and a dense layer."""
+
+    def __init__(
+        self, size: int, channels: tuple[int, int], features: int, *, rngs: nnx.Rngs
+    ) -> None:
+        first, second = channels
+        side = (size - 2 - 3) // 2 + 1
+        self.conv1 = nnx.Conv(
+            1,
+            first,
+            kernel_size=(3, 3),
+            padding="VALID",
+            conv_general_dilated=convolve_by_matmul,
+            rngs=rngs,
+        )
+        self.conv2 = nnx.Conv(
+            first,
+            second,
+            kernel_size=(3, 3),
+            strides=(2, 2),
+            padding="VALID",
+            conv_general_dilated=convolve_by_matmul,
+            rngs=rngs,
+        )
+        self.dense = nnx.Linear(side * side * second, features, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n s s"]) -> Float[Array, "n d"]:
+        """Images of ``s`` x ``s`` pixels to features."""
+        hidden = nnx.relu(self.conv1(images[..., None]))
+        hidden = nnx.relu(self.conv2(hidden))
+        return nnx.relu(self.dense(hidden.reshape(len(images), -1)))
+
+
+class Heads(nnx.Module):
+    """One linear head for each task, all in two leaves whose leading axis is the task."""
+
+    def __init__(self, num_tasks: int, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.lecun_normal(batch_axis=0)
+        self.kernel = nnx.Param(init(rngs.params(), (num_tasks, features, classes)))
+        self.bias = nnx.Param(jnp.zeros((num_tasks, classes)))
+
+    def __call__(self, features: Float[Array, "n d"]) -> Float[Array, "n t c"]:
+        """Features to the logits of every task."""
+        return jnp.einsum("nd,tdc->ntc", features, self.kernel[...]) + self.bias[...][None]
+
+
+class MultiTaskConvNet(nnx.Module):
+    """The leaves under ``trunk`` are shared, those under ``heads`` belong to the tasks."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        num_tasks: int,
+        classes: int,
+        channels: tuple[int, int],
+        features: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.trunk = ConvTrunk(size, channels, features, rngs=rngs)
+        self.heads = Heads(num_tasks, features, classes, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n s s"]) -> Float[Array, "n t c"]:
+        """Images of ``s`` x ``s`` pixels to the logits of every task."""
+        return self.heads(self.trunk(images))
