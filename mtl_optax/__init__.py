@@ -26,6 +26,7 @@ from mtl_optax._methods.equal import sum_tasks as sum_tasks
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
 from mtl_optax._methods.mgda import mgda as mgda
+from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.

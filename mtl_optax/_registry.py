@@ -14,6 +14,7 @@ from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.mgda import mgda
+from mtl_optax._methods.nash_mtl import nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.uw import uw
 
@@ -43,8 +44,9 @@ class MethodInfo:
         source: authors, year and address of the paper.
         reads: what the update depends on: "gram" (inner products of the task gradients),
             "losses", or "coordinates" (the gradients entry by entry).
-        scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
-            the updates are an optimiser's steps.
+        scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "unit" if
+            the update's length does not depend on theirs, "step" if the updates are an optimiser's
+            steps.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
         heads: what the paper does with task-specific parameters, for `on_shared`.
         is_optimizer: whether the updates are final steps, the learning rate included.
@@ -56,7 +58,7 @@ class MethodInfo:
     summary: str
     source: str
     reads: frozenset[Read]
-    scale: Literal["sum", "mean", "step"]
+    scale: Literal["sum", "mean", "unit", "step"]
     properties: frozenset[str]
     heads: Heads = "unweighted"
     is_optimizer: bool = False
@@ -129,6 +131,15 @@ _METHODS = (
         frozenset({"gram"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
+    ),
+    MethodInfo(
+        "nash_mtl",
+        nash_mtl,
+        "The bargaining solution, which maximises the product of the tasks' gains.",
+        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+        frozenset({"gram"}),
+        "unit",
+        _GRAM_METHOD | {"deterministic", "equivariant", "non-conflicting", "conic"},
     ),
     MethodInfo(
         "uw",
