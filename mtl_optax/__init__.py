@@ -25,12 +25,17 @@ from mtl_optax._methods.equal import sum_tasks as sum_tasks
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
+from mtl_optax._methods.imtl import imtl_g as imtl_g
 from mtl_optax._methods.mgda import mgda as mgda
 from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
+from mtl_optax._methods.imtl import imtl_l as imtl_l
 from mtl_optax._methods.uw import uw as uw
+
+# Methods that read the Gram matrix and the task losses.
+from mtl_optax._methods.imtl import imtl as imtl
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask

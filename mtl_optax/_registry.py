@@ -13,6 +13,7 @@ from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
+from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.nash_mtl import nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad
@@ -133,6 +134,15 @@ _METHODS = (
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
     ),
     MethodInfo(
+        "imtl_g",
+        imtl_g,
+        "Weights gradients so that the update projects equally on each of them.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"gram"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    ),
+    MethodInfo(
         "nash_mtl",
         nash_mtl,
         "The bargaining solution, which maximises the product of the tasks' gains.",
@@ -150,6 +160,25 @@ _METHODS = (
         "sum",
         _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
         heads="weighted",
+    ),
+    MethodInfo(
+        "imtl_l",
+        imtl_l,
+        "Weights losses by learned scales that keep all of them at one.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "imtl",
+        imtl,
+        "IMTL-G on the gradients that IMTL-L has scaled.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"gram", "losses"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
     ),
     MethodInfo(
         "adatask",
