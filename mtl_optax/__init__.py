@@ -39,6 +39,7 @@ from mtl_optax._methods.imtl import imtl as imtl
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
+from mtl_optax._methods.graddrop import graddrop as graddrop
 
 # Around a method: one optimiser per task, shared parameters and heads.
 from mtl_optax._composition import on_shared as on_shared

@@ -13,6 +13,7 @@ from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
+from mtl_optax._methods.graddrop import graddrop
 from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.nash_mtl import nash_mtl
@@ -179,6 +180,15 @@ _METHODS = (
         frozenset({"gram", "losses"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    ),
+    MethodInfo(
+        "graddrop",
+        graddrop,
+        "Keeps the gradients of one sign at each coordinate, drawn at random.",
+        "Chen et al. 2020, https://arxiv.org/abs/2010.06808",
+        frozenset({"coordinates"}),
+        "sum",
+        frozenset({"equivariant", "one task", "homogeneous"}),
     ),
     MethodInfo(
         "adatask",
