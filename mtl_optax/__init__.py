@@ -36,6 +36,7 @@ from mtl_optax._methods.uw import uw as uw
 
 # Methods that read the Gram matrix and the task losses.
 from mtl_optax._methods.imtl import imtl as imtl
+from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from mtl_optax import _contract
@@ -17,6 +18,7 @@ from mtl_optax._methods.graddrop import graddrop
 from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.nash_mtl import nash_mtl
+from mtl_optax._methods.pareto_mtl import pareto_mtl
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.uw import uw
 
@@ -180,6 +182,19 @@ _METHODS = (
         frozenset({"gram", "losses"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    ),
+    MethodInfo(
+        "pareto_mtl",
+        pareto_mtl,
+        "Descends towards the trade-off nearest to one of several preference vectors.",
+        "Lin et al. 2019, https://arxiv.org/abs/1912.12854",
+        frozenset({"gram", "losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+        arguments=lambda num_tasks: {
+            "preferences": np.concatenate([np.ones((1, num_tasks)), np.eye(num_tasks)]),
+            "index": 0,
+        },
     ),
     MethodInfo(
         "graddrop",
