@@ -41,6 +41,7 @@ from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
 from mtl_optax._methods.graddrop import graddrop as graddrop
+from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
 
 # Around a method: one optimiser per task, shared parameters and heads.
 from mtl_optax._composition import on_shared as on_shared

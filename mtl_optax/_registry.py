@@ -16,6 +16,7 @@ from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.graddrop import graddrop
 from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
+from mtl_optax._methods.layerwise_adatask import layerwise_adatask
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.nash_mtl import nash_mtl
 from mtl_optax._methods.pareto_mtl import pareto_mtl
@@ -215,6 +216,16 @@ _METHODS = (
         frozenset({"deterministic", "equivariant"}),
         is_optimizer=True,
         arguments=lambda num_tasks: {"optimizer": optax.adam(1e-3)},
+    ),
+    MethodInfo(
+        "layerwise_adatask",
+        layerwise_adatask,
+        "AdaTask by layers: one joint state, shared out among the tasks in each layer.",
+        "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
+        frozenset({"coordinates"}),
+        "step",
+        frozenset({"deterministic", "equivariant"}),
+        is_optimizer=True,
     ),
 )
 
