@@ -47,6 +47,17 @@ from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_
 from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
 
+# Looking on: conflict, dominance, and figures for results.
+from mtl_optax import metrics as metrics
+from mtl_optax._diagnostics import Conflict as Conflict
+from mtl_optax._diagnostics import conflict as conflict
+from mtl_optax._diagnostics import dominance_by_layer as dominance_by_layer
+from mtl_optax._diagnostics import dominance_histogram as dominance_histogram
+from mtl_optax._diagnostics import dominance_ratio as dominance_ratio
+from mtl_optax._diagnostics import split_step as split_step
+from mtl_optax._diagnostics import track_conflict as track_conflict
+from mtl_optax._diagnostics import track_dominance as track_dominance
+
 # The registry.
 from mtl_optax._registry import MethodInfo as MethodInfo
 from mtl_optax._registry import get as get
