@@ -29,18 +29,38 @@ from mtl_optax._methods.equal import sum_tasks as sum_tasks
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
+from mtl_optax._methods.imtl import imtl_g as imtl_g
 from mtl_optax._methods.mgda import mgda as mgda
+from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
+from mtl_optax._methods.imtl import imtl_l as imtl_l
 from mtl_optax._methods.uw import uw as uw
+
+# Methods that read the Gram matrix and the task losses.
+from mtl_optax._methods.imtl import imtl as imtl
+from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
+from mtl_optax._methods.graddrop import graddrop as graddrop
+from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
 
 # Around a method: one optimiser per task, shared parameters and heads.
 from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
+
+# Looking on: conflict, dominance, and figures for results.
+from mtl_optax import metrics as metrics
+from mtl_optax._diagnostics import Conflict as Conflict
+from mtl_optax._diagnostics import conflict as conflict
+from mtl_optax._diagnostics import dominance_by_layer as dominance_by_layer
+from mtl_optax._diagnostics import dominance_histogram as dominance_histogram
+from mtl_optax._diagnostics import dominance_ratio as dominance_ratio
+from mtl_optax._diagnostics import split_step as split_step
+from mtl_optax._diagnostics import track_conflict as track_conflict
+from mtl_optax._diagnostics import track_dominance as track_dominance
 
 # The registry.
 from mtl_optax._registry import PROPERTIES as PROPERTIES

@@ -216,3 +216,17 @@ def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
             "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
         )
     return mask
+
+
+def layer_names(tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:
+    """Returns the layer that each leaf belongs to, in the order of the leaves.
+
+    Args:
+        tree: the parameters, or anything of their structure.
+        group: maps a leaf's key path to the name of its layer; by default the path of its parent,
+            so that the kernel and the bias of a layer belong together.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    if group is None:
+        return [jax.tree_util.keystr(path[:-1]) for path in paths]
+    return [str(group(path)) for path in paths]

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from mtl_optax import _contract
@@ -13,7 +14,12 @@ from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
+from mtl_optax._methods.graddrop import graddrop
+from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
+from mtl_optax._methods.layerwise_adatask import layerwise_adatask
 from mtl_optax._methods.mgda import mgda
+from mtl_optax._methods.nash_mtl import nash_mtl
+from mtl_optax._methods.pareto_mtl import pareto_mtl
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.uw import uw
 
@@ -43,8 +49,9 @@ class MethodInfo:
         source: authors, year and address of the paper.
         reads: what the update depends on: "gram" (inner products of the task gradients),
             "losses", or "coordinates" (the gradients entry by entry).
-        scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
-            the updates are an optimiser's steps.
+        scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "unit" if
+            the update's length does not depend on theirs, "step" if the updates are an optimiser's
+            steps.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
         heads: what the paper does with task-specific parameters, for `on_shared`.
         is_optimizer: whether the updates are final steps, the learning rate included.
@@ -56,7 +63,7 @@ class MethodInfo:
     summary: str
     source: str
     reads: frozenset[Read]
-    scale: Literal["sum", "mean", "step"]
+    scale: Literal["sum", "mean", "unit", "step"]
     properties: frozenset[str]
     heads: Heads = "unweighted"
     is_optimizer: bool = False
@@ -131,6 +138,24 @@ _METHODS = (
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
     ),
     MethodInfo(
+        "imtl_g",
+        imtl_g,
+        "Weights gradients so that the update projects equally on each of them.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"gram"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    ),
+    MethodInfo(
+        "nash_mtl",
+        nash_mtl,
+        "The bargaining solution, which maximises the product of the tasks' gains.",
+        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+        frozenset({"gram"}),
+        "unit",
+        _GRAM_METHOD | {"deterministic", "equivariant", "non-conflicting", "conic"},
+    ),
+    MethodInfo(
         "uw",
         uw,
         "Weights losses by a learned uncertainty of each task.",
@@ -139,6 +164,47 @@ _METHODS = (
         "sum",
         _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
         heads="weighted",
+    ),
+    MethodInfo(
+        "imtl_l",
+        imtl_l,
+        "Weights losses by learned scales that keep all of them at one.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "imtl",
+        imtl,
+        "IMTL-G on the gradients that IMTL-L has scaled.",
+        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+        frozenset({"gram", "losses"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    ),
+    MethodInfo(
+        "pareto_mtl",
+        pareto_mtl,
+        "Descends towards the trade-off nearest to one of several preference vectors.",
+        "Lin et al. 2019, https://arxiv.org/abs/1912.12854",
+        frozenset({"gram", "losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+        arguments=lambda num_tasks: {
+            "preferences": np.concatenate([np.ones((1, num_tasks)), np.eye(num_tasks)]),
+            "index": 0,
+        },
+    ),
+    MethodInfo(
+        "graddrop",
+        graddrop,
+        "Keeps the gradients of one sign at each coordinate, drawn at random.",
+        "Chen et al. 2020, https://arxiv.org/abs/2010.06808",
+        frozenset({"coordinates"}),
+        "sum",
+        frozenset({"equivariant", "one task", "homogeneous"}),
     ),
     MethodInfo(
         "adatask",
@@ -150,6 +216,16 @@ _METHODS = (
         frozenset({"deterministic", "equivariant"}),
         is_optimizer=True,
         arguments=lambda num_tasks: {"optimizer": optax.adam(1e-3)},
+    ),
+    MethodInfo(
+        "layerwise_adatask",
+        layerwise_adatask,
+        "AdaTask by layers: one joint state, shared out among the tasks in each layer.",
+        "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
+        frozenset({"coordinates"}),
+        "step",
+        frozenset({"deterministic", "equivariant"}),
+        is_optimizer=True,
     ),
 )
 

@@ -2,8 +2,9 @@
 
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
@@ -20,10 +21,11 @@ from mtl_optax._weighting import (
     uniform,
 )
 
-Variant = Literal["paper", "exact"]
+Variant = Literal["paper", "exact", "official"]
 Radius = Literal["absolute", "relative"]
 # A task that MGDA leaves out would hold the worst improvement at zero, so it sits out stage two.
 _SMALLEST_BETA = 1e-6
+_SMALLEST_LOSS = 1e-8
 
 
 def getmtl(
@@ -48,11 +50,17 @@ def getmtl(
       `w = argmin_Δ b'w + κ·sqrt(w'Qw)` with `b_t = β_t <g_t, g_0>`,
       `Q = (1 - a²) B M B + ε² b b'`, `B = diag(β)`, and
       `d = [g_0 + κ {(1 - a²) g_w + ε² (b'w) g_0} / sqrt(w'Qw)] / (1 - a²)`.
+    - "official": what the authors' code computes, a third method. β are MGDA's weights of the
+      gradients over `L_t ‖g_t‖` and never enter an objective: with `x` MGDA's weights of the
+      gradients themselves, `w = softmax(x β)`, nearly uniform, `g_w = Σ_t w_t g_t`, and
+      `d = T [g_0 + λ g_w] / ((1 - a²) (1 + ε²))` multiplies by `λ = ‖g_w‖ / κ` where the formula
+      divides. It grows as the gradients shrink, up to the code's constants of 1e-8.
 
     Args:
         num_tasks: T.
         epsilon: ε, at least 0. The paper uses 0.0075 and 0.025.
-        variant: "paper" or "exact".
+        variant: "paper", "exact" or "official"; the last reads `task_losses`, which count as at
+            least 1e-8, and is the same as the code for ε up to one.
         radius: "absolute" takes `a = ε‖g_0‖` as in the paper, so that the result depends on the
             unit of the loss, and for small gradients is the mean to a factor of `1 + a`;
             "relative" takes `a = ε`, like CAGrad's `c`.
@@ -62,14 +70,16 @@ def getmtl(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
-        state reports the gap and the iterations of stage two. Scale: mean; one task gives
-        `g / (1 - a)`. Where `g_0 = 0` the update is zero.
+        state reports the gap and the iterations of stage two (of `x` for "official"). Scale: mean;
+        one task gives `g / (1 - a)`. Where `g_0 = 0` the update is zero. "official" is T times
+        that, and not zero there.
 
     References:
         Chai et al., `Improving Gradient Trade-offs between Tasks in Multi-task Text Classification
         <https://aclanthology.org/2023.acl-long.144/>`_, 2023, Eqs. 8 to 24 and Algorithm 1, which
-        takes the sum for `g_0`; with `ε/T` that is T times this. The authors' code is a third
-        method: its stage two never sees β in its objective.
+        takes the sum for `g_0`; with `ε/T` that is T times this. The authors' code is
+        https://github.com/heany/GetMTL; its min-norm solver clips the weights of two tasks to
+        [0.001, 0.999], ours does not.
 
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
@@ -88,7 +98,8 @@ def getmtl(
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state
         gram = evidence.gram
-        beta = min_norm(gram, evidence.mask).weights
+        balance = min_norm(gram, evidence.mask)
+        beta = balance.weights
         mean = uniform(evidence.mask, gram.dtype)
         products = jnp.matmul(gram, mean, precision=HIGHEST)
         length = jnp.sqrt(jnp.maximum(jnp.dot(mean, products, precision=HIGHEST), 0))
@@ -96,6 +107,9 @@ def getmtl(
         if radius == "absolute":
             a = a * (length * evidence.scale)
         a = jnp.minimum(a, jnp.asarray(max_radius, gram.dtype))
+        if variant == "official":
+            weights = _official(evidence, beta, length, a, jnp.asarray(epsilon, gram.dtype))
+            return weights, report(balance.gap, balance.iterations, gram)
 
         linear = beta * products
         quadratic = jnp.outer(beta, beta) * gram
@@ -113,5 +127,28 @@ def getmtl(
             weights = mean + beta * x
         return weights / slack, report(solution.gap, solution.iterations, quadratic)
 
-    weighting = Weighting("getmtl", num_tasks, frozenset({"gram"}), no_report, update)
+    reads = {"gram", "losses"} if variant == "official" else {"gram"}
+    weighting = Weighting("getmtl", num_tasks, frozenset(reads), no_report, update)
     return from_weighting(weighting, combine_tasks=combine)
+
+
+def _official(
+    evidence: Evidence,
+    x: Float[Array, " T"],
+    length: Float[Array, ""],
+    a: Float[Array, ""],
+    epsilon: Float[Array, ""],
+) -> Float[Array, " T"]:
+    """Computes the weights of the authors' code from MGDA's `x` and `‖g_0‖ = scale length`."""
+    gram, mask = evidence.gram, evidence.mask
+    norms = jnp.sqrt(jnp.diagonal(gram))
+    divisors = jnp.where(norms > 0, norms, 1)
+    divisors *= jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
+    beta = min_norm(gram / jnp.outer(divisors, divisors), mask).weights
+    w = jax.nn.softmax(jnp.where(mask, x * beta, -jnp.inf))
+    square = jnp.dot(w, jnp.matmul(gram, w, precision=HIGHEST), precision=HIGHEST)
+    norm = evidence.scale * jnp.sqrt(jnp.maximum(square, 0))
+    ratio = (norm + 1e-8) / (a * (evidence.scale * length) + 1e-8)
+    weights = uniform(mask, gram.dtype) + ratio * w
+    present = jnp.sum(mask).astype(gram.dtype)
+    return weights * (present / ((1 - a**2) * (1 + epsilon**2)))

@@ -1,5 +1,6 @@
 """Inner solvers: pure functions of `(T, T)` matrices, jittable, capped, ended by a certificate."""
 
+from mtl_optax._solvers.bargaining import bargaining as bargaining
 from mtl_optax._solvers.conic import conic as conic
 from mtl_optax._solvers.min_norm import frank_wolfe as frank_wolfe
 from mtl_optax._solvers.min_norm import fully_corrective as fully_corrective

@@ -1,0 +1,112 @@
+"""The bargaining problem of Nash-MTL: a > 0 with Ma = 1/a, the minimum of ½a'Ma - Σ log a."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_optax._gram import HIGHEST
+from mtl_optax._solvers.simplex import present
+
+
+class BargainingSolution(NamedTuple):
+    """What `bargaining` returns.
+
+    Attributes:
+        weights: `a`, `(T,)`, positive; zero for absent tasks and zero gradients, and for all tasks
+            where no solution exists, at Pareto stationary points.
+        residual: `()`, `max_t |a_t (Ma)_t - 1|` over the tasks that take part; one where there is
+            no solution.
+        iterations: `()` int32, the number of Newton steps.
+    """
+
+    weights: Float[Array, " T"]
+    residual: Float[Array, ""]
+    iterations: Int[Array, ""]
+
+
+class _Newton(NamedTuple):
+    point: Float[Array, " T"]
+    residual: Float[Array, ""]
+    done: Bool[Array, ""]
+    iterations: Int[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("tolerance", "max_iterations"))
+def bargaining(
+    gram: Float[Array, "T T"],
+    mask: Bool[Array, " T"] | None = None,
+    *,
+    tolerance: float | None = None,
+    max_iterations: int = 100,
+) -> BargainingSolution:
+    """Solves `Ma = 1/a`, `a > 0`, by damped Newton steps on the potential it is stationary for.
+
+    In the variables `y_t = a_t ‖g_t‖` the matrix is that of the cosines `C`, so the scales of the
+    tasks drop out, and the potential `½y'Cy - Σ log y` is self-concordant: the Newton step `s`,
+    divided by `1 + λ` with `λ² = s'Hs`, stays positive and converges from anywhere without a line
+    search (Nesterov and Nemirovskii, 1994); undivided, it converges quadratically where `λ < ¼`.
+
+    Where the gradients are Pareto stationary, no direction serves all tasks and `y` grows until
+    the rounding of `y_t (Cy)_t` comes near one. That ends the iteration, and the answer is zero.
+
+    Args:
+        gram: `M`, symmetric positive semi-definite `(T, T)`, float32 or float64.
+        mask: `(T,)` bool, the tasks that take part; all by default.
+        tolerance: residual to stop at; 4 units of the dtype's precision by default. It also stops
+            where rounding lets the residual fall no further.
+        max_iterations: cap on Newton steps. Few problems need more than 15.
+
+    Returns:
+        The solution with its certificate. Non-finite input gives NaN weights.
+    """
+    mask = present(mask, gram)
+    dtype = gram.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = 4 * eps if tolerance is None else tolerance
+
+    lengths = jnp.sqrt(jnp.where(mask, jnp.diagonal(gram), 0))
+    active = mask & (lengths > 0)
+    lengths = jnp.where(active, lengths, 1)
+    pairs = jnp.outer(active, active)
+    # The tasks that sit out form an identity block, whose solution is one.
+    cosines = jnp.where(pairs, gram / jnp.outer(lengths, lengths), 0)
+    cosines = cosines + jnp.diag(jnp.where(active, 0, 1).astype(dtype))
+
+    def excess(point: Float[Array, " T"]) -> Float[Array, " T"]:
+        return point * jnp.matmul(cosines, point, precision=HIGHEST) - 1
+
+    def body(state: _Newton) -> _Newton:
+        point = state.point
+        slope = excess(point) / point
+        factor = jax.scipy.linalg.cho_factor(cosines + jnp.diag(point**-2), lower=True)
+        step = jax.scipy.linalg.cho_solve(factor, slope)
+        decrement = jnp.sqrt(jnp.maximum(jnp.dot(step, slope, precision=HIGHEST), 0))
+        quadratic = decrement < 0.25
+        moved = point - step / jnp.where(quadratic, 1, 1 + decrement)
+        lost = ~jnp.all(moved > 0)  # Also if NaN.
+        moved = jnp.where(lost, point, moved)
+        residual = jnp.max(jnp.abs(excess(moved)))
+        rounding = eps * jnp.max(moved * jnp.matmul(jnp.abs(cosines), moved, precision=HIGHEST))
+        # Where steps should converge quadratically and do not, rounding has the last word.
+        stalled = quadratic & (residual > state.residual / 2)
+        done = (residual <= tolerance) | stalled | (rounding > 0.25) | lost
+        return _Newton(moved, residual, done, state.iterations + 1)
+
+    start = 1 / jnp.sqrt(jnp.maximum(jnp.sum(cosines, axis=1), 1))
+    final = jax.lax.while_loop(
+        lambda state: ~state.done & (state.iterations < max_iterations),
+        body,
+        _Newton(start, jnp.array(jnp.inf, dtype), jnp.array(False), jnp.array(0, jnp.int32)),
+    )
+    residual = jnp.max(jnp.where(active, jnp.abs(excess(final.point)), 0))
+    exists = residual < 0.5
+    finite = jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), gram, 0)))
+    weights = jnp.where(active & exists, final.point / lengths, 0)
+    return BargainingSolution(
+        jnp.where(finite, weights, jnp.nan),
+        jnp.where(finite, jnp.where(exists, residual, 1), jnp.nan),
+        final.iterations,
+    )
