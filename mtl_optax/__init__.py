@@ -25,6 +25,7 @@ from mtl_optax._weighted import weighted_value_and_grad as weighted_value_and_gr
 # Methods that read nothing.
 from mtl_optax._methods.equal import mean_tasks as mean_tasks
 from mtl_optax._methods.equal import sum_tasks as sum_tasks
+from mtl_optax._methods.rlw import rlw as rlw
 
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.cagrad import cagrad as cagrad
@@ -33,6 +34,8 @@ from mtl_optax._methods.mgda import mgda as mgda
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
+from mtl_optax._methods.dwa import dwa as dwa
+from mtl_optax._methods.scale_invariant import scale_invariant as scale_invariant
 from mtl_optax._methods.uw import uw as uw
 
 # Methods that read the gradients coordinate by coordinate.

@@ -62,6 +62,16 @@ def check_number(
         raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
 
 
+def check_count(method: str, name: str, value: Any) -> None:
+    """Raises if `value` is neither a Python integer of at least one nor an array."""
+    if isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
 def check_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless `value` is one of `choices`, suggesting the nearest."""
     if value not in choices:

@@ -11,10 +11,13 @@ from mtl_optax import _contract
 from mtl_optax._composition import Heads
 from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.cagrad import cagrad
+from mtl_optax._methods.dwa import dwa
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.pcgrad import pcgrad
+from mtl_optax._methods.rlw import rlw
+from mtl_optax._methods.scale_invariant import scale_invariant
 from mtl_optax._methods.uw import uw
 
 Read = Literal["gram", "losses", "coordinates"]
@@ -86,6 +89,16 @@ _METHODS = (
         | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
     ),
     MethodInfo(
+        "rlw",
+        rlw,
+        "Draws new task weights at every step.",
+        "Lin et al. 2022, https://arxiv.org/abs/2111.10603",
+        frozenset(),
+        "mean",
+        _GRAM_METHOD | {"one task", "homogeneous", "convex", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
         "mgda",
         mgda,
         "The shortest vector in the convex hull of the task gradients.",
@@ -129,6 +142,26 @@ _METHODS = (
         frozenset({"gram"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
+    ),
+    MethodInfo(
+        "scale_invariant",
+        scale_invariant,
+        "Descends the sum of log losses, whatever their scales.",
+        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "dwa",
+        dwa,
+        "Weights losses by how slowly they fall from epoch to epoch.",
+        "Liu et al. 2019, https://arxiv.org/abs/1803.10704",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+        heads="weighted",
     ),
     MethodInfo(
         "uw",

@@ -8,6 +8,7 @@ weighting serves however the evidence was gathered.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
@@ -225,3 +226,9 @@ def gather_evidence(
 def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
     """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
     return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+
+
+def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
+    """Returns the softmax over the present tasks, zero for the others."""
+    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+    return jnp.where(mask, weights, 0)
