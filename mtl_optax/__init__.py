@@ -34,8 +34,10 @@ from mtl_optax._methods.mgda import mgda as mgda
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
+from mtl_optax._methods.bandit_mtl import bandit_mtl as bandit_mtl
 from mtl_optax._methods.dwa import dwa as dwa
 from mtl_optax._methods.scale_invariant import scale_invariant as scale_invariant
+from mtl_optax._methods.tchebycheff import tchebycheff as tchebycheff
 from mtl_optax._methods.uw import uw as uw
 
 # Methods that read the gradients coordinate by coordinate.

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 KeyPath = tuple[Any, ...]
@@ -70,6 +71,31 @@ def check_count(method: str, name: str, value: Any) -> None:
         raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
     if value < 1:
         raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
+def check_vector(
+    method: str, name: str, value: Any | None, num_tasks: int, *, positive: bool = False
+) -> Float[Array, " T"] | None:
+    """Returns `value` as an array `(num_tasks,)`, and None for None; raises if it is not one.
+
+    The sign is checked where the numbers are known, and not where they are traced.
+    """
+    if value is None:
+        return None
+    known = not isinstance(value, jax.Array)
+    try:
+        array = jnp.asarray(value, jnp.float32 if known else None)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{method}: {name} must hold {num_tasks} real numbers, got {value!r}."
+        ) from error
+    if array.shape != (num_tasks,):
+        raise ValueError(
+            f"{method}: {name} has shape {array.shape}, wanted ({num_tasks},): one number per task."
+        )
+    if known and positive and not np.all(np.asarray(value) > 0):
+        raise ValueError(f"{method}: {name} must be positive, got {value!r}.")
+    return array
 
 
 def check_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:

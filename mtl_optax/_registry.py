@@ -10,6 +10,7 @@ import optax
 from mtl_optax import _contract
 from mtl_optax._composition import Heads
 from mtl_optax._methods.adatask import adatask
+from mtl_optax._methods.bandit_mtl import bandit_mtl
 from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.dwa import dwa
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
@@ -18,6 +19,7 @@ from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.rlw import rlw
 from mtl_optax._methods.scale_invariant import scale_invariant
+from mtl_optax._methods.tchebycheff import tchebycheff
 from mtl_optax._methods.uw import uw
 
 Read = Literal["gram", "losses", "coordinates"]
@@ -172,6 +174,27 @@ _METHODS = (
         "sum",
         _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
         heads="weighted",
+    ),
+    MethodInfo(
+        "bandit_mtl",
+        bandit_mtl,
+        "Weights losses by an adversary within a divergence of equal weights.",
+        "Mao et al. 2021, https://aclanthology.org/2021.acl-long.428/",
+        frozenset({"losses"}),
+        "mean",
+        _GRAM_METHOD
+        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "tchebycheff",
+        tchebycheff,
+        "Descends the largest weighted loss alone.",
+        "Mao et al. 2020, https://aclanthology.org/2020.acl-main.388/",
+        frozenset({"losses"}),
+        "mean",
+        _GRAM_METHOD
+        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
     ),
     MethodInfo(
         "adatask",

@@ -1,6 +1,7 @@
 """Inner solvers: pure functions of `(T, T)` matrices, jittable, capped, ended by a certificate."""
 
 from mtl_optax._solvers.conic import conic as conic
+from mtl_optax._solvers.kl_ball import kl_ball as kl_ball
 from mtl_optax._solvers.min_norm import frank_wolfe as frank_wolfe
 from mtl_optax._solvers.min_norm import fully_corrective as fully_corrective
 from mtl_optax._solvers.min_norm import min_norm as min_norm
