@@ -223,7 +223,7 @@ def as_key(method: str, key: Any) -> Key[Array, ""]:
     )
 
 
-def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
+def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "shared") -> Any:
     """Returns a tree of Python bools shaped like `tree`: True where a leaf is shared.
 
     Args:
@@ -231,6 +231,7 @@ def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
         shared: a tree of booleans (a prefix of `tree` suffices), or a predicate on the key path
             that `jax.tree_util.tree_map_with_path` passes.
         tree: the parameters, or anything of their structure.
+        argument: what the caller's users know `shared` as.
     """
     if callable(shared):
         mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(shared(path)), tree)
@@ -241,13 +242,13 @@ def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
             )
         except ValueError as error:
             raise ValueError(
-                f"{caller}: shared must be a tree of booleans with the structure of params, or a "
-                f"predicate on the leaf's key path. {error}"
+                f"{caller}: {argument} must be a tree of booleans with the structure of params, or "
+                f"a predicate on the leaf's key path. {error}"
             ) from error
     if not any(jax.tree.leaves(mask)):
         names = [leaf_name("params", path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         raise ValueError(
-            f"{caller}: shared selects no leaf of params ({', '.join(names[:4])}"
+            f"{caller}: {argument} selects no leaf of params ({', '.join(names[:4])}"
             f"{', ...' if len(names) > 4 else ''}). A predicate receives the key path of "
             "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
         )

@@ -15,6 +15,7 @@ from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.dwa import dwa
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
+from mtl_optax._methods.gradnorm import gradnorm
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.rlw import rlw
@@ -22,7 +23,7 @@ from mtl_optax._methods.scale_invariant import scale_invariant
 from mtl_optax._methods.tchebycheff import tchebycheff
 from mtl_optax._methods.uw import uw
 
-Read = Literal["gram", "losses", "coordinates"]
+Read = Literal["gram", "norms", "losses", "coordinates"]
 
 PROPERTIES: Mapping[str, str] = {
     "linear": "the update is a weighted sum of the task gradients",
@@ -46,8 +47,8 @@ class MethodInfo:
         factory: `factory(num_tasks, **hyperparameters)`.
         summary: one line on what it does.
         source: authors, year and address of the paper.
-        reads: what the update depends on: "gram" (inner products of the task gradients),
-            "losses", or "coordinates" (the gradients entry by entry).
+        reads: what the update depends on: "gram" (inner products of the task gradients), "norms"
+            (their lengths), "losses", or "coordinates" (the gradients entry by entry).
         scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
             the updates are an optimiser's steps.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
@@ -195,6 +196,16 @@ _METHODS = (
         "mean",
         _GRAM_METHOD
         | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+    ),
+    MethodInfo(
+        "gradnorm",
+        gradnorm,
+        "Learns weights that bring gradient norms to the tasks' training rates.",
+        "Chen et al. 2018, https://arxiv.org/abs/1711.02257",
+        frozenset({"norms", "losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
+        heads="weighted",
     ),
     MethodInfo(
         "adatask",

@@ -23,7 +23,7 @@ class KLBallSolution(NamedTuple):
     Attributes:
         log_weights: `log p`, `(T,)`; of no meaning for absent tasks.
         power: `τ`, `()`, in [0, 1]; one inside the ball, where `p` is the softmax of `q` itself.
-        residual: `()`, by how much `KL(p ‖ u)` misses the radius, or inside the ball exceeds it.
+        residual: `()`, by how much `KL(p ‖ u)` misses the radius; zero inside the ball.
         iterations: `()` int32, evaluations of the divergence.
     """
 
@@ -77,7 +77,7 @@ def kl_ball(
     spread = -jnp.min(depths)
 
     def log_ratios(power: Float[Array, ""]) -> Float[Array, " T"]:
-        """Returns `log(p / u)` of `p = softmax(τ q)`, to relative accuracy where `p` is near `u`."""
+        """Returns `log(p / u)` of `p = softmax(τ q)`, not cancelled where `p` is near `u`."""
         exponents = power * depths
         shortfall = jnp.dot(uniform, jnp.expm1(exponents))
         total = jnp.sum(jnp.where(mask, jnp.exp(exponents), 0))
@@ -120,7 +120,7 @@ def kl_ball(
     )
     power = jnp.where(active, jnp.where(radius > 0, final.power, 0), 1)
     value, _ = divergence(power)
-    residual = jnp.where(active, jnp.abs(value - radius), jnp.maximum(value - radius, 0))
+    residual = jnp.where(active, jnp.abs(value - radius), 0)
     finite = jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)
     log_weights = jnp.where(finite, log_ratios(power) - log_size, jnp.nan)
     return KLBallSolution(log_weights, power, residual, final.iterations)
@@ -140,8 +140,8 @@ def ascend(
         rewards: `R`, `(T,)`, in the dtype of `scores`.
         step_size: `η`.
         radius: `r`.
-        mask: the tasks that play. The others keep their scores, and the players as many of the
-            shares between them as before, so that nothing depends on who else exists.
+        mask: the tasks that play. The others keep their scores, and the players between them the
+            share that they had, so that no one moves who is absent.
 
     Returns:
         The new scores, and the distribution over the playing tasks.
