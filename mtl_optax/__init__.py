@@ -43,6 +43,9 @@ from mtl_optax._methods.uw import uw as uw
 # Methods that read the norms of the task gradients, and the losses.
 from mtl_optax._methods.gradnorm import gradnorm as gradnorm
 
+# Methods that read the task gradients of a second batch.
+from mtl_optax._methods.meta_weighting import meta_weighting as meta_weighting
+
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
 

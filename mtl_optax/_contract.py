@@ -128,25 +128,29 @@ def leaf_name(root: str, path: KeyPath) -> str:
 
 
 def check_task_gradients(
-    method: str, num_tasks: int, task_gradients: Any, params: Any | None
+    method: str,
+    num_tasks: int,
+    task_gradients: Any,
+    params: Any | None,
+    argument: str = "task_gradients",
 ) -> None:
     """Raises unless every leaf is a real floating array of shape `(num_tasks, *p.shape)`."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
     if not leaves:
         raise ValueError(
-            f"{method}: task_gradients has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
+            f"{method}: {argument} has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
         )
     wanted: list[tuple[int, ...] | None] = [None] * len(leaves)
     if params is not None:
         wanted_structure = jax.tree_util.tree_structure(params)
         if wanted_structure != structure:  # type: ignore[operator]
             raise ValueError(
-                f"{method}: task_gradients and params must have the same tree structure, got "
+                f"{method}: {argument} and params must have the same tree structure, got "
                 f"{structure} and {wanted_structure}."
             )
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
-        name = leaf_name("task_gradients", path)
+        name = leaf_name(argument, path)
         _check_real_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
             raise ValueError(

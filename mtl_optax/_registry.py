@@ -16,6 +16,7 @@ from mtl_optax._methods.dwa import dwa
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.gradnorm import gradnorm
+from mtl_optax._methods.meta_weighting import meta_weighting
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.pcgrad import pcgrad
 from mtl_optax._methods.rlw import rlw
@@ -23,7 +24,7 @@ from mtl_optax._methods.scale_invariant import scale_invariant
 from mtl_optax._methods.tchebycheff import tchebycheff
 from mtl_optax._methods.uw import uw
 
-Read = Literal["gram", "norms", "losses", "coordinates"]
+Read = Literal["gram", "norms", "losses", "query gradients", "coordinates"]
 
 PROPERTIES: Mapping[str, str] = {
     "linear": "the update is a weighted sum of the task gradients",
@@ -48,7 +49,8 @@ class MethodInfo:
         summary: one line on what it does.
         source: authors, year and address of the paper.
         reads: what the update depends on: "gram" (inner products of the task gradients), "norms"
-            (their lengths), "losses", or "coordinates" (the gradients entry by entry).
+            (their lengths), "losses", "query gradients" (of a second batch), or "coordinates"
+            (the gradients entry by entry).
         scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
             the updates are an optimiser's steps.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
@@ -205,6 +207,16 @@ _METHODS = (
         frozenset({"norms", "losses"}),
         "sum",
         _GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "meta_weighting",
+        meta_weighting,
+        "Learns weights whose training step lowers all held-out losses.",
+        "Mao et al. 2022, https://aclanthology.org/2022.findings-acl.271/",
+        frozenset({"query gradients"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant"},
         heads="weighted",
     ),
     MethodInfo(
