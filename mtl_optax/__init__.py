@@ -40,6 +40,9 @@ from mtl_optax._methods.scale_invariant import scale_invariant as scale_invarian
 from mtl_optax._methods.tchebycheff import tchebycheff as tchebycheff
 from mtl_optax._methods.uw import uw as uw
 
+# Methods that read the Gram matrix and the losses.
+from mtl_optax._methods.emtl import emtl as emtl
+
 # Methods that read the norms of the task gradients, and the losses.
 from mtl_optax._methods.gradnorm import gradnorm as gradnorm
 

@@ -13,6 +13,7 @@ from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.bandit_mtl import bandit_mtl
 from mtl_optax._methods.cagrad import cagrad
 from mtl_optax._methods.dwa import dwa
+from mtl_optax._methods.emtl import emtl
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.gradnorm import gradnorm
@@ -52,7 +53,7 @@ class MethodInfo:
             (their lengths), "losses", "query gradients" (of a second batch), or "coordinates"
             (the gradients entry by entry).
         scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "step" if
-            the updates are an optimiser's steps.
+            the updates are an optimiser's steps, "own" if none of these.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
         heads: what the paper does with task-specific parameters, for `on_shared`.
         is_optimizer: whether the updates are final steps, the learning rate included.
@@ -64,7 +65,7 @@ class MethodInfo:
     summary: str
     source: str
     reads: frozenset[Read]
-    scale: Literal["sum", "mean", "step"]
+    scale: Literal["sum", "mean", "step", "own"]
     properties: frozenset[str]
     heads: Heads = "unweighted"
     is_optimizer: bool = False
@@ -207,6 +208,18 @@ _METHODS = (
         frozenset({"norms", "losses"}),
         "sum",
         _GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "emtl",
+        emtl,
+        "Evens out the tasks' loss per gradient norm, on the weights of MGDA.",
+        "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",
+        frozenset({"gram", "losses"}),
+        "own",
+        # Not "rotation": where several weightings reach MGDA's shortest vector, it is rounding
+        # that chooses between them, and here, unlike in MGDA, the update shows which.
+        frozenset({"linear", "deterministic", "equivariant", "conic"}),
         heads="weighted",
     ),
     MethodInfo(
