@@ -25,6 +25,7 @@ from mtl_optax._weighted import weighted_value_and_grad as weighted_value_and_gr
 # Methods that read nothing.
 from mtl_optax._methods.equal import mean_tasks as mean_tasks
 from mtl_optax._methods.equal import sum_tasks as sum_tasks
+from mtl_optax._methods.rlw import rlw as rlw
 
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.cagrad import cagrad as cagrad
@@ -35,12 +36,23 @@ from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
+from mtl_optax._methods.bandit_mtl import bandit_mtl as bandit_mtl
+from mtl_optax._methods.dwa import dwa as dwa
 from mtl_optax._methods.imtl import imtl_l as imtl_l
+from mtl_optax._methods.scale_invariant import scale_invariant as scale_invariant
+from mtl_optax._methods.tchebycheff import tchebycheff as tchebycheff
 from mtl_optax._methods.uw import uw as uw
 
-# Methods that read the Gram matrix and the task losses.
+# Methods that read the Gram matrix and the losses.
+from mtl_optax._methods.emtl import emtl as emtl
 from mtl_optax._methods.imtl import imtl as imtl
 from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
+
+# Methods that read the norms of the task gradients, and the losses.
+from mtl_optax._methods.gradnorm import gradnorm as gradnorm
+
+# Methods that read the task gradients of a second batch.
+from mtl_optax._methods.meta_weighting import meta_weighting as meta_weighting
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask

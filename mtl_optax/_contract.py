@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 KeyPath = tuple[Any, ...]
@@ -62,6 +63,41 @@ def check_number(
         raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
 
 
+def check_count(method: str, name: str, value: Any) -> None:
+    """Raises if `value` is neither a Python integer of at least one nor an array."""
+    if isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
+def check_vector(
+    method: str, name: str, value: Any | None, num_tasks: int, *, positive: bool = False
+) -> Float[Array, " T"] | None:
+    """Returns `value` as an array `(num_tasks,)`, and None for None; raises if it is not one.
+
+    The sign is checked where the numbers are known, and not where they are traced.
+    """
+    if value is None:
+        return None
+    known = not isinstance(value, jax.Array)
+    try:
+        array = jnp.asarray(value, jnp.float32 if known else None)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{method}: {name} must hold {num_tasks} real numbers, got {value!r}."
+        ) from error
+    if array.shape != (num_tasks,):
+        raise ValueError(
+            f"{method}: {name} has shape {array.shape}, wanted ({num_tasks},): one number per task."
+        )
+    if known and positive and not np.all(np.asarray(value) > 0):
+        raise ValueError(f"{method}: {name} must be positive, got {value!r}.")
+    return array
+
+
 def check_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless `value` is one of `choices`, suggesting the nearest."""
     if value not in choices:
@@ -92,25 +128,29 @@ def leaf_name(root: str, path: KeyPath) -> str:
 
 
 def check_task_gradients(
-    method: str, num_tasks: int, task_gradients: Any, params: Any | None
+    method: str,
+    num_tasks: int,
+    task_gradients: Any,
+    params: Any | None,
+    argument: str = "task_gradients",
 ) -> None:
     """Raises unless every leaf is a real floating array of shape `(num_tasks, *p.shape)`."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
     if not leaves:
         raise ValueError(
-            f"{method}: task_gradients has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
+            f"{method}: {argument} has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
         )
     wanted: list[tuple[int, ...] | None] = [None] * len(leaves)
     if params is not None:
         wanted_structure = jax.tree_util.tree_structure(params)
         if wanted_structure != structure:  # type: ignore[operator]
             raise ValueError(
-                f"{method}: task_gradients and params must have the same tree structure, got "
+                f"{method}: {argument} and params must have the same tree structure, got "
                 f"{structure} and {wanted_structure}."
             )
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
-        name = leaf_name("task_gradients", path)
+        name = leaf_name(argument, path)
         _check_real_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
             raise ValueError(
@@ -187,7 +227,7 @@ def as_key(method: str, key: Any) -> Key[Array, ""]:
     )
 
 
-def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
+def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "shared") -> Any:
     """Returns a tree of Python bools shaped like `tree`: True where a leaf is shared.
 
     Args:
@@ -195,6 +235,7 @@ def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
         shared: a tree of booleans (a prefix of `tree` suffices), or a predicate on the key path
             that `jax.tree_util.tree_map_with_path` passes.
         tree: the parameters, or anything of their structure.
+        argument: what the caller's users know `shared` as.
     """
     if callable(shared):
         mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(shared(path)), tree)
@@ -205,13 +246,13 @@ def shared_leaves(caller: str, shared: Shared, tree: Any) -> Any:
             )
         except ValueError as error:
             raise ValueError(
-                f"{caller}: shared must be a tree of booleans with the structure of params, or a "
-                f"predicate on the leaf's key path. {error}"
+                f"{caller}: {argument} must be a tree of booleans with the structure of params, or "
+                f"a predicate on the leaf's key path. {error}"
             ) from error
     if not any(jax.tree.leaves(mask)):
         names = [leaf_name("params", path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         raise ValueError(
-            f"{caller}: shared selects no leaf of params ({', '.join(names[:4])}"
+            f"{caller}: {argument} selects no leaf of params ({', '.join(names[:4])}"
             f"{', ...' if len(names) > 4 else ''}). A predicate receives the key path of "
             "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
         )

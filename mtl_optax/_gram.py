@@ -44,17 +44,24 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
         Array([[25.,  3.],
                [ 3.,  1.]], dtype=float32)
     """
-    leaves = jax.tree.leaves(task_gradients)
-    dtype = at_least_float32(*leaves)
-    return sum((_leaf_gram(leaf, dtype) for leaf in leaves), jnp.zeros((), dtype))
+    return _products(task_gradients, task_gradients)
 
 
-def _leaf_gram(leaf: Array, dtype: Any) -> Float[Array, "T T"]:
+def _products(left: Any, right: Any) -> Float[Array, "T T"]:
+    """Computes `<l_s, r_t>` of two stacks of task gradients, leaf by leaf."""
+    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    dtype = at_least_float32(*(leaf for pair in pairs for leaf in pair))
+    return sum((_leaf_products(*pair, dtype) for pair in pairs), jnp.zeros((), dtype))
+
+
+def _leaf_products(left: Array, right: Array, dtype: Any) -> Float[Array, "T T"]:
+    if left.dtype != right.dtype:
+        left, right = left.astype(dtype), right.astype(dtype)
     # Contracting all trailing axes at once, rather than reshaping to (T, n) first, lets a sharded
     # leaf be contracted where it lies.
-    axes = tuple(range(1, leaf.ndim))
+    axes = tuple(range(1, left.ndim))
     return jax.lax.dot_general(
-        leaf, leaf, ((axes, axes), ((), ())), precision=HIGHEST, preferred_element_type=dtype
+        left, right, ((axes, axes), ((), ())), precision=HIGHEST, preferred_element_type=dtype
     )
 
 
@@ -81,6 +88,50 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
         return ScaledGram(first / norm**2, entry * norm)
 
     return jax.lax.cond(safe, as_computed, recomputed)
+
+
+class ScaledCrossGram(NamedTuple):
+    """The inner products of two stacks of task gradients, held as `scale * matrix`.
+
+    Attributes:
+        matrix: `(T, T)`, largest entry in [1, 2) by magnitude (zero if all are zero). Rows and
+            columns of absent tasks are zero.
+        scale: a power of two `()`, or zero or infinity where the products leave the dtype's range.
+    """
+
+    matrix: Float[Array, "T T"]
+    scale: Float[Array, ""]
+
+
+@jax.jit
+def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGram:
+    """Computes `<l_s, r_t>` for the present tasks `s` and `t`, safe at any scale of either stack.
+
+    Args:
+        left: pytree with leaves `(T, *p.shape)`; its tasks are the rows of the result.
+        right: another of the same structure and shapes.
+        mask: `(T,)` bool.
+    """
+    pairs = jnp.outer(mask, mask)
+
+    def normalized(products: Float[Array, "T T"], unit: Float[Array, ""]) -> ScaledCrossGram:
+        size = _power_of_two(jnp.max(jnp.abs(products)))
+        return ScaledCrossGram(products / size, unit * size)
+
+    raw = jnp.where(pairs, _products(left, right), 0.0)
+    largest = jnp.max(jnp.abs(raw))
+    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+
+    def recomputed() -> ScaledCrossGram:
+        def divided(tree: Any) -> tuple[Any, Float[Array, ""]]:
+            unit = _power_of_two(_largest_entry(tree, mask, raw.dtype))
+            return jax.tree.map(lambda g: g.astype(raw.dtype) / unit, tree), unit
+
+        (small_left, left_unit), (small_right, right_unit) = divided(left), divided(right)
+        products = jnp.where(pairs, _products(small_left, small_right), 0.0)
+        return normalized(products, left_unit * right_unit)
+
+    return jax.lax.cond(safe, lambda: normalized(raw, jnp.ones_like(largest)), recomputed)
 
 
 def _largest_entry(task_gradients: Any, mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:

@@ -11,19 +11,27 @@ import optax
 from mtl_optax import _contract
 from mtl_optax._composition import Heads
 from mtl_optax._methods.adatask import adatask
+from mtl_optax._methods.bandit_mtl import bandit_mtl
 from mtl_optax._methods.cagrad import cagrad
+from mtl_optax._methods.dwa import dwa
+from mtl_optax._methods.emtl import emtl
 from mtl_optax._methods.equal import mean_tasks, sum_tasks
 from mtl_optax._methods.getmtl import getmtl
 from mtl_optax._methods.graddrop import graddrop
+from mtl_optax._methods.gradnorm import gradnorm
 from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask
+from mtl_optax._methods.meta_weighting import meta_weighting
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._methods.nash_mtl import nash_mtl
 from mtl_optax._methods.pareto_mtl import pareto_mtl
 from mtl_optax._methods.pcgrad import pcgrad
+from mtl_optax._methods.rlw import rlw
+from mtl_optax._methods.scale_invariant import scale_invariant
+from mtl_optax._methods.tchebycheff import tchebycheff
 from mtl_optax._methods.uw import uw
 
-Read = Literal["gram", "losses", "coordinates"]
+Read = Literal["gram", "norms", "losses", "query gradients", "coordinates"]
 
 PROPERTIES: Mapping[str, str] = {
     "linear": "the update is a weighted sum of the task gradients",
@@ -47,11 +55,12 @@ class MethodInfo:
         factory: `factory(num_tasks, **hyperparameters)`.
         summary: one line on what it does.
         source: authors, year and address of the paper.
-        reads: what the update depends on: "gram" (inner products of the task gradients),
-            "losses", or "coordinates" (the gradients entry by entry).
+        reads: what the update depends on: "gram" (inner products of the task gradients), "norms"
+            (their lengths), "losses", "query gradients" (of a second batch), or "coordinates"
+            (the gradients entry by entry).
         scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "unit" if
             the update's length does not depend on theirs, "step" if the updates are an optimiser's
-            steps.
+            steps, "own" if none of these.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
         heads: what the paper does with task-specific parameters, for `on_shared`.
         is_optimizer: whether the updates are final steps, the learning rate included.
@@ -63,7 +72,7 @@ class MethodInfo:
     summary: str
     source: str
     reads: frozenset[Read]
-    scale: Literal["sum", "mean", "unit", "step"]
+    scale: Literal["sum", "mean", "unit", "step", "own"]
     properties: frozenset[str]
     heads: Heads = "unweighted"
     is_optimizer: bool = False
@@ -91,6 +100,16 @@ _METHODS = (
         "mean",
         _GRAM_METHOD
         | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+    ),
+    MethodInfo(
+        "rlw",
+        rlw,
+        "Draws new task weights at every step.",
+        "Lin et al. 2022, https://arxiv.org/abs/2111.10603",
+        frozenset(),
+        "mean",
+        _GRAM_METHOD | {"one task", "homogeneous", "convex", "conic"},
+        heads="weighted",
     ),
     MethodInfo(
         "mgda",
@@ -156,6 +175,26 @@ _METHODS = (
         _GRAM_METHOD | {"deterministic", "equivariant", "non-conflicting", "conic"},
     ),
     MethodInfo(
+        "scale_invariant",
+        scale_invariant,
+        "Descends the sum of log losses, whatever their scales.",
+        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "dwa",
+        dwa,
+        "Weights losses by how slowly they fall from epoch to epoch.",
+        "Liu et al. 2019, https://arxiv.org/abs/1803.10704",
+        frozenset({"losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
         "uw",
         uw,
         "Weights losses by a learned uncertainty of each task.",
@@ -205,6 +244,59 @@ _METHODS = (
         frozenset({"coordinates"}),
         "sum",
         frozenset({"equivariant", "one task", "homogeneous"}),
+    ),
+    MethodInfo(
+        "bandit_mtl",
+        bandit_mtl,
+        "Weights losses by an adversary within a divergence of equal weights.",
+        "Mao et al. 2021, https://aclanthology.org/2021.acl-long.428/",
+        frozenset({"losses"}),
+        "mean",
+        _GRAM_METHOD
+        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "tchebycheff",
+        tchebycheff,
+        "Descends the largest weighted loss alone.",
+        "Mao et al. 2020, https://aclanthology.org/2020.acl-main.388/",
+        frozenset({"losses"}),
+        "mean",
+        _GRAM_METHOD
+        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+    ),
+    MethodInfo(
+        "gradnorm",
+        gradnorm,
+        "Learns weights that bring gradient norms to the tasks' training rates.",
+        "Chen et al. 2018, https://arxiv.org/abs/1711.02257",
+        frozenset({"norms", "losses"}),
+        "sum",
+        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
+        heads="weighted",
+    ),
+    MethodInfo(
+        "emtl",
+        emtl,
+        "Evens out the tasks' loss per gradient norm, on the weights of MGDA.",
+        "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",
+        frozenset({"gram", "losses"}),
+        "own",
+        # Not "rotation": where several weightings reach MGDA's shortest vector, it is rounding
+        # that chooses between them, and here, unlike in MGDA, the update shows which.
+        frozenset({"linear", "deterministic", "equivariant", "conic"}),
+        heads="weighted",
+    ),
+    MethodInfo(
+        "meta_weighting",
+        meta_weighting,
+        "Learns weights whose training step lowers all held-out losses.",
+        "Mao et al. 2022, https://aclanthology.org/2022.findings-acl.271/",
+        frozenset({"query gradients"}),
+        "mean",
+        _GRAM_METHOD | {"deterministic", "equivariant"},
+        heads="weighted",
     ),
     MethodInfo(
         "adatask",

@@ -145,6 +145,11 @@ def feature_value_and_grad(
     name = "feature_value_and_grad"
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+    if weighting.norm_mask is not None:
+        raise ValueError(
+            f"{name}: norms are taken at the features here, and the norm_mask of {weighting.name} "
+            "picks parameters. Leave it out."
+        )
 
     def value_and_grad(
         params: Any, state: WeightingState, *args: Any, task_mask: Array | None = None

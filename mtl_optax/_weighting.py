@@ -8,12 +8,13 @@ weighting serves however the evidence was gathered.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import combine, mix, scaled_gram, weigh_rows, zero_absent
+from mtl_optax._gram import combine, mix, norms, scaled_gram, weigh_rows, zero_absent
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -28,12 +29,18 @@ class Evidence(NamedTuple):
         scale: `()`, the power of two that the gradients were divided by. A weighting whose
             weights do not change when all gradients are scaled can ignore it.
         losses: `(T,)` task losses; those of absent tasks are one.
+        norms: `(T,)` norms of the task gradients, over the leaves of the weighting's `norm_mask`;
+            those of absent tasks are zero.
     """
 
     mask: Bool[Array, " T"]
     gram: Float[Array, "T T"] = _UNREAD
     scale: Float[Array, ""] = _UNREAD
     losses: Float[Array, " T"] = _UNREAD
+    norms: Float[Array, " T"] = _UNREAD
+
+
+_READS = frozenset({"gram", "losses", "norms"})
 
 
 class Weighting(NamedTuple):
@@ -42,12 +49,14 @@ class Weighting(NamedTuple):
     Attributes:
         name: the method's name, for error messages.
         num_tasks: T.
-        reads: which entries of `Evidence` it needs, out of "gram" and "losses".
+        reads: which entries of `Evidence` it needs, out of "gram", "losses" and "norms".
         init: makes the weighting's own state; `optax.EmptyState` where it has none.
         update: maps (evidence, state) to (result, state). The result is either the weights `(T,)`
             of the update `Σ_t w_t g_t`, or a matrix `K` `(T, T)` whose rows are the modified task
             gradients `K G`, in which case the weights are its column sums. What it returns for
             absent tasks is ignored.
+        norm_mask: the leaves whose gradients "norms" measures, a tree of booleans or a predicate
+            on the key path; all of them by default.
     """
 
     name: str
@@ -55,6 +64,7 @@ class Weighting(NamedTuple):
     reads: frozenset[str]
     init: Callable[[], Any]
     update: Callable[[Evidence, Any], tuple[Array, Any]]
+    norm_mask: _contract.Shared | None = None
 
 
 class WeightingState(NamedTuple):
@@ -152,10 +162,10 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
     """
     name, num_tasks = weighting.name, weighting.num_tasks
     _contract.check_num_tasks(name, num_tasks)
-    unknown = weighting.reads - {"gram", "losses"}
+    unknown = weighting.reads - _READS
     if unknown:
         raise ValueError(
-            f"{name}: reads must be a subset of {{'gram', 'losses'}}, got {sorted(unknown)} too."
+            f"{name}: reads must be a subset of {sorted(_READS)}, got {sorted(unknown)} too."
         )
 
     def init_fn(params: optax.Params) -> WeightingState:
@@ -196,7 +206,7 @@ def weigh(
     Evidence that is not finite makes them NaN, and absent tasks get zeros.
     """
     result, inner = weighting.update(evidence, state.inner)
-    for read in (evidence.gram, evidence.losses):
+    for read in (evidence.gram, evidence.losses, evidence.norms):
         if read is not None:
             result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
     kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
@@ -213,15 +223,34 @@ def gather_evidence(
 ) -> Evidence:
     """Computes what `weighting` reads from task gradients and losses."""
     mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
-    matrix = scale = losses = _UNREAD
+    matrix = scale = losses = lengths = _UNREAD
     if "gram" in weighting.reads:
         matrix, scale = scaled_gram(task_gradients, mask)
     if "losses" in weighting.reads:
         losses = _contract.check_losses(weighting.name, weighting.num_tasks, task_losses)
         losses = jnp.where(mask, losses, 1.0)
-    return Evidence(mask, matrix, scale, losses)
+    if "norms" in weighting.reads:
+        measured = _measured_leaves(weighting, task_gradients)
+        lengths = jnp.where(mask, norms(measured), 0.0)
+    return Evidence(mask, matrix, scale, losses, lengths)
+
+
+def _measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
+    leaves = jax.tree.leaves(task_gradients)
+    if weighting.norm_mask is None:
+        return leaves
+    chosen = _contract.shared_leaves(
+        weighting.name, weighting.norm_mask, task_gradients, argument="norm_mask"
+    )
+    return [leaf for leaf, pick in zip(leaves, jax.tree.leaves(chosen), strict=True) if pick]
 
 
 def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
     """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
     return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+
+
+def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
+    """Returns the softmax over the present tasks, zero for the others."""
+    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+    return jnp.where(mask, weights, 0)

@@ -85,9 +85,30 @@ def test_norms_do_not_overflow_or_underflow(scale):
     np.testing.assert_allclose(_gram.norms(tree), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("exponents", [(0, 0), (-100, 120), (-40, -40), (60, 60)])
+def test_cross_gram_holds_the_products_of_two_stacks(exponents):
+    left, right = random_tree(seed=0), random_tree(seed=1)
+    matrix = flat(left, tasks=True) @ flat(right, tasks=True).T
+    mask = jnp.array([True, False, True, True])
+    spoiled = jax.tree.map(lambda g: g.at[1].set(jnp.inf), right)
+    scaled = [
+        jax.tree.map(lambda g, e=e: jnp.ldexp(g, e), tree)
+        for e, tree in zip(exponents, (left, spoiled), strict=True)
+    ]
+    product, scale = _gram.cross_gram(*scaled, mask)
+    assert 1 <= np.max(np.abs(product)) < 2
+    assert np.all(np.asarray(product)[~np.outer(mask, mask)] == 0)
+    factor = np.float64(scale) * 2.0 ** -sum(exponents)
+    wanted = np.where(np.outer(mask, mask), matrix, 0)
+    np.testing.assert_allclose(np.asarray(product) * factor, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_zero_gradients():
     zeros = jax.tree.map(jnp.zeros_like, random_tree())
     product, scale = _gram.scaled_gram(zeros, jnp.ones(4, bool))
     assert np.all(np.asarray(product) == 0)
     assert scale == 1
     assert np.all(np.asarray(_gram.norms(zeros)) == 0)
+    product, scale = _gram.cross_gram(zeros, random_tree(), jnp.ones(4, bool))
+    assert np.all(np.asarray(product) == 0)
+    assert np.isfinite(scale)

@@ -1,0 +1,94 @@
+"""BanditMTL: an adversarial bandit over the tasks (Mao et al. 2021)."""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtl_optax import _contract
+from mtl_optax._solvers.kl_ball import ascend
+from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, softmax_present
+
+Radius = Literal["rho", "sqrt", "variance"]
+
+
+class BanditState(NamedTuple):
+    """The adversary's distribution over tasks.
+
+    Attributes:
+        scores: `(T,)` float32, `log(T p)` of the next step, at least -30.
+        residual: `()` float32, by how much `KL(p ‖ u)` missed the radius in the last step.
+    """
+
+    scores: Float[Array, " T"]
+    residual: Float[Array, ""]
+
+
+def bandit_mtl(
+    num_tasks: int,
+    *,
+    rho: float = 1.2,
+    step_size: float = 0.5,
+    radius: Radius = "rho",
+    combine: bool = True,
+) -> Method:
+    """Weights tasks by an adversary who favours large losses: `d = Σ_t p_t g_t`.
+
+    It descends `max_p Σ_t p_t L_t` over the distributions `p` within a Kullback-Leibler ball
+    around the uniform one, `KL(p ‖ u) <= r`, which adds to the mean loss a multiple of the
+    standard deviation of the losses: `L̄ + sqrt(2 r Var(L))` to first order. The step uses `p`;
+    then the adversary moves by mirror ascent, `p ← argmax_p η <L, p> - KL(p ‖ p_old)` within the
+    ball, `p ∝ exp(τ (log p_old + η L))` with the `τ` in [0, 1] that the ball allows. `p` starts
+    uniform.
+
+    Args:
+        num_tasks: T.
+        rho: ρ, at least 0. With `ρ = 0` it is `mean_tasks`.
+        step_size: η of the adversary, at least 0.
+        radius: `r = ρ` ("rho"), `r = sqrt(ρ)` ("sqrt"), or `r = ρ²/2` ("variance"), for which
+            the coefficient of the standard deviation is ρ.
+        combine: if False, return the rows `p_t g_t`, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
+        `update` reads `task_losses`. Scale: mean (`Σp = 1`). Adding a constant to all losses
+        changes nothing. With `r >= log T` the ball holds every distribution, and `p` collapses
+        onto the task of the largest loss: so it does for the default ρ and up to three tasks.
+
+    References:
+        Mao et al., `BanditMTL: Bandit-based Multi-task Learning for Text Classification
+        <https://aclanthology.org/2021.acl-long.428/>`_, 2021; the defaults are those of a
+        third-party implementation. That code rewards the adversary with `p_t L_t` instead of
+        `L_t`, and descends the mean of the `p_t L_t`, a second `1/T`. EMTL quotes `r = sqrt(ρ)`.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.bandit_mtl(3, rho=0.1)
+        >>> state, losses = tx.init(jnp.zeros(3)), jnp.array([3.0, 1.0, 1.0])
+        >>> for _ in range(3):
+        ...     updates, state = tx.update(jnp.eye(3), state, task_losses=losses)
+        ...     print([round(float(u), 3) for u in updates])
+        [0.333, 0.333, 0.333]
+        [0.552, 0.224, 0.224]
+        [0.552, 0.224, 0.224]
+    """
+    _contract.check_number("bandit_mtl", "rho", rho, low=0)
+    _contract.check_number("bandit_mtl", "step_size", step_size, low=0)
+    _contract.check_choice("bandit_mtl", "radius", radius, get_args(Radius))
+
+    def init() -> BanditState:
+        return BanditState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.float32))
+
+    def update(evidence: Evidence, state: BanditState) -> tuple[Array, BanditState]:
+        rewards = evidence.losses.astype(jnp.float32)
+        bound = jnp.asarray(rho, jnp.float32)
+        if radius == "sqrt":
+            bound = jnp.sqrt(bound)
+        elif radius == "variance":
+            bound = bound**2 / 2
+        scores, solution = ascend(state.scores, rewards, step_size, bound, evidence.mask)
+        weights = softmax_present(state.scores, evidence.mask)
+        return weights, BanditState(scores, solution.residual)
+
+    weighting = Weighting("bandit_mtl", num_tasks, frozenset({"losses"}), init, update)
+    return from_weighting(weighting, combine_tasks=combine)

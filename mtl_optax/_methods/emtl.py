@@ -1,0 +1,140 @@
+"""EMTL: equitable multi-task learning (Yuan and Zhang 2023)."""
+
+import math
+import numbers
+import warnings
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtl_optax import _contract
+from mtl_optax._methods.mgda import mgda
+from mtl_optax._solvers.kl_ball import ascend
+from mtl_optax._weighting import (
+    Evidence,
+    Method,
+    Weighting,
+    WeightingState,
+    from_weighting,
+    uniform,
+    weigh,
+)
+
+
+class EMTLState(NamedTuple):
+    """State of the base weighting and the adversary's distribution over tasks.
+
+    Attributes:
+        base: state of the base weighting.
+        scores: `(T,)` float32, `log(T p)`, at least -30.
+        residual: `()` float32, by how much `KL(p ‖ u)` missed the radius in the last step.
+    """
+
+    base: Any
+    scores: Float[Array, " T"]
+    residual: Float[Array, ""]
+
+
+def emtl(
+    num_tasks: int,
+    *,
+    rho: float = 0.5,
+    step_size: float = 0.5,
+    mix: float = 0.1,
+    base: Method | Weighting | None = None,
+    combine: bool = True,
+) -> Method:
+    """Evens out what the tasks contribute for their size of gradient, on top of another method.
+
+    With α the weights of `base` and `n_t = ‖g_t‖`, a task's relative contribution is
+    `R_t = α_t L_t / n_t`. An adversary moves a distribution `p` by mirror ascent on `<R, p>`
+    within `KL(p ‖ u) <= sqrt(ρ)`, as in `bandit_mtl`, from the uniform one, and the step uses the
+    `p` just found:
+
+    `d = Σ_t W_t g_t`, `W_t = (α_t / T) [mix + (1 - mix) p_t / n_t]`.
+
+    Args:
+        num_tasks: T.
+        rho: ρ, at least 0. With `sqrt(ρ) >= log T` the ball holds every distribution and restrains
+            nothing, of which the factory warns: for two tasks from 0.48 on, the default included,
+            for three from 1.21 on.
+        step_size: η of the adversary, at least 0.
+        mix: the share of the base's own weights, in [0, 1]; the paper searches [0, 0.5]. With
+            `mix = 1` it is the base method over T.
+        base: a method made from a weighting, or a weighting; `mgda(num_tasks)` by default.
+        combine: if False, return the rows `W_t g_t`, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
+        `update` reads `task_losses`. Scale: its own. The first term scales with the gradients and
+        the second does not; T equal gradients `g` give `(g / T) [mix + (1 - mix) / (T ‖g‖)]`. A
+        task to which the base gives no weight, or whose gradient is zero, plays no part, and a
+        negative loss makes the adversary turn away from its task. Where the base's weights are
+        not unique, as MGDA's are not for linearly dependent gradients, neither is the update.
+
+    References:
+        Yuan and Zhang, `Equitable Multi-Task Learning <https://arxiv.org/abs/2306.09373>`_, 2023,
+        of which no code is public. The radius is sqrt(ρ) as in the text; the coefficient ρ of the
+        standard deviation in its Eq. 9 would need `ρ²/2`.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.emtl(3)
+        >>> gradients, losses = jnp.diag(jnp.array([1.0, 2.0, 2.0])), jnp.array([3.0, 1.0, 1.0])
+        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(3)), task_losses=losses)
+        >>> print([round(float(w), 3) for w in state.weights])
+        [0.135, 0.011, 0.011]
+    """
+    _contract.check_num_tasks("emtl", num_tasks)
+    _contract.check_number("emtl", "rho", rho, low=0)
+    _contract.check_number("emtl", "step_size", step_size, low=0)
+    _contract.check_number("emtl", "mix", mix, low=0, high=1)
+    inner = _base_weighting(num_tasks, base)
+    if isinstance(rho, numbers.Real) and num_tasks > 1 and math.sqrt(rho) >= math.log(num_tasks):
+        warnings.warn(
+            f"emtl: the ball is inactive: with rho={rho!r}, sqrt(rho) is not below log({num_tasks})"
+            f" = {math.log(num_tasks):.3f}, so that nothing keeps p near uniform. Choose rho below "
+            f"{math.log(num_tasks) ** 2:.3f}.",
+            stacklevel=2,
+        )
+
+    def init() -> EMTLState:
+        zero = jnp.zeros((), jnp.float32)
+        return EMTLState(inner.init(), jnp.zeros(num_tasks, jnp.float32), zero)
+
+    def update(evidence: Evidence, state: EMTLState) -> tuple[Array, EMTLState]:
+        before = WeightingState(jnp.zeros(num_tasks, jnp.float32), state.base)
+        _, alpha, after = weigh(inner, evidence, before)
+        dtype = evidence.gram.dtype
+        alpha = alpha.astype(dtype)
+        lengths = jnp.sqrt(jnp.diagonal(evidence.gram)) * evidence.scale
+        playing = evidence.mask & (lengths > 0)
+        per_length = jnp.where(playing, alpha / jnp.where(playing, lengths, 1), 0)
+        rewards = per_length.astype(jnp.float32) * evidence.losses.astype(jnp.float32)
+        radius = jnp.sqrt(jnp.asarray(rho, jnp.float32))
+        scores, solution = ascend(state.scores, rewards, step_size, radius, playing)
+        p = jnp.where(playing, jnp.exp(solution.log_weights), 0).astype(dtype)
+        share = jnp.asarray(mix, dtype)
+        weights = uniform(evidence.mask, dtype) * (share * alpha + (1 - share) * p * per_length)
+        return weights, EMTLState(after.inner, scores, solution.residual)
+
+    reads = inner.reads | {"gram", "losses"}
+    weighting = Weighting("emtl", num_tasks, reads, init, update, inner.norm_mask)
+    return from_weighting(weighting, combine_tasks=combine)
+
+
+def _base_weighting(num_tasks: int, base: Any) -> Weighting:
+    base = mgda(num_tasks) if base is None else base
+    weighting = base.weighting if isinstance(base, Method) else base
+    if not isinstance(weighting, Weighting):
+        raise TypeError(
+            "emtl: base must be a method made from a weighting, such as mtl_optax.cagrad"
+            f"({num_tasks}), or a weighting, got {base!r}."
+        )
+    if weighting.num_tasks != num_tasks:
+        raise ValueError(
+            f"emtl: base {weighting.name} was made for {weighting.num_tasks} tasks, wanted "
+            f"{num_tasks}."
+        )
+    return weighting

@@ -1,0 +1,123 @@
+"""GradNorm: gradient norms that follow the tasks' training rates (Chen et al. 2018)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from mtl_optax import _contract
+from mtl_optax._learned import LearnedScalars
+from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, uniform
+
+_SMALLEST_WEIGHT = 1e-3
+_SMALLEST_LOSS = 1e-12  # Stands in for an initial loss of zero.
+_LARGEST_RATIO = 1e30
+
+
+class GradNormState(NamedTuple):
+    """The task weights, and where each task started.
+
+    Attributes:
+        learned: the weights of the next step and their optimiser.
+        initial_losses: `(T,)` float32, each task's loss when it was first present.
+        seen: `(T,)` bool, whether a task has been present.
+    """
+
+    learned: LearnedScalars
+    initial_losses: Float[Array, " T"]
+    seen: Bool[Array, " T"]
+
+
+def gradnorm(
+    num_tasks: int,
+    *,
+    alpha: float = 1.5,
+    optimizer: optax.GradientTransformation | None = None,
+    norm_mask: _contract.Shared | None = None,
+    combine: bool = True,
+) -> Method:
+    """Learns task weights that bring the gradient norms to a target: `d = Σ_t w_t g_t`.
+
+    With `G_t = w_t ‖g_t‖` and the relative inverse training rate `r_t`, which is
+    `L_t / L_t(0)` over its mean, the weights descend `Σ_t |G_t - Ḡ r_t^α|`, where the target
+    `Ḡ r_t^α` is held constant: `∂/∂w_t = sign(G_t - Ḡ r_t^α) ‖g_t‖`. They start at one; a step
+    uses those it finds, then updates them, keeps each at 0.001 or above, and rescales their sum
+    to T.
+
+    Args:
+        num_tasks: T.
+        alpha: α, at least 0: how strongly tasks that learn slowly are favoured. With `α = 0` the
+            norms become equal. The paper uses 1.5, and 0.12 for nearly symmetric tasks.
+        optimizer: any optax optimiser for `w`; `optax.adam(0.025)` by default. Each task has an
+            optimiser state of its own.
+        norm_mask: the leaves over which `‖g_t‖` is taken, a tree of booleans or a predicate on
+            the leaf's key path, as for `on_shared`; all by default. The paper takes the last
+            shared layer. With `optax.inject_hyperparams`, name it in `static_args`.
+        combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
+        `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
+        A negative `r_t` counts as zero. `L_t(0)` is the loss at the task's first presence.
+
+    References:
+        Chen et al., `GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
+        Multitask Networks <https://arxiv.org/abs/1711.02257>`_, 2018, Eqs. 1 and 2 and
+        Algorithm 1. Public codes differ: metaworld-algorithms differentiates through the target
+        and combines with the updated weights; LibMTL learns `w = T softmax(s)` with the network's
+        optimiser and takes the mean over the first epoch for `L_t(0)`.
+
+    Example:
+        The weights even out the norms of tasks that learn at the same rate:
+
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.gradnorm(2)
+        >>> gradients, losses = jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.ones(2)
+        >>> state = tx.init(jnp.zeros(2))
+        >>> for _ in range(100):
+        ...     updates, state = tx.update(gradients, state, task_losses=losses)
+        >>> print([round(float(w), 1) for w in state.weights])
+        [0.5, 1.5]
+    """
+    optimizer = optax.adam(0.025) if optimizer is None else optimizer
+    _contract.check_number("gradnorm", "alpha", alpha, low=0)
+    _contract.check_optimizer("gradnorm", "optimizer", optimizer)
+
+    def init() -> GradNormState:
+        ones = jnp.ones(num_tasks, jnp.float32)
+        return GradNormState(
+            LearnedScalars.create(optimizer, ones), ones, jnp.zeros(num_tasks, bool)
+        )
+
+    def update(evidence: Evidence, state: GradNormState) -> tuple[Array, GradNormState]:
+        mask, share = evidence.mask, uniform(evidence.mask)
+        losses, norms = evidence.losses.astype(jnp.float32), evidence.norms.astype(jnp.float32)
+        initial = jnp.where(mask & ~state.seen, losses, state.initial_losses)
+
+        values = state.learned.values
+        total = jnp.sum(jnp.where(mask, values, 0))
+        number = jnp.sum(mask).astype(jnp.float32)
+        # The sum over the present tasks is T in the step, and in the state what it was before.
+        weights = jnp.where(mask, values * (number / jnp.where(total > 0, total, 1)), values)
+
+        ratios = losses / jnp.where(initial == 0, _SMALLEST_LOSS, initial)
+        ratios = jnp.where(mask, jnp.clip(ratios, 0, _LARGEST_RATIO), 0)
+        mean_ratio = jnp.dot(share, ratios)
+        rates = jnp.where(mean_ratio > 0, ratios / jnp.where(mean_ratio > 0, mean_ratio, 1), 1)
+        lengths = weights * norms
+        target = jnp.dot(share, lengths) * rates ** jnp.asarray(alpha, jnp.float32)
+        excess = lengths - target
+        # On target up to rounding is on target: an optimiser like Adam would blow it up.
+        noise = 16 * float(jnp.finfo(jnp.float32).eps) * jnp.maximum(lengths, target)
+        slopes = jnp.where(jnp.abs(excess) > noise, jnp.sign(excess), 0) * norms
+
+        learned = state.learned._replace(values=weights).descend(optimizer, slopes, mask)
+        moved = jnp.maximum(learned.values, _SMALLEST_WEIGHT)
+        moved = moved * (total / jnp.maximum(jnp.sum(jnp.where(mask, moved, 0)), _SMALLEST_WEIGHT))
+        learned = learned._replace(values=jnp.where(mask, moved, values))
+        return weights, GradNormState(learned, initial, state.seen | mask)
+
+    reads = frozenset({"norms", "losses"})
+    weighting = Weighting("gradnorm", num_tasks, reads, init, update, norm_mask)
+    return from_weighting(weighting, combine_tasks=combine)

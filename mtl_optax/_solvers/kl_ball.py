@@ -1,0 +1,154 @@
+"""Projection on the ball of distributions within a Kullback-Leibler radius of the uniform one.
+
+The adversary of BanditMTL and EMTL plays a distribution `p` over tasks. Its step maximises
+`η <R, p> - KL(p ‖ p_k)` over the simplex subject to `KL(p ‖ u) <= r`. Stationarity,
+`η R_t - log(p_t / p_{k,t}) - λ log(T p_t) = const`, makes `p = softmax(τ q)` with
+`q = log p_k + η R` and `τ = 1 / (1 + λ)`: the projection is a search for one number.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# Kept from falling further, a task's log probability can rise again within a few steps.
+_LOWEST = -30.0
+
+
+class KLBallSolution(NamedTuple):
+    """What `kl_ball` returns.
+
+    Attributes:
+        log_weights: `log p`, `(T,)`; of no meaning for absent tasks.
+        power: `τ`, `()`, in [0, 1]; one inside the ball, where `p` is the softmax of `q` itself.
+        residual: `()`, by how much `KL(p ‖ u)` misses the radius; zero inside the ball.
+        iterations: `()` int32, evaluations of the divergence.
+    """
+
+    log_weights: Float[Array, " T"]
+    power: Float[Array, ""]
+    residual: Float[Array, ""]
+    iterations: Int[Array, ""]
+
+
+class _Search(NamedTuple):
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    power: Float[Array, ""]
+    iterations: Int[Array, ""]
+    done: Bool[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations",))
+def kl_ball(
+    logits: Float[Array, " T"],
+    radius: Float[Array, ""] | float,
+    mask: Bool[Array, " T"] | None = None,
+    *,
+    max_iterations: int = 50,
+) -> KLBallSolution:
+    """Finds the largest `τ` in [0, 1] for which `KL(softmax(τ q) ‖ u) <= r`.
+
+    The divergence grows with τ, at the rate `τ Var_p(q)`, and for small τ like `τ²`. Newton's
+    method on its logarithm as a function of `log τ`, from the lower end of the bracket
+    `sqrt(8 r) / range(q) <= τ <= 1` (Hoeffding's lemma bounds the divergence by
+    `τ² range(q)² / 8`); a step that leaves the bracket is replaced by its geometric mean.
+
+    Args:
+        logits: `q`, `(T,)`, float32 or float64.
+        radius: `r >= 0`, `()`.
+        mask: `(T,)` bool, the tasks to weigh, with `u` uniform over them; all by default.
+        max_iterations: cap on evaluations; about five are usual.
+
+    Returns:
+        The projection with its residual. Non-finite logits give NaN.
+    """
+    mask = jnp.ones(logits.shape, bool) if mask is None else mask
+    dtype = logits.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    radius = jnp.asarray(radius, dtype)
+    size = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+    uniform, log_size = mask.astype(dtype) / size, jnp.log(size)
+    # Relative to the largest, logits that lie close together keep their differences.
+    highest = jnp.max(jnp.where(mask, logits, -jnp.inf))
+    depths = jnp.where(mask, logits - highest, 0)
+    spread = -jnp.min(depths)
+
+    def log_ratios(power: Float[Array, ""]) -> Float[Array, " T"]:
+        """Returns `log(p / u)` of `p = softmax(τ q)`, not cancelled where `p` is near `u`."""
+        exponents = power * depths
+        shortfall = jnp.dot(uniform, jnp.expm1(exponents))
+        total = jnp.sum(jnp.where(mask, jnp.exp(exponents), 0))
+        log_mean = jnp.where(shortfall > -0.5, jnp.log1p(shortfall), jnp.log(total) - log_size)
+        return exponents - log_mean
+
+    def divergence(power: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Returns `KL(p ‖ u)` and its derivative with respect to `log τ`, `τ² Var_p(q)`."""
+        ratios = log_ratios(power)
+        weights = uniform * jnp.exp(ratios)
+        value = jnp.dot(weights, ratios)
+        return value, jnp.dot(weights, (ratios - value) ** 2)
+
+    def body(state: _Search) -> _Search:
+        value, slope = divergence(state.power)
+        low = jnp.where(value <= radius, state.power, state.low)
+        high = jnp.where(value > radius, state.power, state.high)
+        step = jnp.log(radius / value) * value / slope
+        newton = state.power * jnp.exp(step)
+        # A comparison with NaN is false, and so is one that overflowed.
+        power = jnp.where((newton > low) & (newton < high), newton, jnp.sqrt(low) * jnp.sqrt(high))
+        near = jnp.abs(value - radius) <= 4 * eps * radius
+        done = near | (high <= low * (1 + 4 * eps)) | ~jnp.isfinite(value)
+        return _Search(low, high, jnp.where(done, state.power, power), state.iterations + 1, done)
+
+    outermost, _ = divergence(jnp.ones((), dtype))
+    active = outermost > radius
+    lowest = jnp.sqrt(8 * radius) / jnp.where(spread > 0, spread, 1)
+    lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, 1)
+    final = jax.lax.while_loop(
+        lambda state: ~state.done & (state.iterations < max_iterations),
+        body,
+        _Search(
+            lowest,
+            jnp.ones((), dtype),
+            lowest,
+            jnp.array(1, jnp.int32),
+            ~active | (radius <= 0),
+        ),
+    )
+    power = jnp.where(active, jnp.where(radius > 0, final.power, 0), 1)
+    value, _ = divergence(power)
+    residual = jnp.where(active, jnp.abs(value - radius), 0)
+    finite = jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)
+    log_weights = jnp.where(finite, log_ratios(power) - log_size, jnp.nan)
+    return KLBallSolution(log_weights, power, residual, final.iterations)
+
+
+def ascend(
+    scores: Float[Array, " T"],
+    rewards: Float[Array, " T"],
+    step_size: Float[Array, ""] | float,
+    radius: Float[Array, ""] | float,
+    mask: Bool[Array, " T"],
+) -> tuple[Float[Array, " T"], KLBallSolution]:
+    """Takes one step of mirror ascent on `<R, p>` within the ball.
+
+    Args:
+        scores: `p` as `log(T p)`, `(T,)`; zeros are uniform. Any constant may be added.
+        rewards: `R`, `(T,)`, in the dtype of `scores`.
+        step_size: `η`.
+        radius: `r`.
+        mask: the tasks that play. The others keep their scores, and the players between them the
+            share that they had, so that no one moves who is absent.
+
+    Returns:
+        The new scores, and the distribution over the playing tasks.
+    """
+    dtype = scores.dtype
+    total = jax.nn.logsumexp(jnp.where(mask, scores, -jnp.inf))
+    logits = jnp.where(mask, scores + jnp.asarray(step_size, dtype) * rewards, 0)
+    solution = kl_ball(logits, jnp.asarray(radius, dtype), mask)
+    moved = jnp.maximum(solution.log_weights + total, _LOWEST)
+    return jnp.where(mask, moved, scores), solution
