@@ -17,9 +17,9 @@ class DWAState(NamedTuple):
         epoch: `(T,)` int32, the epoch in which the task was last present.
         mean: `(T,)` float32, the task's mean loss in that epoch so far.
         seen: `(T,)` int32, how many losses that is the mean of.
-        last: `(T,)` float32, mean of the epoch before that in which the task was present.
-        before: `(T,)` float32, mean of the one before `last`.
-        finished: `(T,)` int32, how many of `last` and `before` are known, 0 to 2.
+        last: `(T,)` float32, mean of the epoch before that in which the task was present; zero
+            while there is none.
+        before: `(T,)` float32, mean of the one before `last`; zero while there is none.
     """
 
     step: Int[Array, ""]
@@ -28,7 +28,6 @@ class DWAState(NamedTuple):
     seen: Int[Array, " T"]
     last: Float[Array, " T"]
     before: Float[Array, " T"]
-    finished: Int[Array, " T"]
 
 
 def dwa(
@@ -55,7 +54,7 @@ def dwa(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
         A task's mean is over the steps of the epoch in which it is present; an epoch in which it
-        never is does not seen for it. `0/0` counts as one.
+        never is does not count for it. A ratio to a mean of zero counts as one.
 
     References:
         Liu, Johns and Davison, `End-to-End Multi-Task Learning with Attention
@@ -81,7 +80,7 @@ def dwa(
 
     def init() -> DWAState:
         zeros, none = jnp.zeros(num_tasks, jnp.float32), jnp.zeros(num_tasks, jnp.int32)
-        return DWAState(jnp.zeros((), jnp.int32), none, zeros, none, zeros, zeros, none)
+        return DWAState(jnp.zeros((), jnp.int32), none, zeros, none, zeros, zeros)
 
     def update(evidence: Evidence, state: DWAState) -> tuple[Array, DWAState]:
         mask = evidence.mask
@@ -91,18 +90,17 @@ def dwa(
         epoch = jnp.where(mask, now, state.epoch)
         last = jnp.where(closes, state.mean, state.last)
         before = jnp.where(closes, state.last, state.before)
-        finished = jnp.minimum(state.finished + closes.astype(jnp.int32), 2)
         seen = jnp.where(closes, 0, state.seen) + mask.astype(jnp.int32)
         mean = jnp.where(closes, 0, state.mean)
         rest = evidence.losses.astype(jnp.float32) - mean
         mean = jnp.where(mask, mean + rest / jnp.maximum(seen, 1).astype(jnp.float32), mean)
 
-        known = (finished == 2) & (before != 0)
+        known = before != 0
         ratios = jnp.where(known, last / jnp.where(known, before, 1), 1)
         bound = float(jnp.finfo(jnp.float32).max)
         logits = jnp.clip(ratios / jnp.asarray(temperature, jnp.float32), -bound, bound)
         weights = jnp.sum(mask).astype(jnp.float32) * softmax_present(logits, mask)
-        return weights, DWAState(state.step + 1, epoch, mean, seen, last, before, finished)
+        return weights, DWAState(state.step + 1, epoch, mean, seen, last, before)
 
     weighting = Weighting("dwa", num_tasks, frozenset({"losses"}), init, update)
     return from_weighting(weighting, combine_tasks=combine)

@@ -126,16 +126,16 @@ def test_a_mask_goes_through_inject_hyperparams_as_a_static_argument():
     np.testing.assert_allclose(run(tx, 4)[0], run(wanted, 4)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_tasks", [1, 3, 7])
-def test_equal_norms_and_rates_leave_the_weights_alone(num_tasks):
-    """To the last bit: the sign of a rounding error must not start Adam."""
-    rng = np.random.default_rng(0)
-    tx = mtl.gradnorm(num_tasks)
-    state = tx.init(jnp.zeros(17))
+def test_equal_norms_and_rates_leave_the_weights_alone():
+    """The sign of a rounding error must not start Adam: norms agree but for their last bits."""
+    rng, num_tasks = np.random.default_rng(0), 7
+    tx, row = mtl.gradnorm(num_tasks), rng.normal(size=101)
+    gradients = jnp.asarray([rng.permutation(row) for _ in range(num_tasks)], jnp.float32)
+    assert len(set(np.asarray(mtl.gram(gradients)).diagonal())) > 1
+    state = tx.init(jnp.zeros(101))
     for factor in (1.0, 0.7, 0.3):
-        row = jnp.asarray(rng.normal(size=(1, 17)), jnp.float32)
         losses = factor * jnp.linspace(0.5, 2.0, num_tasks)
-        _, state = tx.update(jnp.tile(row, (num_tasks, 1)), state, task_losses=losses)
+        _, state = tx.update(gradients, state, task_losses=losses)
     np.testing.assert_allclose(state.inner.learned.values, 1, rtol=1e-6)
 
 
@@ -146,14 +146,14 @@ def test_weights_stay_positive():
 
 
 def test_initial_losses_are_those_of_each_tasks_first_presence():
+    """And the weights of all tasks go on summing to T, whoever is present."""
     tx = mtl.gradnorm(3)
-    state, seen = tx.init(0), []
+    state = tx.init(0)
     for k, mask in enumerate([[1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]):
         losses = jnp.where(jnp.array(mask, bool), 1.0 + k, jnp.nan)
         _, state = tx.update(jnp.eye(3), state, task_losses=losses, task_mask=jnp.array(mask, bool))
-        seen.append(np.asarray(state.inner.initial_losses))
-    np.testing.assert_array_equal(seen[-1], [1, 2, 3])
-    np.testing.assert_allclose(jnp.sum(state.inner.learned.values), 3, rtol=1e-6)
+        np.testing.assert_allclose(jnp.sum(state.inner.learned.values), 3, rtol=1e-6)
+    np.testing.assert_array_equal(state.inner.initial_losses, [1, 2, 3])
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
