@@ -38,6 +38,9 @@ from mtl_optax._methods.adatask import adatask as adatask
 from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
 
+# Adversarial parts of models with shared features.
+from mtl_optax import adversarial as adversarial
+
 # The registry.
 from mtl_optax._registry import PROPERTIES as PROPERTIES
 from mtl_optax._registry import MethodInfo as MethodInfo
