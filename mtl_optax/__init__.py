@@ -74,6 +74,9 @@ from mtl_optax._diagnostics import split_step as split_step
 from mtl_optax._diagnostics import track_conflict as track_conflict
 from mtl_optax._diagnostics import track_dominance as track_dominance
 
+# Adversarial parts of models with shared features.
+from mtl_optax import adversarial as adversarial
+
 # The registry.
 from mtl_optax._registry import PROPERTIES as PROPERTIES
 from mtl_optax._registry import MethodInfo as MethodInfo
