@@ -23,21 +23,6 @@ MATRICES = {name: np.array(rows) for name, rows in PEERS["matrices"].items()}
 LOSSES = np.array(PEERS["losses"])
 SEQUENCE = {key: np.array(value) for key, value in PEERS["sequence"].items()}
 
-# Methods whose definition a peer shares, and those of them that this file compares.
-SHARED = {
-    "sum_tasks", "mean_tasks", "mgda", "pcgrad", "cagrad", "imtl_g", "imtl", "nash_mtl", "graddrop",
-    "uw", "dwa", "gradnorm",
-}  # fmt: skip
-READY = {"sum_tasks", "mean_tasks", "mgda", "pcgrad", "cagrad", "uw"}
-
-
-def needs(name: str) -> Any:
-    return pytest.mark.skipif(name not in READY, reason=f"{name} is not in the library yet")
-
-
-def test_every_method_that_a_peer_shares_is_compared():
-    assert SHARED & set(mtl.list_methods()) == READY
-
 
 @functools.cache
 def first_step(name, num_tasks, hyperparameters):
@@ -184,7 +169,7 @@ def label(agreement):
     return "-".join([agreement.name, agreement.library, agreement.method, *options])
 
 
-@pytest.mark.parametrize("agreement", [a for a in AGREEMENTS if a.name in READY], ids=label)
+@pytest.mark.parametrize("agreement", AGREEMENTS, ids=label)
 def test_agreement(agreement):
     apart, tried = [], 0
     for matrix in ORDINARY:
@@ -352,7 +337,6 @@ def test_uw_takes_libmtls_steps_and_starts_at_zero(start):
         np.testing.assert_allclose(weights[0], 0.5, rtol=1e-6)
 
 
-@needs("imtl_g")
 def test_imtl_g_descends_where_both_peers_ascend_for_every_task():
     rows = MATRICES["uphill"]
     for library, method in (("torchjd", "IMTLG"), ("LibMTL", "IMTL")):
@@ -362,7 +346,6 @@ def test_imtl_g_descends_where_both_peers_ascend_for_every_task():
         assert relative_error(ours("imtl_g", rows, safe=False)[0], peer) < 1e-5
 
 
-@needs("imtl_g")
 def test_imtl_g_is_zero_where_no_direction_projects_equally():
     """Of five gradients of rank three TorchJD's pseudo-inverse and LibMTL's inverse make more."""
     rows = MATRICES["five of rank three"]
@@ -373,7 +356,6 @@ def test_imtl_g_is_zero_where_no_direction_projects_equally():
     assert np.linalg.norm(ours("imtl_g", rows)[0]) < 1e-5 * np.min(lengths)
 
 
-@needs("imtl")
 def test_imtl_takes_libmtls_steps():
     run = run_of("IMTL")
     updates, _ = steps("imtl", optimizer=optax.sgd(0.1), safe=False)
@@ -385,7 +367,6 @@ def bargain(rows, update):
     return np.linalg.lstsq(rows.T, update, rcond=None)[0] * (rows @ update)
 
 
-@needs("nash_mtl")
 @pytest.mark.parametrize("matrix", ["two, 1000 apart", "three conflict", "three, all small"])
 def test_nash_mtl_solves_what_torchjd_does_not(matrix):
     """Its rounds with ECOS fail or stop early; the equations decide who is right."""
@@ -395,7 +376,6 @@ def test_nash_mtl_solves_what_torchjd_does_not(matrix):
     assert np.max(np.abs(bargain(rows, ours("nash_mtl", rows, max_norm=None)[0]) - 1)) < 1e-3
 
 
-@needs("nash_mtl")
 def test_nash_mtls_default_length_is_one_as_torchjds():
     for matrix in ("three", "five conflict"):
         rows = MATRICES[matrix]
@@ -404,14 +384,12 @@ def test_nash_mtls_default_length_is_one_as_torchjds():
             np.testing.assert_allclose(np.linalg.norm(update), 1, rtol=1e-5)
 
 
-@needs("nash_mtl")
 def test_nash_mtl_of_one_task_is_its_unit_gradient_where_torchjd_fails():
     assert "Error" in theirs("torchjd", "NashMTL", "single", n_tasks=1)
     rows = MATRICES["single"]
     assert relative_error(ours("nash_mtl", rows)[0], unit(rows[0])) < 1e-6
 
 
-@needs("graddrop")
 @pytest.mark.parametrize("matrix", ["two conflict", "five"])
 def test_graddrop_takes_one_of_torchjds_two_values_at_each_coordinate(matrix):
     (either,) = [
@@ -429,7 +407,6 @@ def test_graddrop_takes_one_of_torchjds_two_values_at_each_coordinate(matrix):
     assert np.all(np.any(near, axis=0)[:, two_signs])
 
 
-@needs("dwa")
 @pytest.mark.parametrize("temperature", [2.0, 0.5])
 def test_dwa_takes_libmtls_steps(temperature):
     run = run_of("DWA", T=temperature)
@@ -438,7 +415,6 @@ def test_dwa_takes_libmtls_steps(temperature):
     assert relative_error(updates, run["updates"]) < 1e-5
 
 
-@needs("gradnorm")
 @pytest.mark.parametrize("alpha", [0.12, 1.5])
 def test_gradnorms_first_step_has_the_direction_of_libmtls(alpha):
     """LibMTL learns `w = T softmax(s)`, ours w and rescales it; from w = 1 they move alike.
