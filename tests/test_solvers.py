@@ -92,7 +92,7 @@ def test_fully_corrective_equals_enumeration(kind, seed):
 
 
 @hypothesis.settings(max_examples=100)
-@hypothesis.given(kinds, st.integers(1, 14), seeds)
+@hypothesis.given(kinds, st.sampled_from([1, 3, 6, 14]), seeds)
 def test_fully_corrective_meets_the_optimality_conditions(kind, num_tasks, seed):
     """`<g_t, d> >= ‖d‖²`, to rounding in the unit of each task, and equality on the support."""
     matrix = rows(kind, num_tasks, seed)
@@ -195,7 +195,7 @@ def test_min_norm_with_a_mask_equals_the_smaller_problem(solver):
 
 
 @hypothesis.settings(max_examples=150)
-@hypothesis.given(kinds, st.integers(2, 6), st.sampled_from([0.05, 0.4, 0.9, 1.5]), seeds)
+@hypothesis.given(kinds, st.sampled_from([2, 3, 6]), st.sampled_from([0.05, 0.4, 0.9, 1.5]), seeds)
 def test_conic_equals_cvxpy(kind, num_tasks, radius, seed):
     matrix = rows(kind, num_tasks, seed)
     linear, quadratic, kappa = conic_problem(matrix, radius)
@@ -213,7 +213,7 @@ def test_conic_equals_cvxpy(kind, num_tasks, radius, seed):
 
 
 @hypothesis.settings(max_examples=100)
-@hypothesis.given(st.integers(2, 14), st.sampled_from([0.05, 0.4, 0.9, 1.5]), seeds)
+@hypothesis.given(st.sampled_from([2, 3, 6, 14]), st.sampled_from([0.05, 0.4, 0.9, 1.5]), seeds)
 def test_conic_is_exact_where_well_conditioned(num_tasks, radius, seed):
     linear, quadratic, kappa = conic_problem(rows("gaussian", num_tasks, seed), radius)
     with jax.enable_x64(True):
