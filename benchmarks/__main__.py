@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.digits import Digits
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.report import method_list
+from benchmarks.report import method_list, suite_list
 from benchmarks.suite import Suite
 
 SUITES: tuple[type[Suite], ...] = (Digits,)
@@ -23,13 +23,8 @@ class List:
 
     def run(self) -> None:
         """Print them."""
-        console = Console()
-        console.print("\n[bold]suites[/bold]")
-        for suite in SUITES:
-            summary = (suite.__doc__ or "").partition("\n")[0]
-            console.print(f"  {suite.name:16} {summary}", highlight=False)
-        console.print()
-        console.print(method_list())
+        summaries = {suite.name: (suite.__doc__ or "").partition("\n")[0] for suite in SUITES}
+        Console().print(suite_list(summaries), method_list())
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder}: this is a file, not a folder")
+            raise UserError(f"--out {folder}: cannot write there (it is a file)")
         probe = folder / ".writable"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,7 @@ table's caption gives (mean of baselines, methods and seeds), from
         python -m benchmarks digits --learning-rate $rate --out results/rate-$rate
     done
 
-which gave 87.6, 89.8, 90.9, 91.0 and 89.2 %. Of the two best, equal up to noise, the smaller one
-is the default: its seeds differ less.
+which gave 85.7, 87.8, 89.4, 89.1 and 84.2 %.
 """
 
 from dataclasses import dataclass
@@ -91,6 +90,6 @@ def digits_problem(*, batch_size: int) -> Problem:
         train=data.train,
         validation=data.validation,
         test=data.test,
-        probe=jax.tree.map(lambda x: x[:1000], data.train),
+        probe=jax.tree.map(lambda x: x[:500], data.train),
         config={"suite": Digits.name, "data": DATA, "model": MODEL, "batch_size": batch_size},
     )

@@ -55,7 +55,7 @@ def draw(problem: Problem, cells: Cells, folder: Path) -> None:
 
 def _summary(problem: Problem, cells: Cells) -> Figure:
     """How the methods learn (left), and what they reach on the test split (right)."""
-    figure = Figure(figsize=(10, 1.6 + 0.27 * len(cells)), layout="constrained")
+    figure = Figure(figsize=(10, 2 + 0.2 * len(cells)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
 
     means = {
@@ -90,10 +90,10 @@ def _summary(problem: Problem, cells: Cells) -> Figure:
             rows - 0.12 * (2 * task - problem.num_tasks + 1),
             xerr=_deviation(scores.T),
             fmt="o",
-            ms=5,
+            ms=4,
             color=colour,
-            elinewidth=1.2,
-            capsize=2,
+            elinewidth=1,
+            capsize=1.5,
             label=name,
         )
         right.axvline(test_scores(cells[SINGLE_TASK])[:, task].mean(), color=colour, ls=":", lw=1)
@@ -214,10 +214,10 @@ def _deviation(values: Float[np.ndarray, "s ..."]) -> Float[np.ndarray, "..."]:
 
 
 def _skip_the_rise(axes: Axes, curves: Sequence[Float[np.ndarray, "s p"]]) -> None:
-    """Leave out the steep first sixth of the curves, where no difference can be seen."""
+    """Leave out most of the steep beginning, where no difference can be seen."""
     means = np.stack([curve.mean(axis=0) for curve in curves])
-    low, high = means[:, means.shape[1] // 6 :].min(), means.max()
-    margin = max(0.2 * (high - low), 1.0)
+    low, high = min(np.median(means[:, means.shape[1] // 10]), means[:, -1].min()), means.max()
+    margin = max(0.15 * (high - low), 1.0)
     axes.set_ylim(low - margin, high + margin)
 
 

@@ -71,12 +71,22 @@ def table(problem: Problem, cells: Mapping[str, Sequence[Cell]]) -> Table:
     return result
 
 
+def suite_list(summaries: Mapping[str, str]) -> Table:
+    """Every suite with its summary."""
+    result = Table(box=box.SIMPLE_HEAD)
+    result.add_column("suite", no_wrap=True)
+    result.add_column("what it trains on")
+    for name, summary in summaries.items():
+        result.add_row(name, summary)
+    return result
+
+
 def method_list() -> Table:
     """The baselines and every method of the registry."""
-    result = Table(title="methods", box=box.SIMPLE_HEAD, title_justify="left")
-    result.add_column("name", no_wrap=True)
+    result = Table(box=box.SIMPLE_HEAD)
+    result.add_column("method", no_wrap=True)
     result.add_column("what it does")
-    result.add_column("source", style="dim")
+    result.add_column("source", style="dim", overflow="fold")
     for name, summary in BASELINES.items():
         result.add_row(name, summary, "baseline")
     for name in mtl.list_methods():

@@ -1,6 +1,7 @@
 """What all suites have in common: their options, and what happens in which order."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Suite(ABC):
     """Updates of the parameters in each training."""
     learning_rate: float = 1e-3
     """Of Adam, the same for every method."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Examples in each step."""
     out: Path = Path("results")
     """Folder for the JSON files and pictures."""
@@ -89,8 +90,8 @@ class Suite(ABC):
         return list(dict.fromkeys([*BASELINES, *(self.methods or mtl.list_methods())]))
 
     def _train(self, problem: Problem, store: Store, methods: list[str]) -> dict[str, list[Cell]]:
-        console = Console(stderr=True, quiet=self.quiet)
-        with Progress(
+        console = Console(stderr=True, quiet=self.quiet, highlight=False)
+        progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -99,18 +100,17 @@ class Suite(ABC):
             console=console,
             # Compiling makes no steps: only a long memory gives a steady estimate.
             speed_estimate_period=3600,
-        ) as progress:
-            bar = progress.add_task("", total=None, visible=False)
+        )
+        bar = progress.add_task("", total=None, visible=False)
 
-            def plan(kept: int, steps: int) -> None:
-                progress.update(bar, total=steps, visible=steps > 0)
-                if kept:
-                    console.print(
-                        f"{kept} finished cells are used again; --fresh trains them anew.",
-                        highlight=False,
-                    )
+        def plan(kept: int, steps: int) -> None:
+            progress.update(bar, total=steps, visible=steps > 0)
+            if kept:
+                console.print(f"{kept} finished cells are used again; --fresh trains them anew.")
 
-            return run_cells(
+        # Warnings would tear the bar apart: they follow it, each one once.
+        with warnings.catch_warnings(record=True) as caught, progress:
+            cells = run_cells(
                 problem,
                 store,
                 methods=methods,
@@ -121,3 +121,6 @@ class Suite(ABC):
                 on_method=lambda method: progress.update(bar, description=method),
                 on_steps=lambda steps: progress.advance(bar, steps),
             )
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            console.print(f"note: {message}")
+        return cells

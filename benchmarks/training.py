@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +61,23 @@ class Problem:
         return len(self.tasks)
 
 
+class Update(Protocol):
+    """One step of a training, less adding the updates to the parameters."""
+
+    def __call__(
+        self, params: PyTree, state: PyTree, batch: PyTree, another: Callable[[], PyTree]
+    ) -> tuple[Float[Array, " t"], PyTree, PyTree]:
+        """Parameters, state, a batch and a way to draw another to losses, updates and state."""
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """What one training step needs; static under ``jax.jit``."""
+    """How one method trains on one problem; static under ``jax.jit``."""
 
     problem: Problem
-    gradients: Callable[[PyTree, PyTree], tuple[Float[Array, " t"], PyTree]]
-    """Parameters and batch to the losses and to what the optimizer takes."""
-    optimizer: optax.GradientTransformationExtraArgs
+    init: Callable[[PyTree], PyTree]
+    """Parameters to the first state."""
+    update: Update
 
 
 class Curves(NamedTuple):
@@ -106,7 +115,7 @@ class Run(NamedTuple):
 
 class _Carry(NamedTuple):
     params: PyTree
-    state: optax.OptState
+    state: PyTree
     key: PRNGKeyArray
 
 
@@ -131,33 +140,82 @@ def single_task(problem: Problem) -> Problem:
 
 
 def recipe(method: str, problem: Problem, learning_rate: float) -> Recipe:
-    """The training step of a baseline or of a method of the registry, always with Adam."""
+    """How a baseline or a method of the registry trains, always with Adam.
+
+    Methods that read nothing beyond the losses take one backward pass, of the weighted loss; all
+    others see the task gradients of the shared parameters. Heads follow each paper's rule.
+    """
     adam = optax.adam(learning_rate)
-    if method in BASELINES:
-        problem = single_task(problem) if method == SINGLE_TASK else problem
-
-        def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
-            losses = problem.losses(params, batch)
-            return losses.sum(), losses
-
-        def gradients(params: PyTree, batch: PyTree) -> tuple[Float[Array, " t"], PyTree]:
-            (_, losses), grads = jax.value_and_grad(summed, has_aux=True)(params, batch)
-            return losses, grads
-
-        return Recipe(problem, gradients, optax.with_extra_args_support(adam))
-
+    if method == SINGLE_TASK:
+        return _plain(single_task(problem), adam)
+    if method == EQUAL_WEIGHTING:
+        return _plain(problem, adam)
     info = mtl.method_info(method)
     if info.is_optimizer:
-        optimizer = mtl.on_shared(
-            mtl.get(method, problem.num_tasks, optimizer=adam), problem.shared, heads=adam
+        step_size = (
+            {"optimizer": adam}
+            if "optimizer" in info.arguments(problem.num_tasks)
+            else {"learning_rate": learning_rate}
         )
-    else:
-        optimizer = optax.chain(
-            mtl.on_shared(mtl.get(method, problem.num_tasks), problem.shared, heads=info.heads),
-            adam,
-        )
-    task_gradients = mtl.value_and_task_grads(problem.losses, shared=problem.shared)
-    return Recipe(problem, task_gradients, optax.with_extra_args_support(optimizer))
+        transform = mtl.get(method, problem.num_tasks, **step_size)
+        optimizer = mtl.on_shared(transform, problem.shared, heads=adam)
+        return _stacked(problem, optimizer, query=False)
+    transform = mtl.get(method, problem.num_tasks, **info.arguments(problem.num_tasks))
+    if info.reads <= {"losses"}:
+        return _weighted(problem, transform, adam, info.heads)
+    optimizer = optax.chain(mtl.on_shared(transform, problem.shared, heads=info.heads), adam)
+    return _stacked(problem, optimizer, query="query gradients" in info.reads)
+
+
+def _plain(problem: Problem, optimizer: optax.GradientTransformation) -> Recipe:
+    """The gradient of the summed loss, without this library."""
+
+    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
+        losses = problem.losses(params, batch)
+        return losses.sum(), losses
+
+    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
+        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
+        return losses, *optimizer.update(grads, state, params)
+
+    return Recipe(problem, optimizer.init, update)
+
+
+def _weighted(
+    problem: Problem,
+    method: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
+    heads: Any,
+) -> Recipe:
+    """The gradient of the weighted loss, for methods that know the weights before it."""
+    weighted_grad = mtl.weighted_value_and_grad(
+        problem.losses, method, shared=problem.shared, heads=heads
+    )
+
+    def init(params: PyTree) -> PyTree:
+        return method.init(params), optimizer.init(params)
+
+    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
+        losses, grads, of_method = weighted_grad(params, state[0], batch)
+        updates, of_optimizer = optimizer.update(grads, state[1], params)
+        return losses, updates, (of_method, of_optimizer)
+
+    return Recipe(problem, init, update)
+
+
+def _stacked(
+    problem: Problem, optimizer: optax.GradientTransformationExtraArgs, *, query: bool
+) -> Recipe:
+    """All task gradients; with ``query`` also those of a second batch of training data."""
+    task_grads = mtl.value_and_task_grads(problem.losses, shared=problem.shared)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
+        losses, grads = task_grads(params, batch)
+        extra = {"query_gradients": task_grads(params, another())[1]} if query else {}
+        return losses, *optimizer.update(grads, state, params, task_losses=losses, **extra)
+
+    return Recipe(problem, optimizer.init, update)
 
 
 def _start(recipe: Recipe, seeds: Sequence[int]) -> _Carry:
@@ -166,7 +224,7 @@ def _start(recipe: Recipe, seeds: Sequence[int]) -> _Carry:
     params = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[recipe.problem.init(key) for key, _ in keys]
     )
-    state = jax.jit(jax.vmap(recipe.optimizer.init))(params)
+    state = jax.jit(jax.vmap(recipe.init))(params)
     return _Carry(params, state, jnp.stack([key for _, key in keys]))
 
 
@@ -175,11 +233,12 @@ def _train(recipe: Recipe, steps: int, carry: _Carry, train: PyTree) -> tuple[_C
     """Go on for ``steps`` steps; also the mean losses and weights of each seed on the way."""
 
     def step(carry: _Carry, _: None) -> tuple[_Carry, Any]:
-        key, sample_key = jax.random.split(carry.key)
-        batch = recipe.problem.sample(sample_key, train)
-        losses, grads = recipe.gradients(carry.params, batch)
-        updates, state = recipe.optimizer.update(
-            grads, carry.state, carry.params, task_losses=losses
+        key, batch_key, another_key = jax.random.split(carry.key, 3)
+        losses, updates, state = recipe.update(
+            carry.params,
+            carry.state,
+            recipe.problem.sample(batch_key, train),
+            lambda: recipe.problem.sample(another_key, train),
         )
         params = optax.apply_updates(carry.params, updates)
         weights = optax.tree_utils.tree_get(state, "weights")
