@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.report import method_list, suite_list
 from benchmarks.suite import Suite
 
+INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
 SUITES: tuple[type[Suite], ...] = (Digits,)
 
 
@@ -37,10 +39,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except InterruptedRunError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("benchmarks: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -82,4 +84,10 @@ def _one_line(panel: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # A computation may still be running, and crashes where the interpreter goes before it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
