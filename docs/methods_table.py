@@ -11,7 +11,10 @@ END = "<!-- end of methods -->"
 
 def table() -> str:
     """Returns the table of methods in Markdown."""
-    lines = ["| method | what it does | reads | scale | properties |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | what it does | reads | scale | cost | properties |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in mtl.list_methods():
         info = mtl.method_info(name)
         paper, _, address = info.source.partition(", https")
@@ -19,7 +22,7 @@ def table() -> str:
         shown = [p for p in mtl.PROPERTIES if p in info.properties - {"linear", "conic"}]
         lines.append(
             f"| `{name}` | {info.summary}{source} | {', '.join(sorted(info.reads)) or 'nothing'} "
-            f"| {info.scale} | {', '.join(shown)} |"
+            f"| {info.scale} | {info.cost} | {', '.join(shown)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -78,6 +78,14 @@ class MethodInfo:
     is_optimizer: bool = False
     arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
 
+    @property
+    def cost(self) -> str:
+        """What a step costs beyond the forward pass, in backward passes and optimiser states."""
+        if self.reads <= {"losses"}:
+            return "1 backward"
+        passes = "2T backward" if "query gradients" in self.reads else "T backward"
+        return f"{passes}, own state" if self.is_optimizer else passes
+
 
 _GRAM_METHOD = frozenset({"linear", "rotation"})
 

@@ -7,9 +7,6 @@ import pytest
 from benchmarks import __main__ as command_line
 from benchmarks import cells
 
-# One worker, so that the finished run is made once.
-pytestmark = pytest.mark.xdist_group("command_line")
-
 TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--steps", "3", "--batch-size", "8"]
 ROWS = ("single_task", "equal_weighting", "pcgrad", "adatask")
 PICTURES = {"accuracy.png", "curves.png", "weights.png", "cosine.png"}

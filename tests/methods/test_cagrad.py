@@ -31,6 +31,25 @@ def test_equals_the_primal_problem(c, num_tasks, seed):
     assert state.inner.gap < 1e-6
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_those_of_the_corrected_algorithm_3_of_adatask(seed):
+    """`(1/T)(1 + sqrt(φ) w_t / ‖g_w‖) g_t` with `g_w = (1/T) Σ w_t g_t` and `φ = c²‖g_0‖²`."""
+    given, c = inputs(3, seed), 0.5
+    matrix = flat(given.gradients, tasks=True)
+    mean = matrix.mean(0)
+    root = c * np.linalg.norm(mean)
+    w = cp.Variable(3, nonneg=True)
+    g_w = matrix.T @ w / 3
+    cp.Problem(cp.Minimize(g_w @ mean + root * cp.norm(g_w)), [cp.sum(w) == 1]).solve(
+        solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12
+    )
+    wanted = (1 + root * w.value / np.linalg.norm(g_w.value))[:, None] * matrix / 3
+    rows, _ = first_update(make("cagrad", 3, c=c, combine=False), given)
+    assert relative_error(flat(rows, tasks=True), wanted) < 1e-5
+    printed = (1 + root / np.linalg.norm(g_w.value)) * w.value[:, None] * matrix / 3
+    assert relative_error(printed.sum(0), wanted.sum(0)) > 0.01
+
+
 @pytest.mark.parametrize(
     ("rescale", "factor"), [("none", 1.0), ("one_plus_c_squared", 1.16), ("one_plus_c", 1.4)]
 )

@@ -1,0 +1,33 @@
+"""A real Ctrl-C, in a process of its own: XLA is computing when it comes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--methods", "pcgrad", "--seeds", "1", "--steps", "2000", "--batch-size", "8"]
+
+
+def test_ctrl_c(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "digits", *TINY, "--out", str(tmp_path), "--quiet"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Wherever the tests run, even where the shell told them to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    first = tmp_path / "single_task-seed0.json"
+    while not first.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message.startswith("benchmarks: interrupted: ")
+    assert message.count("\n") == 1
+    assert first.exists()
+    assert not list(tmp_path.glob("*.tmp"))
