@@ -7,7 +7,7 @@ table's caption gives (mean of baselines, methods and seeds), from
         python -m benchmarks digits --learning-rate $rate --out results/rate-$rate
     done
 
-which gave 85.7, 87.8, 89.4, 89.1 and 84.2 %. (These runs print test scores too; they were not used.)
+which gave 85.7, 87.8, 89.4, 89.1 and 84.2 %. (These runs print test scores too, which had no say.)
 """
 
 from dataclasses import dataclass
