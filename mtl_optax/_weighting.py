@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import combine, mix, norms, scaled_gram, weigh_rows, zero_absent
+from mtl_optax._solvers.simplex import uniform as uniform
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -243,11 +244,6 @@ def _measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
         weighting.name, weighting.norm_mask, task_gradients, argument="norm_mask"
     )
     return [leaf for leaf, pick in zip(leaves, jax.tree.leaves(chosen), strict=True) if pick]
-
-
-def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
-    """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
-    return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
 
 
 def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:

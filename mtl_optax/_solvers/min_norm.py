@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax._gram import HIGHEST
 from mtl_optax._solvers.conic import conic
-from mtl_optax._solvers.simplex import Solution, lowest, present
+from mtl_optax._solvers.simplex import Solution, lowest, present, uniform
 
 _State = TypeVar("_State")
 MinNormSolver = Literal["fully_corrective", "frank_wolfe", "projected_gradient"]
@@ -111,7 +111,7 @@ def frank_wolfe(
         length = jnp.clip((value - slopes[best]) / jnp.where(curvature > 0, curvature, 1), 0, 1)
         return weights + length * (jnp.zeros_like(weights).at[best].set(1) - weights)
 
-    return _descend(gram, mask, _uniform(gram, mask), step, lambda x: x, goal, max_iterations)
+    return _descend(gram, mask, uniform(mask, gram.dtype), step, lambda x: x, goal, max_iterations)
 
 
 @functools.partial(jax.jit, static_argnames=("tolerance", "max_iterations"))
@@ -151,17 +151,13 @@ def projected_gradient(
         grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         return new, new + (momentum - 1) / grown * (new - weights), grown
 
-    start = _uniform(gram, mask)
+    start = uniform(mask, gram.dtype)
     state = (start, start, jnp.ones((), gram.dtype))
     return _descend(gram, mask, state, step, lambda x: x[0], goal, max_iterations)
 
 
-def _uniform(gram: Float[Array, "T T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
-    return mask.astype(gram.dtype) / jnp.maximum(jnp.sum(mask), 1).astype(gram.dtype)
-
-
 def _goal(gram: Float[Array, "T T"], mask: Bool[Array, " T"], tolerance: float) -> Array:
-    return tolerance * jnp.dot(_uniform(gram, mask), jnp.diagonal(gram))
+    return tolerance * jnp.dot(uniform(mask, gram.dtype), jnp.diagonal(gram))
 
 
 def _descend(

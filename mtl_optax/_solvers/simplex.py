@@ -1,6 +1,6 @@
 """What the solvers over the simplex of task weights share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -28,3 +28,8 @@ def present(mask: Bool[Array, " T"] | None, like: Float[Array, "T T"]) -> Bool[A
 def lowest(values: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, ""]:
     """Returns the smallest of `values` over `mask`; NaN if one of them is NaN."""
     return jnp.min(jnp.where(mask, values, jnp.inf))
+
+
+def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
+    """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
+    return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
