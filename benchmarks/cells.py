@@ -5,11 +5,11 @@ the file holds the full configuration, and a run uses it again only where that i
 """
 
 import importlib.metadata
-import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,55 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-import mtl_optax as mtl
-from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.training import BASELINES, Curves, Problem, Timing, recipe, train
+from benchmarks.errors import UserError
+from benchmarks.problem import Metric
+from benchmarks.training import Curves, Timing
 
 Config = dict[str, Any]
 
-POINTS = 25  # along each curve
+
+@dataclass(frozen=True)
+class Trial:
+    """One of the learning rates that were tried with the first seed."""
+
+    learning_rate: float
+    validation: float
+    """The best mean of the metrics on the validation split."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method trained with one seed, ``p`` points recorded on ``t`` tasks."""
+    """One method trained with one seed: ``p`` epochs, ``t`` tasks, ``m`` metrics."""
 
     method: str
+    """Its name, with hyper-parameters in brackets where these are not the defaults."""
     seed: int
     config: Config
-    step: list[int]
-    """The steps after which a point was recorded."""
+    trials: tuple[Trial, ...]
+    """What the learning rate was chosen from, the same for all seeds."""
+    learning_rate: float
+    epoch: int
+    """The epoch reported, the best on the validation split; 0 if none gave finite numbers."""
+    test: Float[np.ndarray, " m"]
+    """The metrics on the test split after that epoch."""
+    test_loss: Float[np.ndarray, " t"]
     curves: Curves
-    test: Float[np.ndarray, " t"]
-    """Score of each task on the test split after the last step."""
     timing: Timing
+
+    @property
+    def suite(self) -> str:
+        """Name of the suite."""
+        return str(self.config["suite"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.config["tasks"])
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What the metrics are."""
+        return [Metric(**metric) for metric in self.config["metrics"]]
 
 
 class Store:
@@ -65,9 +92,17 @@ class Store:
         """Remove a cell, if there is one."""
         self.path(method, seed).unlink(missing_ok=True)
 
+    @property
+    def unfinished(self) -> Path:
+        """Where checkpoints of unfinished trainings go."""
+        return self.folder / "unfinished"
+
+    def discard_unfinished(self) -> None:
+        """Remove the checkpoints."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
     def save(self, cell: Cell) -> None:
         """Write the file whole or not at all."""
-        curves = cell.curves._asdict()
         content = {
             "method": cell.method,
             "seed": cell.seed,
@@ -75,138 +110,91 @@ class Store:
             "versions": _versions(),
             "device": _device(),
             "timing": cell.timing._asdict(),
+            "trials": [
+                {"learning_rate": t.learning_rate, "validation": _plain(t.validation)}
+                for t in cell.trials
+            ],
+            "learning_rate": cell.learning_rate,
+            "epoch": cell.epoch,
             "test": _plain(cell.test.tolist()),
-            "step": cell.step,
-            "curves": {k: None if v is None else _plain(v.tolist()) for k, v in curves.items()},
+            "test_loss": _plain(cell.test_loss.tolist()),
+            "curves": {
+                k: None if v is None else _plain(v.tolist())
+                for k, v in cell.curves._asdict().items()
+            },
         }
-        path = self.path(cell.method, cell.seed)
-        unfinished = path.with_suffix(".tmp")
-        try:
-            unfinished.write_text(json.dumps(content, allow_nan=False) + "\n")
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        write(self.path(cell.method, cell.seed), json.dumps(content, allow_nan=False) + "\n")
 
     def load(self, method: str, seed: int, config: Config) -> Cell | None:
         """The finished cell, or None where there is none with this configuration."""
         path = self.path(method, seed)
-        try:
-            content = json.loads(path.read_text())
-            if (content["method"], content["seed"]) != (method, seed):
-                raise ValueError(f"it is of {content['method']}, seed {content['seed']}")
-            if content["config"] != config:
-                return None
-            curves = Curves(*(_array(content["curves"][name]) for name in Curves._fields))
-            cell = Cell(
-                method=method,
-                seed=seed,
-                config=config,
-                step=[int(step) for step in content["step"]],
-                curves=curves,
-                test=np.asarray(content["test"], float),
-                timing=Timing(**content["timing"]),
-            )
-            if curves.loss.shape != (len(cell.step), len(cell.test)):
-                raise ValueError("its curves have the wrong length")
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise UserError(
-                f"{path}: not a finished cell ({reason}); remove it or pass --fresh"
-            ) from error
-        return cell
-
-
-def run_cells(
-    problem: Problem,
-    store: Store,
-    *,
-    methods: Sequence[str],
-    seeds: int,
-    steps: int,
-    learning_rate: float,
-    on_plan: Callable[[int, int], None] = lambda kept, steps: None,
-    on_method: Callable[[str], None] = lambda method: None,
-    on_steps: Callable[[int], None] = lambda steps: None,
-) -> dict[str, list[Cell]]:
-    """Train the cells that are not in ``store`` yet; every method's cells, in order of seed.
-
-    Args:
-        problem: what to train on.
-        store: where finished cells are, and go.
-        methods: baselines and methods of the registry.
-        seeds: how many, counted from 0; those of one method train at once.
-        steps: of each training.
-        learning_rate: of Adam, for every method.
-        on_plan: called once with the number of cells found and of steps to be done.
-        on_method: called with the name of a method whose training begins.
-        on_steps: called with the number of steps just done.
-    """
-    configs = {
-        method: _config(problem, method, steps=steps, learning_rate=learning_rate)
-        for method in methods
-    }
-    found = {
-        (method, seed): store.load(method, seed, configs[method])
-        for method in methods
-        for seed in range(seeds)
-    }
-    finished = {key: cell for key, cell in found.items() if cell is not None}
-    missing = {
-        method: [seed for seed in range(seeds) if (method, seed) not in finished]
-        for method in methods
-    }
-    on_plan(len(finished), steps * sum(bool(todo) for todo in missing.values()))
-    try:
-        for method, todo in missing.items():
-            if not todo:
-                continue
-            on_method(method)
-            run = train(
-                recipe(method, problem, learning_rate),
-                todo,
-                steps=steps,
-                points=POINTS,
-                on_steps=on_steps,
-            )
-            for row, seed in enumerate(todo):
-                curves = jax.tree.map(lambda curve, row=row: curve[row], run.curves)
-                cell = Cell(
-                    method, seed, configs[method], run.step, curves, run.test[row], run.timing
+        try:
+            cell = read_cell(path)
+            if (cell.method, cell.seed) != (method, seed):
+                raise UserError(
+                    f"{path}: not a finished cell (it is of {cell.method}, seed {cell.seed})"
                 )
-                store.save(cell)
-                finished[method, seed] = cell
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"interrupted: {len(finished)} of {len(found)} cells are kept in {store.folder}; "
-            "the same command (without --fresh) goes on from there"
-        ) from None
-    return {method: [finished[method, seed] for seed in range(seeds)] for method in methods}
+        except UserError as error:
+            raise UserError(f"{error}; remove it or pass --fresh") from error
+        return cell if cell.config == config else None
+
+    def paths(self) -> Iterator[Path]:
+        """Every file that should be a cell, by name."""
+        yield from sorted(self.folder.glob("*-seed*.json"))
 
 
-def _config(problem: Problem, method: str, *, steps: int, learning_rate: float) -> Config:
-    """Everything that decides a cell's numbers, apart from its seed and the code itself."""
-    config = {
-        **problem.config,
-        "optimizer": "adam",
-        "learning_rate": learning_rate,
-        "steps": steps,
-        "points": POINTS,
-        "hyperparameters": {} if method in BASELINES else _defaults(method),
-    }
-    # As it reads back from a file: tuples are lists there.
+def read_cell(path: Path) -> Cell:
+    """The finished cell in a file, or an error that names the file."""
+    try:
+        content = json.loads(path.read_text())
+        cell = Cell(
+            method=str(content["method"]),
+            seed=int(content["seed"]),
+            config=dict(content["config"]),
+            trials=tuple(
+                Trial(float(t["learning_rate"]), _number(t["validation"]))
+                for t in content["trials"]
+            ),
+            learning_rate=float(content["learning_rate"]),
+            epoch=int(content["epoch"]),
+            test=_numbers(content["test"]),
+            test_loss=_numbers(content["test_loss"]),
+            curves=Curves(
+                *(
+                    None if content["curves"][name] is None else _numbers(content["curves"][name])
+                    for name in Curves._fields
+                )
+            ),
+            timing=Timing(**content["timing"]),
+        )
+        epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
+        if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:
+            raise ValueError("its losses have the wrong length")
+        if cell.curves.validation.shape != (epochs, metrics) or len(cell.test) != metrics:
+            raise ValueError("its metrics have the wrong length")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: not a finished cell ({reason})") from error
+    return cell
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def as_read(config: Mapping[str, Any]) -> Config:
+    """A configuration as it reads back from a file: tuples are lists there."""
     return dict(json.loads(json.dumps(config)))
-
-
-def _defaults(method: str) -> Config:
-    """The hyper-parameters of a method that a file can hold, at the library's defaults."""
-    parameters = inspect.signature(mtl.method_info(method).factory).parameters.values()
-    return {
-        p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)
-    }
 
 
 def _plain(values: Any) -> Any:
@@ -216,8 +204,12 @@ def _plain(values: Any) -> Any:
     return float(f"{values:.6g}") if math.isfinite(values) else None
 
 
-def _array(values: Any) -> Any:
-    return None if values is None else np.asarray(values, float)
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: Any) -> Float[np.ndarray, "..."]:
+    return np.asarray(values, float)
 
 
 def _versions() -> Mapping[str, str]:

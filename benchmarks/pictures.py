@@ -7,17 +7,25 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.cells import Cell
 from benchmarks.errors import UserError
-from benchmarks.report import test_scores
-from benchmarks.training import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK, Problem
-
-Cells = Mapping[str, Sequence[Cell]]
+from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.summary import (
+    Cells,
+    counted,
+    first_cell,
+    higher_is_better,
+    mean_metric,
+    test_metrics,
+)
+from mtl_optax.metrics import task_variance
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -35,60 +43,69 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(problem: Problem, cells: Cells, folder: Path) -> None:
-    """Write ``accuracy.png``, ``curves.png``, ``weights.png`` and ``cosine.png``."""
+def draw(cells: Cells, folder: Path) -> None:
+    """Write the pictures of a suite as PNG files."""
     with mpl.rc_context(STYLE):
         pictures = {
-            f"{problem.score}.png": _summary(problem, cells),
-            "curves.png": _curves(problem, cells),
-            "weights.png": _weights(problem, cells),
+            "summary.png": _summary(cells),
+            "curves.png": _curves(cells),
+            "losses.png": _losses(cells),
+            "variance.png": _variance(cells),
+            "weights.png": _weights(cells),
             "cosine.png": _cosine(cells),
         }
         for name, figure in pictures.items():
-            if figure is None:
-                continue
-            try:
-                figure.savefig(folder / name)
-            except OSError as error:
-                raise UserError(f"{folder / name}: cannot be written ({error})") from error
+            if figure is not None:
+                save(figure, folder / name)
 
 
-def _summary(problem: Problem, cells: Cells) -> Figure:
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, or say why not."""
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def _summary(cells: Cells) -> Figure:
     """How the methods learn (left), and what they reach on the test split (right)."""
     figure = Figure(figsize=(10, 2 + 0.2 * len(cells)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
-
-    means = {
-        method: 100 * _recorded(group, "validation").mean(axis=-1)
+    columns, more = counted(cells), higher_is_better(cells)
+    curves = {
+        method: _recorded(group, "validation")[..., columns].mean(axis=-1)
         for method, group in cells.items()
     }
-    ranked = sorted(
-        means.keys() - BASELINES.keys(), key=lambda m: means[m][:, -1].mean(), reverse=True
-    )
-    for method in ranked[1:]:
-        label = "other methods" if method == ranked[1] else None
-        mean = means[method].mean(axis=0)
-        left.plot(cells[method][0].step, mean, color="#9ecae1", lw=1, label=label)
+    order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))
+    methods = [method for method in reversed(order) if method not in BASELINES]
+    for method in methods[1:]:
+        label = "other methods" if method == methods[1] else None
+        left.plot(_epochs(cells[method]), curves[method].mean(axis=0), "#9ecae1", lw=1, label=label)
     for method, colour, dashes, label in (
         (SINGLE_TASK, GREY, "--", SINGLE_TASK),
         (EQUAL_WEIGHTING, "black", "-", EQUAL_WEIGHTING),
-        *((m, TASK_COLOURS[0], "-", f"{m}, the best method here") for m in ranked[:1]),
+        *((m, TASK_COLOURS[0], "-", f"{m}, the best method here") for m in methods[:1]),
     ):
-        _band(left, cells[method][0].step, means[method], colour, label, dashes)
-    _skip_the_rise(left, list(means.values()))
+        if method in cells:
+            _band(left, _epochs(cells[method]), curves[method], colour, label, dashes)
+    _skip_the_beginning(left, list(curves.values()), more)
     left.set_title("Learning curves", loc="left")
-    left.set_xlabel("training step")
-    left.set_ylabel(f"validation {problem.score}, mean of tasks (%)")
-    left.legend(loc="lower right")
+    left.set_xlabel("epoch")
+    left.set_ylabel("mean metric on the validation split")
+    left.legend(loc="lower right" if more else "upper right")
 
-    order = sorted(cells, key=lambda m: test_scores(cells[m]).mean())
     rows = np.arange(len(order))
-    for task, (name, colour) in enumerate(zip(problem.tasks, _colours(problem), strict=True)):
-        scores = np.stack([test_scores(cells[method])[:, task] for method in order])
+    names = [first_cell(cells).metrics[i].name for i in columns]
+    if len(columns) > len(TASK_COLOURS):
+        names, values = ["mean metric"], {m: mean_metric(cells, m)[:, None] for m in order}
+    else:
+        values = {m: test_metrics(cells[m])[:, columns] for m in order}
+    for number, (name, colour) in enumerate(zip(names, _colours(len(names)), strict=True)):
+        scores = [values[method][:, number] for method in order]
         right.errorbar(
-            scores.mean(axis=1),
-            rows - 0.12 * (2 * task - problem.num_tasks + 1),
-            xerr=_deviation(scores.T),
+            [score.mean() for score in scores],
+            rows - 0.12 * (2 * number - len(names) + 1),
+            xerr=[_deviation(score) for score in scores],
             fmt="o",
             ms=4,
             color=colour,
@@ -96,36 +113,78 @@ def _summary(problem: Problem, cells: Cells) -> Figure:
             capsize=1.5,
             label=name,
         )
-        right.axvline(test_scores(cells[SINGLE_TASK])[:, task].mean(), color=colour, ls=":", lw=1)
+        if SINGLE_TASK in cells:
+            right.axvline(values[SINGLE_TASK][:, number].mean(), color=colour, ls=":", lw=1)
     right.set_yticks(rows, order)
-    for label in right.get_yticklabels():
-        if label.get_text() in BASELINES:
-            label.set_fontstyle("italic")
-    right.set_title("After the last step", loc="left")
-    right.set_xlabel(f"test {problem.score} (%); dotted: {SINGLE_TASK}")
-    right.legend(loc="upper left")
+    for tick in right.get_yticklabels():
+        if tick.get_text() in BASELINES:
+            tick.set_fontstyle("italic")
+    right.set_title("At the epoch chosen on the validation split", loc="left")
+    right.set_xlabel(f"test split; dotted: {SINGLE_TASK}")
+    right.legend(loc="upper left" if more else "upper right")
     return figure
 
 
-def _curves(problem: Problem, cells: Cells) -> Figure:
-    """Validation score of each task, a panel for each method."""
+def _curves(cells: Cells) -> Figure:
+    """Metrics on the validation split, a panel for each method."""
     shown = [method for method in cells if method != SINGLE_TASK]
-    figure, panels = _panels(shown, "training step", f"validation {problem.score} (%)")
+    columns, metrics = counted(cells), first_cell(cells).metrics
+    figure, panels = _panels(shown, "epoch", "validation split")
     drawn = []
     for method, axes in panels:
-        for task, colour in enumerate(_colours(problem)):
-            single = 100 * _recorded(cells[SINGLE_TASK], "validation")[..., task]
-            ours = 100 * _recorded(cells[method], "validation")[..., task]
-            steps = cells[method][0].step
-            axes.plot(steps, single.mean(axis=0), color=colour, ls=":", lw=1)
-            _band(axes, steps, ours, colour, problem.tasks[task])
-            drawn += [single, ours]
-    _skip_the_rise(axes, drawn)
+        for column, colour in zip(columns, _colours(len(columns)), strict=True):
+            if SINGLE_TASK in cells:
+                single = _recorded(cells[SINGLE_TASK], "validation")[..., column]
+                epochs = _epochs(cells[SINGLE_TASK])
+                axes.plot(epochs, single.mean(axis=0), color=colour, ls=":", lw=1)
+                drawn.append(single)
+            ours = _recorded(cells[method], "validation")[..., column]
+            _band(axes, _epochs(cells[method]), ours, colour, metrics[column].name)
+            drawn.append(ours)
+    _skip_the_beginning(axes, drawn, higher_is_better(cells))
     _legend(figure, axes, note=f"dotted: {SINGLE_TASK}")
     return figure
 
 
-def _weights(problem: Problem, cells: Cells) -> Figure | None:
+def _losses(cells: Cells) -> Figure:
+    """Training, query, validation and test loss side by side, mean of tasks, for each method."""
+    figure, panels = _panels(list(cells), "epoch", "loss, mean of tasks")
+    drawn = []
+    for method, axes in panels:
+        group = cells[method]
+        for name, colour, label in (
+            ("loss", "black", "training"),
+            ("query_loss", TASK_COLOURS[2], "query"),
+            ("validation_loss", TASK_COLOURS[0], "validation"),
+        ):
+            if getattr(group[0].curves, name) is None:
+                axes.plot([], [], color=colour, label=label)
+                continue
+            values = _recorded(group, name).mean(axis=-1)
+            _band(axes, _epochs(group), values, colour, label)
+            drawn.append(values)
+        axes.plot(
+            [cell.epoch for cell in group],
+            [cell.test_loss.mean() for cell in group],
+            "x",
+            color=TASK_COLOURS[1],
+            label="test, at the epoch reported",
+        )
+    _skip_the_beginning(axes, drawn, more=False)
+    _legend(figure, axes, note="the test split is read once")
+    return figure
+
+
+def _variance(cells: Cells) -> Figure:
+    """Variance of the training losses over tasks, a panel for each method."""
+    variance = {
+        method: np.asarray(task_variance(_recorded(group, "loss")))
+        for method, group in cells.items()
+    }
+    return _against_equal_weighting(cells, variance, "variance of the training losses over tasks")
+
+
+def _weights(cells: Cells) -> Figure | None:
     """Share of each task in the weights applied, a panel for each method that moves them."""
     weights = {
         method: _recorded(group, "weights")
@@ -135,34 +194,46 @@ def _weights(problem: Problem, cells: Cells) -> Figure | None:
     shown = [method for method, values in weights.items() if np.ptp(values, axis=1).any()]
     if not shown:
         return None
-    figure, panels = _panels(shown, "training step", "share of the weights (%)")
+    tasks = first_cell(cells).tasks
+    figure, panels = _panels(shown, "epoch", "share of the weights (%)")
     for method, axes in panels:
         total = np.abs(weights[method]).sum(axis=-1, keepdims=True)
         shares = 100 * weights[method] / np.maximum(total, 1e-30)
-        for task, colour in enumerate(_colours(problem)):
-            steps = cells[method][0].step
-            _band(axes, steps, shares[..., task], colour, problem.tasks[task])
-        axes.axhline(100 / problem.num_tasks, color=GREY, ls=":", lw=1)
+        for task, colour in enumerate(_colours(len(tasks))):
+            _band(axes, _epochs(cells[method]), shares[..., task], colour, tasks[task])
+        axes.axhline(100 / len(tasks), color=GREY, ls=":", lw=1)
     _legend(figure, axes, note="dotted: equal shares")
     return figure
 
 
 def _cosine(cells: Cells) -> Figure | None:
     """Cosine between the task gradients, a panel for each method."""
-    shown = [method for method, group in cells.items() if group[0].curves.cosine is not None]
-    if not shown:
+    cosines = {
+        method: _recorded(group, "cosine")
+        for method, group in cells.items()
+        if group[0].curves.cosine is not None
+    }
+    if not cosines:
         return None
-    figure, panels = _panels(shown, "training step", "cosine of the task gradients")
-    for method, axes in panels:
-        steps = cells[method][0].step
-        if method != EQUAL_WEIGHTING:
-            plain = _recorded(cells[EQUAL_WEIGHTING], "cosine")
-            axes.plot(steps, plain.mean(axis=0), color=GREY, lw=1, label=EQUAL_WEIGHTING)
-        _band(
-            axes, steps, _recorded(cells[method], "cosine"), TASK_COLOURS[0], "the panel's method"
-        )
+    figure = _against_equal_weighting(cells, cosines, "cosine of the task gradients")
+    for axes in figure.axes:
         axes.axhline(0, color="black", lw=0.8)
-    _legend(figure, axes, note="below 0 the tasks conflict")
+    return figure
+
+
+def _against_equal_weighting(
+    cells: Cells, curves: Mapping[str, Float[np.ndarray, "s p"]], ylabel: str
+) -> Figure:
+    """A panel for each method, with equal weighting in grey in each."""
+    figure, panels = _panels(list(curves), "epoch", ylabel)
+    for method, axes in panels:
+        if EQUAL_WEIGHTING in curves:
+            epochs = _epochs(cells[EQUAL_WEIGHTING])
+            plain = curves[EQUAL_WEIGHTING].mean(axis=0)
+            axes.plot(epochs, plain, color=GREY, lw=1, label=EQUAL_WEIGHTING)
+        _band(axes, _epochs(cells[method]), curves[method], TASK_COLOURS[0], "the panel's method")
+    _skip_the_beginning(axes, list(curves.values()), more=False)
+    _legend(figure, axes, note=None)
     return figure
 
 
@@ -190,16 +261,16 @@ def _panels(
 
 def _band(
     axes: Axes,
-    steps: Sequence[int],
+    epochs: Int[np.ndarray, " p"],
     values: Float[np.ndarray, "s p"],
     colour: str,
     label: str,
     dashes: str = "-",
 ) -> None:
     mean, deviation = values.mean(axis=0), _deviation(values)
-    axes.plot(steps, mean, color=colour, ls=dashes, lw=1.6, label=label)
+    axes.plot(epochs, mean, color=colour, ls=dashes, lw=1.6, label=label)
     axes.fill_between(
-        steps, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0
+        epochs, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0
     )
 
 
@@ -213,18 +284,33 @@ def _deviation(values: Float[np.ndarray, "s ..."]) -> Float[np.ndarray, "..."]:
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
-def _skip_the_rise(axes: Axes, curves: Sequence[Float[np.ndarray, "s p"]]) -> None:
+def _skip_the_beginning(axes: Axes, curves: Sequence[Float[np.ndarray, "s p"]], more: bool) -> None:
     """Leave out most of the steep beginning, where no difference can be seen."""
     means = np.stack([curve.mean(axis=0) for curve in curves])
-    low, high = min(np.median(means[:, means.shape[1] // 10]), means[:, -1].min()), means.max()
-    margin = max(0.15 * (high - low), 1.0)
+    means = means[np.isfinite(means).all(axis=1)]
+    if not len(means):
+        return
+    early, late, best = means[:, means.shape[1] // 10], means[:, -1], means
+    if more:
+        low, high = min(np.median(early), late.min()), best.max()
+    else:
+        low, high = best.min(), max(np.median(early), np.quantile(late, 0.9))
+    margin = max(0.1 * (high - low), 1e-3 * abs(high), 1e-9)
     axes.set_ylim(low - margin, high + margin)
 
 
-def _legend(figure: Figure, axes: Axes, note: str) -> None:
+def _epochs(group: Sequence[Cell]) -> Int[np.ndarray, " p"]:
+    return np.arange(1, len(group[0].curves.loss) + 1)
+
+
+def _legend(figure: Figure, axes: Axes, note: str | None) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels) + 1, title=note)
+    columns = min(len(labels), 7)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, title=note)
 
 
-def _colours(problem: Problem) -> list[str]:
-    return [TASK_COLOURS[task % len(TASK_COLOURS)] for task in range(problem.num_tasks)]
+def _colours(count: int) -> Sequence[str]:
+    """As many colours, told apart as well as may be."""
+    if count <= len(TASK_COLOURS):
+        return TASK_COLOURS[:count]
+    return [to_hex(colormaps["turbo"](i / (count - 1))) for i in range(count)]

@@ -1,49 +1,39 @@
 """The table of a finished suite, and the list of what there is to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-from jaxtyping import Float
 from rich import box
 from rich.table import Table
 
 import mtl_optax as mtl
-from benchmarks.cells import Cell
-from benchmarks.training import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK, Problem
+from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.summary import (
+    Cells,
+    change,
+    counted,
+    first_cell,
+    mean_metric,
+    mean_ranks,
+    spread,
+    step_time,
+    test_metrics,
+)
+
+MOST_COLUMNS = 4  # Where a suite has more metrics, a terminal shows their mean alone.
 
 
-def test_scores(cells: Sequence[Cell]) -> Float[np.ndarray, "s t"]:
-    """Final test scores in percent, one row for each seed."""
-    return 100 * np.stack([cell.test for cell in cells])
-
-
-def change(
-    scores: Float[np.ndarray, "s t"], reference: Float[np.ndarray, "s t"]
-) -> Float[np.ndarray, " s"]:
-    """Mean over tasks of the relative change in percent, seed against the same seed."""
-    return (100 * (scores - reference) / reference).mean(axis=1)
-
-
-def step_time(cells: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
-    """Time per step as a multiple of ``reference``'s; None where they cannot be compared."""
-    ours, theirs = (
-        {cell.timing.seeds_at_once: cell.timing.seconds_per_step for cell in group}
-        for group in (cells, reference)
-    )
-    alike = max(ours.keys() & theirs.keys(), default=None)
-    return None if alike is None else ours[alike] / theirs[alike]
-
-
-def table(problem: Problem, cells: Mapping[str, Sequence[Cell]]) -> Table:
-    """One row for each method: scores, change against single-task, time per step."""
-    seeds = len(cells[SINGLE_TASK])
-    validation = [cell.curves.validation[-1] for group in cells.values() for cell in group]
+def table(cells: Cells) -> Table:
+    """One row for each method: metrics, change against single-task, rank, time per step."""
+    first = first_cell(cells)
+    metrics, columns = first.metrics, counted(cells)
+    shown = [i for i in range(len(metrics)) if i not in columns or len(columns) <= MOST_COLUMNS]
     result = Table(
-        title=f"{problem.config['suite']}: test {problem.score} in percent after the last step",
+        title=f"{first.suite}: test split, at the epoch that was best on the validation split",
         caption=(
-            f"± is the standard deviation over {seeds} seeds. Time is per step, against "
-            f"{EQUAL_WEIGHTING}. Validation {problem.score}, mean of all rows: "
-            f"{100 * np.mean(validation):.2f} %."
+            f"± is the standard deviation over {len(next(iter(cells.values())))} seeds. Δm is the "
+            f"mean drop against {SINGLE_TASK} in percent, less is better; rank is the mean place "
+            f"over metrics and seeds; rate is the learning rate chosen; time is per step, against "
+            f"{EQUAL_WEIGHTING}."
         ),
         box=box.SIMPLE_HEAD,
         title_justify="left",
@@ -52,18 +42,20 @@ def table(problem: Problem, cells: Mapping[str, Sequence[Cell]]) -> Table:
         collapse_padding=True,
     )
     result.add_column("method", no_wrap=True)
-    for column in (*problem.tasks, "mean", "vs single %", "time"):
-        result.add_column(column, justify="right", no_wrap=True)
+    for column in (*(metrics[i].name for i in shown), "mean", "Δm %", "rank", "rate", "time"):
+        result.add_column(column, justify="right")
 
-    single = test_scores(cells[SINGLE_TASK])
+    ranks = mean_ranks(cells)
     for method, group in cells.items():
-        scores = test_scores(group)
         ratio = step_time(group, cells[EQUAL_WEIGHTING])
+        drop = change(cells, method)
         result.add_row(
             method,
-            *(_spread(task) for task in scores.T),
-            _spread(scores.mean(axis=1)),
-            "–" if method == SINGLE_TASK else _spread(change(scores, single), sign="+"),
+            *(spread(test_metrics(group)[:, i]) for i in shown),
+            spread(mean_metric(cells, method)),
+            "–" if method == SINGLE_TASK or drop is None else spread(drop, sign="+"),
+            f"{ranks[method]:.1f}",
+            f"{group[0].learning_rate:g}",
             "–" if ratio is None else f"{ratio:.2f}x",
             style="dim" if method in BASELINES else "",
             end_section=method == EQUAL_WEIGHTING,
@@ -93,8 +85,3 @@ def method_list() -> Table:
         info = mtl.method_info(name)
         result.add_row(name, info.summary, info.source)
     return result
-
-
-def _spread(values: Float[np.ndarray, " s"], sign: str = "") -> str:
-    mean = f"{values.mean():{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.1f}"

@@ -3,95 +3,150 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 import mtl_optax as mtl
-from benchmarks.cells import Cell, Store, run_cells
+from benchmarks.cells import Cell, Store
 from benchmarks.errors import UserError
+from benchmarks.experiment import Progress, Protocol, Row, run_cells
 from benchmarks.pictures import draw
+from benchmarks.problem import Problem
+from benchmarks.recipes import BASELINES
 from benchmarks.report import table
-from benchmarks.training import BASELINES, Problem
 
-_Switch = tyro.conf.FlagCreatePairsOff[bool]
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+PresetName = Literal["quick", "paper"]
 _either = tyro.conf.create_mutex_group(required=False, title="finished cells")
+
+
+class Preset(NamedTuple):
+    """What --preset stands for; each option given on its own comes before it."""
+
+    epochs: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(ABC):
-    """Options of every suite; a suite adds its own, its defaults and its problem."""
+    """Options of every suite; a suite adds its own, its presets and its problem."""
 
     name: ClassVar[str]
+    presets: ClassVar[Mapping[PresetName, Preset]]
 
     methods: Annotated[
         tuple[str, ...],
         tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: every method)"),
     ] = ()
     """Methods to train; the baselines that they are compared with come along."""
+    preset: PresetName = "quick"
+    """quick: minutes on four cores. paper: the schedule of the paper."""
     seeds: int = 3
-    """How many times to train each method: seeds 0, 1, ..., all at once."""
-    steps: int = 1000
-    """Updates of the parameters in each training."""
-    learning_rate: float = 1e-3
-    """Of Adam, the same for every method."""
-    batch_size: int = 64
-    """Examples in each step."""
-    out: Path = Path("results")
+    """How many times to train each method: seeds 0, 1, ..."""
+    epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")] = (
+        None
+    )
+    """Passes over the training data; the best on the validation split is reported."""
+    batch_size: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")
+    ] = None
+    """Examples in each step, of each task where these have data of their own."""
+    learning_rates: Annotated[
+        tuple[float, ...],
+        tyro.conf.arg(metavar="RATE ...", help_behavior_hint="(default: the preset's)"),
+    ] = ()
+    """The grid; every method takes what suits it best on the validation split."""
+    query_fraction: float = 0.1
+    """Part of the training rows that MetaWeighting keeps as its query split."""
+    data_dir: Path | None = None
+    """Folder with the data files (default: the environment variable MTL_OPTAX_DATA)."""
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: results/<suite>)")] = (
+        None
+    )
     """Folder for the JSON files and pictures."""
-    resume: Annotated[_Switch, _either] = False
+    checkpoint_every: float = 60.0
+    """Seconds between two checkpoints of an unfinished training."""
+    resume: Annotated[Switch, _either] = False
     """Keep the cells in --out that were trained with the same options: the default."""
-    fresh: Annotated[_Switch, _either] = False
+    fresh: Annotated[Switch, _either] = False
     """Train every cell again."""
-    quiet: _Switch = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
     @abstractmethod
     def problem(self) -> Problem:
         """The data, model and loss that these options ask for."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("results") / self.name
+
+    @property
+    def protocol(self) -> Protocol:
+        """Seeds, epochs and grid, from the options or the preset."""
+        preset = self.presets[self.preset]
+        return Protocol(
+            seeds=self.seeds,
+            epochs=preset.epochs if self.epochs is None else self.epochs,
+            learning_rates=self.learning_rates or preset.learning_rates,
+        )
+
+    @property
+    def rows_per_batch(self) -> int:
+        """--batch-size or the preset's."""
+        return self.presets[self.preset].batch_size if self.batch_size is None else self.batch_size
+
     def run(self) -> None:
         """Train what is missing, print the table, draw the pictures."""
-        methods = self._checked_methods()
-        store = Store(self.out)
-        if self.fresh:
-            for method in methods:
-                for seed in range(self.seeds):
-                    store.discard(method, seed)
-        problem = self.problem()
-        cells = self._train(problem, store, methods)
-        draw(problem, cells, self.out)
+        rows = [Row(method) for method in self._checked_methods()]
+        cells = self.train(rows, self.folder)
+        draw(cells, self.folder)
         if not self.quiet:
             console = Console()
-            console.print(table(problem, cells))
-            console.print(f"Results and pictures are in {self.out}/", highlight=False)
+            console.print(table(cells))
+            console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
-    def _checked_methods(self) -> list[str]:
-        """Every mistake that can be told before work begins; the methods to train."""
+    def check(self) -> None:
+        """Raise for every mistake that can be told before work begins."""
+        protocol = self.protocol
         for option, number in (
-            ("--seeds", self.seeds),
-            ("--steps", self.steps),
-            ("--batch-size", self.batch_size),
+            ("--seeds", protocol.seeds),
+            ("--epochs", protocol.epochs),
+            ("--batch-size", self.rows_per_batch),
         ):
             if number < 1:
                 raise UserError(f"{option} must be at least 1, not {number}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"--learning-rate must be positive, not {self.learning_rate}")
-        for method in self.methods:
-            if method not in BASELINES:
-                try:
-                    mtl.method_info(method)
-                except ValueError as error:
-                    raise UserError(f"--methods: {error}") from error
-        return list(dict.fromkeys([*BASELINES, *(self.methods or mtl.list_methods())]))
+        for rate in protocol.learning_rates:
+            if not (math.isfinite(rate) and rate > 0):
+                raise UserError(f"--learning-rates must be positive, not {rate}")
+        if not 0 < self.query_fraction < 1:
+            raise UserError(f"--query-fraction must lie between 0 and 1, not {self.query_fraction}")
+        if not self.checkpoint_every >= 0:
+            raise UserError(
+                f"--checkpoint-every must be at least 0 seconds, not {self.checkpoint_every}"
+            )
 
-    def _train(self, problem: Problem, store: Store, methods: list[str]) -> dict[str, list[Cell]]:
+    def train(self, rows: Sequence[Row], folder: Path) -> dict[str, list[Cell]]:
+        """The cells of these rows, trained where ``folder`` has them not."""
+        self.check()
+        store = Store(folder)
+        if self.fresh:
+            store.discard_unfinished()
+            for row in rows:
+                for seed in range(self.seeds):
+                    store.discard(row.label, seed)
+        problem = self.problem()
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
-        progress = Progress(
+        bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -101,26 +156,37 @@ class Suite(ABC):
             # Compiling makes no steps: only a long memory gives a steady estimate.
             speed_estimate_period=3600,
         )
-        bar = progress.add_task("", total=None, visible=False)
+        shown = bar.add_task("", total=None, visible=False)
 
-        def plan(kept: int, steps: int) -> None:
-            progress.update(bar, total=steps, visible=steps > 0)
+        def plan(kept: int, epochs: int) -> None:
+            bar.update(shown, total=epochs, visible=epochs > 0)
             if kept:
                 console.print(f"{kept} finished cells are used again; --fresh trains them anew.")
 
+        progress = Progress(
+            plan=plan,
+            row=lambda label: bar.update(shown, description=label),
+            epoch=lambda members: bar.advance(shown, members),
+        )
         # Warnings would tear the bar apart: they follow it, each one once.
-        with warnings.catch_warnings(record=True) as caught, progress:
+        with warnings.catch_warnings(record=True) as caught, bar:
             cells = run_cells(
                 problem,
                 store,
-                methods=methods,
-                seeds=self.seeds,
-                steps=self.steps,
-                learning_rate=self.learning_rate,
-                on_plan=plan,
-                on_method=lambda method: progress.update(bar, description=method),
-                on_steps=lambda steps: progress.advance(bar, steps),
+                rows,
+                self.protocol,
+                checkpoint_every=self.checkpoint_every,
+                progress=progress,
             )
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             console.print(f"note: {message}")
         return cells
+
+    def _checked_methods(self) -> list[str]:
+        for method in self.methods:
+            if method not in BASELINES:
+                try:
+                    mtl.method_info(method)
+                except ValueError as error:
+                    raise UserError(f"--methods: {error}") from error
+        return list(dict.fromkeys([*BASELINES, *(self.methods or mtl.list_methods())]))

@@ -1,115 +1,72 @@
-"""Train one method on one problem, several seeds at once.
+"""Train one method on one problem, several trainings at once.
 
-Nothing here knows a data set, a model or a file: a suite hands over a `Problem`, `recipe` turns
-a method's name into what a step needs, and `train` runs it.
+Nothing here knows a data set, a model or a method.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import mtl_optax as mtl
+from benchmarks.checkpoints import Checkpoint
+from benchmarks.problem import Problem
+from benchmarks.recipes import Recipe
 
-SINGLE_TASK = "single_task"
-EQUAL_WEIGHTING = "equal_weighting"
-BASELINES = {
-    SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
-    EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",
-}
+CHUNK = 500  # Rows to evaluate at once.
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What a suite provides: data, model, loss and scores.
+class Member(NamedTuple):
+    """One training of those that run at once."""
 
-    Compared by identity, so that a problem can be a static argument of ``jax.jit``.
-    """
-
-    tasks: tuple[str, ...]
-    """Names of the tasks, in the order of every task axis."""
-    score: str
-    """What `scores` measures, such as "accuracy": a fraction, higher is better."""
-    init: Callable[[PRNGKeyArray], PyTree]
-    """Key to parameters."""
-    shared: Callable[[Any], bool]
-    """Whether the leaf at a key path belongs to every task."""
-    sample: Callable[[PRNGKeyArray, PyTree], PyTree]
-    """Key and training data to a batch."""
-    losses: Callable[[PyTree, PyTree], Float[Array, " t"]]
-    """Parameters and batch to the mean loss of each task."""
-    scores: Callable[[PyTree, PyTree], Float[Array, " t"]]
-    """Parameters and a data split to the score of each task."""
-    train: PyTree
-    validation: PyTree
-    test: PyTree
-    probe: PyTree
-    """One fixed batch of training data, on which the task gradients are compared."""
-    config: Mapping[str, Any]
-    """Everything that made this problem, for the record."""
-
-    @property
-    def num_tasks(self) -> int:
-        """The length of every task axis."""
-        return len(self.tasks)
-
-
-class Update(Protocol):
-    """One step of a training, less adding the updates to the parameters."""
-
-    def __call__(
-        self, params: PyTree, state: PyTree, batch: PyTree, another: Callable[[], PyTree]
-    ) -> tuple[Float[Array, " t"], PyTree, PyTree]:
-        """Parameters, state, a batch and a way to draw another to losses, updates and state."""
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """How one method trains on one problem; static under ``jax.jit``."""
-
-    problem: Problem
-    init: Callable[[PyTree], PyTree]
-    """Parameters to the first state."""
-    update: Update
+    seed: int
+    learning_rate: float
 
 
 class Curves(NamedTuple):
-    """What was recorded of one seed at ``p`` points, or of ``s`` seeds with a leading axis.
+    """What was recorded of one training at ``p`` epochs, or of ``k`` with a leading axis.
 
-    Losses and weights are means over the steps since the point before.
+    Losses and weights are means over the steps of the epoch.
     """
 
-    loss: Float[np.ndarray, "*s p t"]
-    validation: Float[np.ndarray, "*s p t"]
-    weights: Float[np.ndarray, "*s p t"] | None
+    loss: Float[np.ndarray, "*k p t"]
+    validation_loss: Float[np.ndarray, "*k p t"]
+    query_loss: Float[np.ndarray, "*k p t"] | None
+    """On the batches of the query split, of methods that read it."""
+    validation: Float[np.ndarray, "*k p m"]
+    """The metrics on the validation split."""
+    weights: Float[np.ndarray, "*k p t"] | None
     """The weights applied, of methods that are a weighted sum of the task gradients."""
-    cosine: Float[np.ndarray, "*s p"] | None
+    cosine: Float[np.ndarray, "*k p"] | None
     """Between the task gradients of the shared parameters, the mean over pairs of tasks."""
 
 
 class Timing(NamedTuple):
     """What a training took."""
 
-    compile_seconds: float
-    seconds_per_step: float
-    """Of all seeds together, at the fastest stretch between two points."""
-    seeds_at_once: int
+    first_epoch_seconds: float
+    """Compilation and the first epoch; less than that of a training that went on."""
+    seconds_per_step: float | None
+    """Of all trainings at once, in the fastest epoch; None where there was no second epoch."""
+    at_once: int
 
 
 class Run(NamedTuple):
-    """A finished training of several seeds; arrays have a leading axis of seeds."""
+    """Finished trainings; arrays have a leading axis of ``k`` members."""
 
-    step: list[int]
-    """The steps after which a point was recorded."""
     curves: Curves
-    test: Float[np.ndarray, "s t"]
+    epoch: Int[np.ndarray, " k"]
+    """The epoch, from 1, with the best validation metrics; 0 if none was finite."""
+    best: Float[np.ndarray, " k"]
+    """What `goodness` says of it."""
+    params: PyTree
+    """The parameters after that epoch."""
     timing: Timing
 
 
@@ -119,107 +76,93 @@ class _Carry(NamedTuple):
     key: PRNGKeyArray
 
 
-def single_task(problem: Problem) -> Problem:
-    """The same problem with a network of its own for every task, stacked along a new axis."""
-
-    def init(key: PRNGKeyArray) -> PyTree:
-        return jax.tree.map(lambda p: jnp.stack([p] * problem.num_tasks), problem.init(key))
-
-    def own(
-        values: Callable[[PyTree, PyTree], Float[Array, " t"]],
-    ) -> Callable[[PyTree, PyTree], Float[Array, " t"]]:
-        return lambda params, data: jnp.diagonal(jax.vmap(values, (0, None))(params, data))
-
-    return replace(
-        problem,
-        init=init,
-        shared=lambda path: False,
-        losses=own(problem.losses),
-        scores=own(problem.scores),
-    )
+class _Best(NamedTuple):
+    score: Float[Array, " k"]
+    epoch: Int[Array, " k"]
+    params: PyTree
 
 
-def recipe(method: str, problem: Problem, learning_rate: float) -> Recipe:
-    """How a baseline or a method of the registry trains, always with Adam.
+def goodness(problem: Problem, metrics: Float[np.ndarray, "*k m"]) -> Float[np.ndarray, "*k"]:
+    """What learning rate and epoch are chosen by: the mean of the metrics, less is turned round."""
+    counted = [i for i, metric in enumerate(problem.metrics) if metric.counts]
+    signs = np.array([1.0 if problem.metrics[i].higher_is_better else -1.0 for i in counted])
+    mean = (signs * metrics[..., counted]).mean(axis=-1)
+    return np.where(np.isfinite(mean), mean, -np.inf)
 
-    Methods that read nothing beyond the losses take one backward pass, of the weighted loss; all
-    others see the task gradients of the shared parameters. Heads follow each paper's rule.
+
+def evaluate(
+    problem: Problem, params: PyTree, data: PyTree
+) -> tuple[Float[np.ndarray, "k t"], Float[np.ndarray, "k m"]]:
+    """Losses and metrics of ``k`` parameter trees on a split; NaN where an output is not finite."""
+    losses, outputs = jax.device_get(_outputs(problem, params, data))
+    metrics = [
+        problem.scores(one, data)
+        if np.isfinite(one).all()
+        else np.full(len(problem.metrics), np.nan)
+        for one in outputs
+    ]
+    return losses, np.stack(metrics)
+
+
+def train(
+    recipe: Recipe,
+    members: Sequence[Member],
+    *,
+    epochs: int,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> Run:
+    """Train the members at once by ``vmap``, each epoch one ``lax.scan``.
+
+    A seed decides the initial parameters and the order of the batches, whatever the method and
+    the learning rate, so that they can be compared seed by seed.
+
+    Args:
+        recipe: from `recipes.recipe`.
+        members: one training each.
+        epochs: the validation split is read after each.
+        checkpoint: where to keep an unfinished training, and to go on from; bit for bit as if it
+            had not been interrupted.
+        on_epoch: called after each epoch.
     """
-    adam = optax.adam(learning_rate)
-    if method == SINGLE_TASK:
-        return _plain(single_task(problem), adam)
-    if method == EQUAL_WEIGHTING:
-        return _plain(problem, adam)
-    info = mtl.method_info(method)
-    if info.is_optimizer:
-        step_size = (
-            {"optimizer": adam}
-            if "optimizer" in info.arguments(problem.num_tasks)
-            else {"learning_rate": learning_rate}
-        )
-        transform = mtl.get(method, problem.num_tasks, **step_size)
-        optimizer = mtl.on_shared(transform, problem.shared, heads=adam)
-        return _stacked(problem, optimizer, query=False)
-    transform = mtl.get(method, problem.num_tasks, **info.arguments(problem.num_tasks))
-    if info.reads <= {"losses"}:
-        return _weighted(problem, transform, adam, info.heads)
-    optimizer = optax.chain(mtl.on_shared(transform, problem.shared, heads=info.heads), adam)
-    return _stacked(problem, optimizer, query="query gradients" in info.reads)
+    problem = recipe.problem
+    carry = _start(recipe, members)
+    best = _Best(jnp.full(len(members), -jnp.inf), jnp.zeros(len(members), jnp.int32), carry.params)
+    recorded: list[Curves] = []
+    if checkpoint is not None:
+        (carry, best), recorded = _resume(checkpoint, (carry, best))
+        for _ in recorded:
+            on_epoch()
+    rates = jnp.asarray([member.learning_rate for member in members], jnp.float32)
+    data, held_out = jax.device_put((problem.train, problem.validation))
+    probe = jax.tree.map(lambda x: x[:, :CHUNK] if problem.separate else x[:CHUNK], data)
 
+    durations = []
+    for epoch in range(len(recorded), epochs):
+        began = time.perf_counter()
+        carry, trace = jax.block_until_ready(_epoch(recipe, rates, carry, data))
+        durations.append(time.perf_counter() - began)
+        validation_loss, metrics = evaluate(problem, carry.params, held_out)
+        best = _better(best, goodness(problem, metrics), epoch + 1, carry.params)
+        losses, query_losses, weights = jax.device_get(trace)
+        cosine = jax.device_get(_cosine(problem, carry.params, probe))
+        recorded.append(Curves(losses, validation_loss, query_losses, metrics, weights, cosine))
+        on_epoch()
+        if checkpoint is not None and checkpoint.is_due():
+            checkpoint.save((carry, best), _stacked(recorded)._asdict())
 
-def _plain(problem: Problem, optimizer: optax.GradientTransformation) -> Recipe:
-    """The gradient of the summed loss, without this library."""
-
-    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
-        losses = problem.losses(params, batch)
-        return losses.sum(), losses
-
-    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
-        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
-        return losses, *optimizer.update(grads, state, params)
-
-    return Recipe(problem, optimizer.init, update)
-
-
-def _weighted(
-    problem: Problem,
-    method: optax.GradientTransformationExtraArgs,
-    optimizer: optax.GradientTransformation,
-    heads: Any,
-) -> Recipe:
-    """The gradient of the weighted loss, for methods that know the weights before it."""
-    weighted_grad = mtl.weighted_value_and_grad(
-        problem.losses, method, shared=problem.shared, heads=heads
+    pace = min(durations[1:]) / problem.steps_per_epoch if len(durations) > 1 else None
+    return Run(
+        curves=_stacked(recorded),
+        epoch=np.asarray(best.epoch),
+        best=np.asarray(best.score),
+        params=best.params,
+        timing=Timing(durations[0] if durations else 0.0, pace, len(members)),
     )
 
-    def init(params: PyTree) -> PyTree:
-        return method.init(params), optimizer.init(params)
 
-    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
-        losses, grads, of_method = weighted_grad(params, state[0], batch)
-        updates, of_optimizer = optimizer.update(grads, state[1], params)
-        return losses, updates, (of_method, of_optimizer)
-
-    return Recipe(problem, init, update)
-
-
-def _stacked(
-    problem: Problem, optimizer: optax.GradientTransformationExtraArgs, *, query: bool
-) -> Recipe:
-    """All task gradients; with ``query`` also those of a second batch of training data."""
-    task_grads = mtl.value_and_task_grads(problem.losses, shared=problem.shared)
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def update(params: PyTree, state: PyTree, batch: PyTree, another: Any) -> Any:
-        losses, grads = task_grads(params, batch)
-        extra = {"query_gradients": task_grads(params, another())[1]} if query else {}
-        return losses, *optimizer.update(grads, state, params, task_losses=losses, **extra)
-
-    return Recipe(problem, optimizer.init, update)
-
-
-def _start(recipe: Recipe, seeds: Sequence[int]) -> _Carry:
-    keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]
+def _start(recipe: Recipe, members: Sequence[Member]) -> _Carry:
+    keys = [jax.random.split(jax.random.key(member.seed)) for member in members]
     # Not under jit: initialisers take seconds to compile and milliseconds to run.
     params = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[recipe.problem.init(key) for key, _ in keys]
@@ -228,96 +171,113 @@ def _start(recipe: Recipe, seeds: Sequence[int]) -> _Carry:
     return _Carry(params, state, jnp.stack([key for _, key in keys]))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _train(recipe: Recipe, steps: int, carry: _Carry, train: PyTree) -> tuple[_Carry, Any]:
-    """Go on for ``steps`` steps; also the mean losses and weights of each seed on the way."""
+def _resume(checkpoint: Checkpoint, start: PyTree) -> tuple[PyTree, list[Curves]]:
+    kept = checkpoint.restore(start)
+    if kept is None:
+        return start, []
+    tree, curves = kept
+    epochs = curves["loss"].shape[1]
+    return tree, [
+        Curves(*(None if (c := curves.get(name)) is None else c[:, i] for name in Curves._fields))
+        for i in range(epochs)
+    ]
 
-    def step(carry: _Carry, _: None) -> tuple[_Carry, Any]:
-        key, batch_key, another_key = jax.random.split(carry.key, 3)
-        losses, updates, state = recipe.update(
-            carry.params,
-            carry.state,
-            recipe.problem.sample(batch_key, train),
-            lambda: recipe.problem.sample(another_key, train),
-        )
-        params = optax.apply_updates(carry.params, updates)
-        weights = optax.tree_utils.tree_get(state, "weights")
-        return _Carry(params, state, key), (losses, weights)
 
-    def one_seed(carry: _Carry) -> tuple[_Carry, Any]:
-        carry, trace = jax.lax.scan(step, carry, length=steps)
-        return carry, jax.tree.map(lambda x: x.mean(axis=0), trace)
+def _stacked(recorded: Sequence[Curves]) -> Curves:
+    return jax.tree.map(lambda *points: np.stack(points, axis=1), *recorded)
 
-    return jax.vmap(one_seed)(carry)
+
+def _shuffled(
+    key: PRNGKeyArray, first: Sequence[int], stop: Sequence[int], steps: int, batch: int
+) -> Int[Array, "steps *t batch"]:
+    """Rows for an epoch, each row of a task once before any comes again."""
+    per_task = []
+    for number, (low, high) in enumerate(zip(first, stop, strict=True)):
+        rounds = -(-steps * batch // (high - low))
+        keys = jax.random.split(jax.random.fold_in(key, number), rounds)
+        rows = jax.vmap(lambda k, n=high - low: jax.random.permutation(k, n))(keys).reshape(-1)
+        per_task.append(low + rows[: steps * batch].reshape(steps, batch))
+    return per_task[0] if len(per_task) == 1 else jnp.stack(per_task, axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _score(problem: Problem, params: PyTree, data: PyTree) -> Float[Array, "s t"]:
-    return jax.vmap(lambda p: problem.scores(p, data))(params)
+def _epoch(
+    recipe: Recipe, rates: Float[Array, " k"], carry: _Carry, train: PyTree
+) -> tuple[_Carry, Any]:
+    """Go on for an epoch; also the mean losses and weights of each member on the way."""
+    problem = recipe.problem
+    total = problem.rows
+    kept = [max(1, round(problem.query_fraction * n)) if recipe.query else 0 for n in total]
+    support = [n - k for n, k in zip(total, kept, strict=True)]
+
+    def one_member(rate: Array, carry: _Carry) -> tuple[_Carry, Any]:
+        key, rows_key, query_key = jax.random.split(carry.key, 3)
+        sizes = problem.steps_per_epoch, problem.batch_size
+        rows = _shuffled(rows_key, [0] * len(total), support, *sizes)
+        query_rows = _shuffled(query_key, support, total, *sizes) if recipe.query else None
+
+        def step(carry: tuple[PyTree, PyTree], rows: Any) -> tuple[Any, Any]:
+            params, state = carry
+            rows, query_rows = rows
+            query = None if query_rows is None else problem.batch(train, query_rows)
+            batch = problem.batch(train, rows)
+            losses, updates, state = recipe.update(rate, params, state, batch, query)
+            query_losses = None if query is None else problem.task_losses(params, query)
+            weights = optax.tree_utils.tree_get(state, "weights")
+            params = optax.apply_updates(params, updates)
+            return (params, state), (losses, query_losses, weights)
+
+        (params, state), trace = jax.lax.scan(step, (carry.params, carry.state), (rows, query_rows))
+        return _Carry(params, state, key), jax.tree.map(lambda x: x.mean(axis=0), trace)
+
+    return jax.vmap(one_member)(rates, carry)
 
 
 @partial(jax.jit, static_argnums=0)
-def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, " s"]:
-    def one_seed(params: PyTree) -> Float[Array, ""]:
-        _, grads = mtl.value_and_task_grads(problem.losses, shared=problem.shared)(params, batch)
-        leaves = jax.tree_util.tree_leaves_with_path(grads)
-        products = mtl.gram([leaf for path, leaf in leaves if problem.shared(path)])
-        norms = jnp.sqrt(jnp.diagonal(products))
-        cosines = products / jnp.maximum(jnp.outer(norms, norms), 1e-30)
+def _outputs(problem: Problem, params: PyTree, data: PyTree) -> tuple[Array, Array]:
+    """Losses and outputs of every member on a whole split, in chunks of its rows."""
+    axis = 1 if problem.separate else 0
+    total = jax.tree.leaves(data)[0].shape[axis]
+    count = -(-total // CHUNK)
+    # The last chunk begins again with the first rows.
+    rows = jnp.arange(count * min(CHUNK, total)) % total
+
+    def one_member(params: PyTree) -> tuple[Array, Array]:
+        def chunk(rows: Int[Array, " c"]) -> Array:
+            return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data))
+
+        chunks = jax.lax.map(chunk, rows.reshape(count, -1))
+        outputs = jnp.moveaxis(chunks, 0, axis)
+        outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
+        outputs = jax.lax.slice_in_dim(outputs, 0, total, axis=axis)
+        losses = jax.vmap(problem.losses) if problem.separate else problem.losses
+        return losses(outputs, data), outputs
+
+    return jax.lax.map(one_member, params)
+
+
+@jax.jit
+def _better(best: _Best, score: Float[Array, " k"], epoch: Int[Array, ""], params: PyTree) -> _Best:
+    """The better of the best so far and this epoch, member by member."""
+    better: Bool[Array, " k"] = score > best.score
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, _Best(score, jnp.full_like(best.epoch, epoch), params), best)
+
+
+@partial(jax.jit, static_argnums=0)
+def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, " k"] | None:
+    """Mean cosine between the tasks' gradients of the shared parameters, if there are any."""
+    shared = [problem.shared(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if not any(shared):
+        return None
+
+    def one_member(params: PyTree) -> Float[Array, ""]:
+        _, grads = problem.value_and_task_grads(params, batch)
+        stacked = [g for g, use in zip(jax.tree.leaves(grads), shared, strict=True) if use]
+        cosines = mtl.conflict(mtl.gram(stacked)).cosines
         return cosines[jnp.triu_indices(problem.num_tasks, k=1)].mean()
 
-    return jax.vmap(one_seed)(params)
-
-
-def train(
-    recipe: Recipe,
-    seeds: Sequence[int],
-    *,
-    steps: int,
-    points: int,
-    on_steps: Callable[[int], None] = lambda steps: None,
-) -> Run:
-    """Train ``seeds`` at once by ``vmap``, each stretch between two points one ``lax.scan``.
-
-    A seed decides the initial parameters and the order of the batches, whatever the method, so
-    that methods can be compared seed by seed.
-
-    Args:
-        recipe: from `recipe`.
-        seeds: one training each.
-        steps: updates of the parameters.
-        points: how often to record; the last point is the last step.
-        on_steps: called with the number of steps just done.
-    """
-    problem = recipe.problem
-    stretch = -(-steps // points)
-    lengths = [min(stretch, steps - done) for done in range(0, steps, stretch)]
-    carry = _start(recipe, seeds)
-    data = jax.device_put(problem.train)
-
-    began = time.perf_counter()
-    compiled = {
-        length: _train.lower(recipe, length, carry, data).compile() for length in set(lengths)
-    }
-    compile_seconds = time.perf_counter() - began
-
-    shares_parameters = any(
-        problem.shared(path) for path, _ in jax.tree_util.tree_leaves_with_path(carry.params)
-    )
-    recorded: list[Curves] = []
-    pace = float("inf")
-    for length in lengths:
-        began = time.perf_counter()
-        carry, (losses, weights) = jax.block_until_ready(compiled[length](carry, data))
-        pace = min(pace, (time.perf_counter() - began) / length)
-        validation = _score(problem, carry.params, problem.validation)
-        cosine = _cosine(problem, carry.params, problem.probe) if shares_parameters else None
-        recorded.append(jax.device_get(Curves(losses, validation, weights, cosine)))
-        on_steps(length)
-
-    return Run(
-        step=np.cumsum(lengths).tolist(),
-        curves=jax.tree.map(lambda *points: np.stack(points, axis=1), *recorded),
-        test=np.asarray(_score(problem, carry.params, problem.test)),
-        timing=Timing(compile_seconds, pace, len(seeds)),
-    )
+    return jax.lax.map(one_member, params)

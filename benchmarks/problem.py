@@ -1,0 +1,155 @@
+"""What a suite hands over to be trained: data, model, losses and scores."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+import mtl_optax as mtl
+
+
+class Metric(NamedTuple):
+    """One number of a result."""
+
+    name: str
+    task: int
+    """Which task it judges."""
+    higher_is_better: bool = True
+    counts: bool = True
+    """Whether it enters the choice of learning rate and epoch, means, ranks and Δm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data, model, losses and scores of ``t`` tasks.
+
+    Either all tasks read the same input (joint: leaves of the data are ``(n, ...)``), or each has
+    data of its own (separate: leaves are ``(t, n, ...)``, padded to one size, and ``present``
+    marks what is no padding). Leaves of the parameters that are not shared have a leading task
+    axis. For separate data, `forward` and `losses` see one task's slice of all that.
+
+    Compared by identity, so that a problem can be a static argument of ``jax.jit``.
+    """
+
+    tasks: tuple[str, ...]
+    """Names of the tasks, in the order of every task axis."""
+    metrics: tuple[Metric, ...]
+    """What `scores` returns."""
+    init: Callable[[PRNGKeyArray], PyTree]
+    """Key to parameters."""
+    shared: Callable[[Any], bool]
+    """Whether the leaf at a key path belongs to every task."""
+    forward: Callable[[PyTree, PyTree], Array]
+    """Parameters and batch to outputs ``(n, t, ...)``; separate: ``(n, ...)``."""
+    losses: Callable[[Array, PyTree], Array]
+    """Outputs and batch to the mean losses ``(t,)``; separate: ``()``."""
+    scores: Callable[[np.ndarray, PyTree], Float[np.ndarray, " m"]]
+    """Finite outputs ``(n, t, ...)`` (separate: ``(t, n, ...)``) and data to metrics."""
+    train: PyTree
+    """In random order: the last rows serve MetaWeighting as query split."""
+    validation: PyTree
+    test: PyTree
+    batch_size: int
+    """Rows in a batch; of each task where data is separate."""
+    config: Mapping[str, Any]
+    """Everything that made this problem, for the record."""
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
+    """Learning rate to optimiser."""
+    sizes: tuple[int, ...] | None = None
+    """Training rows of each task, where data is separate."""
+    epoch_rows: int | None = None
+    """Rows in an epoch, by default all (those of the mean task)."""
+    query_fraction: float = 0.1
+    """Part of the training rows that methods with query gradients keep for those."""
+    at_once: int = 3
+    """How many trainings to vectorise."""
+
+    @property
+    def num_tasks(self) -> int:
+        """The length of every task axis."""
+        return len(self.tasks)
+
+    @property
+    def separate(self) -> bool:
+        """Whether each task has data of its own."""
+        return self.sizes is not None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Training rows of each task, or one number for all."""
+        return self.sizes or (len(jax.tree.leaves(self.train)[0]),)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in an epoch."""
+        rows = self.epoch_rows or int(np.mean(self.rows))
+        return max(1, rows // self.batch_size)
+
+    def batch(self, data: PyTree, rows: Array) -> PyTree:
+        """The rows of the data: ``(b,)``, or ``(t, b)`` where it is separate."""
+        take = jax.vmap(lambda x, r: x[r]) if self.separate else lambda x, r: x[r]
+        return jax.tree.map(lambda x: take(x, rows), data)
+
+    def outputs(self, params: PyTree, data: PyTree) -> Array:
+        """Outputs of all tasks: ``(n, t, ...)``, or ``(t, n, ...)`` for separate data."""
+        if not self.separate:
+            return self.forward(params, data)
+        return jax.vmap(self.forward, (self._task_axes(params), 0))(params, data)
+
+    def task_losses(self, params: PyTree, batch: PyTree) -> Float[Array, " t"]:
+        """Parameters and batch to the mean loss of each task."""
+        losses = jax.vmap(self.losses) if self.separate else self.losses
+        return losses(self.outputs(params, batch), batch)
+
+    def value_and_task_grads(
+        self, params: PyTree, batch: PyTree
+    ) -> tuple[Float[Array, " t"], PyTree]:
+        """Losses, and gradients whose shared leaves are stacked over tasks."""
+        if self.separate:
+
+            def loss(params: PyTree, batch: PyTree) -> Array:
+                return self.losses(self.forward(params, batch), batch)
+
+            return mtl.per_task_value_and_grad(loss, shared=self.shared)(params, batch)
+        return mtl.value_and_task_grads(self.task_losses, shared=self.shared)(params, batch)
+
+    def _task_axes(self, params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: None if self.shared(path) else 0, params
+        )
+
+
+def single_task(problem: Problem) -> Problem:
+    """The same problem with a network of its own for every task, stacked along a new axis."""
+
+    def copies(leaf: Array) -> Array:
+        return jnp.stack([leaf] * problem.num_tasks)
+
+    def init_separate(key: PRNGKeyArray) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: copies(leaf) if problem.shared(path) else leaf, problem.init(key)
+        )
+
+    def init_joint(key: PRNGKeyArray) -> PyTree:
+        return jax.tree.map(copies, problem.init(key))
+
+    def own_outputs(params: PyTree, batch: PyTree) -> Array:
+        outputs = jax.vmap(problem.forward, (0, None))(params, batch)
+        return jnp.moveaxis(jnp.diagonal(outputs, axis1=0, axis2=2), -1, 1)
+
+    return replace(
+        problem,
+        init=init_separate if problem.separate else init_joint,
+        shared=lambda path: False,
+        forward=problem.forward if problem.separate else own_outputs,
+    )
+
+
+def mean_present(values: Float[Array, " n"], batch: Any) -> Float[Array, ""]:
+    """The mean over the rows of one task's data that are no padding."""
+    return jnp.sum(values * batch.present) / jnp.maximum(jnp.sum(batch.present), 1)
