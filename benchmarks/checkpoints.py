@@ -57,7 +57,7 @@ class Checkpoint:
                 )
             kept = [content["leaves"][str(i)] for i in range(len(wanted))]
             leaves = [_as(leaf, like) for leaf, like in zip(kept, wanted, strict=True)]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise UserError(
                 f"{self.folder}: not a checkpoint of this training; remove it or pass --fresh"
             ) from error

@@ -7,46 +7,34 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from benchmarks.training import BASELINES, recipe, train
-from tests.benchmarks.problems import toy_problem
+from benchmarks.recipes import BASELINES, recipe
+from benchmarks.training import Member, train
+from tests.benchmarks.problems import separate_problem, toy_problem
 
 
 # EMTL warns that for two tasks its default radius restrains nothing.
 @pytest.mark.filterwarnings("ignore:emtl")
 @pytest.mark.parametrize("method", [*BASELINES, *mtl.list_methods()])
-def test_every_method_learns(method):
-    run = train(recipe(method, toy_problem(), 3e-2), [0, 1], steps=200, points=10)
+@pytest.mark.parametrize("make", [toy_problem, separate_problem])
+def test_every_method_learns(method, make):
+    members = [Member(0, 3e-2), Member(1, 3e-2)]
+    run = train(recipe(method, make()), members, epochs=60)
     first, last = run.curves.loss[:, 0], run.curves.loss[:, -1]
     assert (last.sum(axis=1) < 0.5 * first.sum(axis=1)).all()
     weights = run.curves.weights
-    assert weights is None or (weights.shape == (2, 10, 2) and np.isfinite(weights).all())
-
-
-@pytest.mark.parametrize(
-    ("steps", "points", "expected"), [(1, 5, [1]), (7, 3, [3, 6, 7]), (4, 9, [1, 2, 3, 4])]
-)
-def test_any_number_of_steps(steps, points, expected):
-    done = []
-    run = train(
-        recipe("equal_weighting", toy_problem(), 1e-2),
-        [0],
-        steps=steps,
-        points=points,
-        on_steps=done.append,
-    )
-    assert run.step == expected == np.cumsum(done).tolist()
-    assert run.curves.loss.shape == run.curves.validation.shape == (1, len(expected), 2)
+    assert weights is None or (weights.shape == (2, 60, 2) and np.isfinite(weights).all())
 
 
 @pytest.mark.parametrize(("method", "weighted"), [("cagrad", False), ("uw", True)])
 def test_a_step_is_the_method_on_the_trunk_and_its_rule_on_the_heads(method, weighted):
     problem = toy_problem()
     params = problem.init(jax.random.key(0))
-    batch = problem.train[:8]
-    made = recipe(method, problem, 0.1)
-    _, updates, state = made.update(params, made.init(params), batch, lambda: batch)
+    batch = jnp.asarray(problem.train[:8])
+    made = recipe(method, problem)
+    _, updates, state = made.update(0.1, params, made.init(params), batch, None)
 
-    losses, jacobian = problem.losses(params, batch), jax.jacrev(problem.losses)(params, batch)
+    losses = problem.task_losses(params, batch)
+    jacobian = jax.jacrev(problem.task_losses)(params, batch)
     transform = mtl.get(method, 2)
     trunk, of_method = transform.update(
         jacobian["trunk"], transform.init(params["trunk"]), task_losses=losses
@@ -62,11 +50,25 @@ def test_a_step_is_the_method_on_the_trunk_and_its_rule_on_the_heads(method, wei
     )
 
 
-def test_the_cosine_is_that_of_the_shared_gradients():
-    problem = toy_problem()
-    run = train(recipe("equal_weighting", problem, 1e-9), [0], steps=1, points=1)
+def test_dwa_averages_over_the_epoch():
+    """Its weights stand still for two epochs of four steps, and then move."""
+    run = train(recipe("dwa", toy_problem()), [Member(0, 0.1)], epochs=4)
+    np.testing.assert_allclose(run.curves.weights[0, :2], 1)
+    assert (np.abs(run.curves.weights[0, 2:] - 1) > 1e-4).all()
+
+
+def test_hyperparameters_reach_the_method():
+    run = train(recipe("dwa", toy_problem(), {"temperature": 1e9}), [Member(0, 0.1)], epochs=4)
+    np.testing.assert_allclose(run.curves.weights, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [toy_problem, separate_problem])
+def test_the_cosine_is_that_of_the_shared_gradients(make):
+    problem = make()
+    run = train(recipe("equal_weighting", problem), [Member(0, 1e-9)], epochs=1)
     init_key, _ = jax.random.split(jax.random.key(0))
-    jacobian = jax.jacrev(problem.losses)(problem.init(init_key), problem.probe)
+    train_set = jax.tree.map(jnp.asarray, problem.train)
+    jacobian = jax.jacrev(problem.task_losses)(problem.init(init_key), train_set)
     first, second = np.asarray(jacobian["trunk"]).reshape(2, -1)
     expected = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
     np.testing.assert_allclose(run.curves.cosine[0, 0], expected, atol=1e-4)

@@ -3,11 +3,16 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import training
 from benchmarks.digits import digits_problem
-from benchmarks.training import EQUAL_WEIGHTING, SINGLE_TASK, recipe, train
+from benchmarks.problem import single_task
+from benchmarks.recipes import EQUAL_WEIGHTING, SINGLE_TASK, recipe
+from benchmarks.training import Member, evaluate, goodness, train
+from tests.benchmarks.problems import separate_problem, toy_problem
 
 
 @pytest.fixture(scope="module")
@@ -15,47 +20,126 @@ def problem():
     """Forty training canvases, which also serve as validation and test split."""
     full = digits_problem(batch_size=20)
     few = jax.tree.map(lambda x: x[:40], full.train)
-    return dataclasses.replace(full, train=few, validation=few, test=few, probe=few)
+    return dataclasses.replace(full, train=few, validation=few, test=few, epoch_rows=400)
 
 
 @pytest.mark.parametrize("method", [SINGLE_TASK, "cagrad", "uw", "adatask"])
 def test_a_small_set_is_learned_by_heart(problem, method):
-    run = train(recipe(method, problem, 1e-2), [0], steps=200, points=2)
-    assert np.all(run.test > 0.95)
-    assert run.step == [100, 200]
-    assert run.curves.loss.shape == (1, 2, 2)
+    run = train(recipe(method, problem), [Member(0, 1e-2)], epochs=10)
+    _, accuracy = evaluate(
+        problem if method != SINGLE_TASK else single_task(problem), run.params, problem.test
+    )
+    assert (accuracy > 95).all()
+    assert run.curves.loss.shape == run.curves.validation.shape == (1, 10, 2)
 
 
-def test_seeds_at_once_equal_seeds_one_by_one(problem):
-    together = train(recipe("mgda", problem, 1e-3), [0, 1], steps=5, points=1)
-    alone = train(recipe("mgda", problem, 1e-3), [1], steps=5, points=1)
-    np.testing.assert_allclose(together.curves.loss[1], alone.curves.loss[0], rtol=1e-4)
-    np.testing.assert_allclose(together.curves.weights[1], alone.curves.weights[0], rtol=1e-3)
+def test_members_at_once_equal_members_one_by_one(problem):
+    members = [Member(0, 1e-3), Member(1, 1e-3), Member(1, 1e-2)]
+    together = train(recipe("mgda", problem), members, epochs=1)
+    for number, member in enumerate(members):
+        alone = train(recipe("mgda", problem), [member], epochs=1)
+        for name in ("loss", "weights"):
+            ours, theirs = (getattr(run.curves, name) for run in (together, alone))
+            np.testing.assert_allclose(ours[number], theirs[0], rtol=1e-3)
     assert not np.allclose(together.curves.loss[0], together.curves.loss[1])
+    assert not np.allclose(together.curves.loss[1], together.curves.loss[2])
 
 
 def test_the_sum_of_task_gradients_is_equal_weighting(problem):
     """Same seed, same parameters, same batches: the two differ in rounding alone."""
     runs = [
-        train(recipe(method, problem, 1e-3), [0], steps=10, points=2)
+        train(recipe(method, problem), [Member(0, 1e-3)], epochs=2)
         for method in (EQUAL_WEIGHTING, "sum_tasks")
     ]
-    np.testing.assert_allclose(runs[0].curves.loss, runs[1].curves.loss, rtol=1e-4)
+    np.testing.assert_allclose(runs[0].curves.loss, runs[1].curves.loss, rtol=1e-3)
 
 
-def test_single_task_networks_do_not_touch_each_other(problem):
-    """With the other task's labels spoiled, a task's own curve stays as it was."""
-    spoiled = dataclasses.replace(
-        problem,
-        train=problem.train._replace(labels=np.asarray(problem.train.labels) * np.array([[1, 0]])),
-    )
-    runs = [train(recipe(SINGLE_TASK, p, 1e-3), [0], steps=5, points=1) for p in (problem, spoiled)]
+@pytest.mark.parametrize("separate", [False, True])
+def test_single_task_networks_do_not_touch_each_other(problem, separate):
+    """With the other task's targets spoiled, a task's own curve stays as it was."""
+    if separate:
+        problem = separate_problem()
+        targets = problem.train.targets * np.array([[1.0], [-3.0]], np.float32)
+        train_set = problem.train._replace(targets=targets)
+    else:
+        labels = np.asarray(problem.train.labels) * np.array([[1, 0]])
+        train_set = problem.train._replace(labels=labels)
+    spoiled = dataclasses.replace(problem, train=train_set)
+    runs = [train(recipe(SINGLE_TASK, p), [Member(0, 1e-3)], epochs=1) for p in (problem, spoiled)]
     np.testing.assert_allclose(runs[0].curves.loss[..., 0], runs[1].curves.loss[..., 0], rtol=1e-5)
     assert not np.allclose(runs[0].curves.loss[..., 1], runs[1].curves.loss[..., 1])
 
 
-def test_the_cosine_is_that_of_the_trunk_gradients(problem):
-    run = train(recipe("sum_tasks", problem, 1e-3), [0], steps=1, points=1)
-    assert run.curves.cosine.shape == (1, 1)
-    assert -1 <= run.curves.cosine[0, 0] <= 1
-    assert train(recipe(SINGLE_TASK, problem, 1e-3), [0], steps=1, points=1).curves.cosine is None
+def test_an_epoch_shows_each_row_once_before_any_comes_again():
+    rows = training._shuffled(jax.random.key(0), [0, 3], [10, 7], 6, 4)
+    assert rows.shape == (6, 2, 4)
+    first, second = np.asarray(rows).swapaxes(0, 1).reshape(2, -1)
+    assert sorted(first[:10]) == sorted(first[10:20]) == list(range(10))
+    for begin in range(0, 24, 4):
+        assert sorted(second[begin : begin + 4]) == [3, 4, 5, 6]
+    assert not (first[:10] == first[10:20]).all()
+
+
+def test_query_batches_come_from_rows_that_train_nothing():
+    """The last quarter of the rows is the query split: with NaN there, training is not touched."""
+    problem = toy_problem(query_fraction=0.25)
+    spoiled = problem.train.copy()
+    spoiled[24:] = np.nan
+    run = train(
+        recipe("meta_weighting", dataclasses.replace(problem, train=spoiled)),
+        [Member(0, 0.01)],
+        epochs=1,
+    )
+    # The first step does not yet use the query gradients, later ones are spoiled by them.
+    assert np.isnan(run.curves.query_loss).all()
+    kept = dataclasses.replace(problem, train=np.concatenate([problem.train[:24]] * 2))
+    seen = []
+
+    def spy(rate, params, state, batch, query):
+        seen.append((batch, query))
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        train(
+            dataclasses.replace(recipe("meta_weighting", kept), update=spy),
+            [Member(0, 1.0)],
+            epochs=1,
+        )
+    assert seen[0][0].shape == seen[0][1].shape == (8, 2)
+
+
+def test_padding_is_never_read():
+    problem = separate_problem()
+    finished = [
+        train(recipe(method, problem), [Member(0, 0.05)], epochs=40)
+        for method in ("equal_weighting", "sum_tasks", "meta_weighting")
+    ]
+    for run in finished:
+        # Padding has targets of a million: one row of it would show.
+        assert run.curves.loss.max() < 100
+        assert run.curves.validation_loss.max() < 100
+    np.testing.assert_allclose(
+        finished[0].curves.loss[:, 0], finished[1].curves.loss[:, 0], rtol=1e-3
+    )
+
+
+def test_evaluation_in_chunks_is_evaluation_at_once(monkeypatch):
+    for problem in (toy_problem(), separate_problem()):
+        params = jax.tree.map(lambda p: p[None], problem.init(jax.random.key(0)))
+        whole = evaluate(problem, params, problem.validation)
+        monkeypatch.setattr(training, "CHUNK", 5)
+        jax.clear_caches()
+        for ours, theirs in zip(evaluate(problem, params, problem.validation), whole, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        expected = problem.task_losses(
+            jax.tree.map(lambda p: p[0], params), jax.tree.map(jnp.asarray, problem.validation)
+        )
+        np.testing.assert_allclose(whole[0][0], expected, rtol=1e-5)
+        monkeypatch.undo()
+
+
+def test_goodness_turns_what_should_be_small():
+    problem = separate_problem()
+    np.testing.assert_allclose(
+        goodness(problem, np.array([[1.0, 3.0], [np.nan, 1.0]])), [-2, -np.inf]
+    )

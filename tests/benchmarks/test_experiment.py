@@ -1,0 +1,182 @@
+"""The protocol: what is chosen by which split, what is kept, and how a run goes on."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.cells import Store
+from benchmarks.errors import InterruptedRunError, UserError
+from benchmarks.experiment import Progress, Protocol, Row, run_cells
+from benchmarks.recipes import recipe
+from benchmarks.training import Member, evaluate, goodness, train
+from tests.benchmarks.problems import separate_problem, toy_problem
+
+PROTOCOL = Protocol(seeds=3, epochs=4, learning_rates=(1e-3, 0.1, 1e3))
+
+
+def run(folder: Path, *methods: str, problem=None, protocol=PROTOCOL, **options):
+    """Train on the toy problem; the cells, and which rows were trained."""
+    begun = []
+    rows = [Row(method) for method in methods or ("equal_weighting", "pcgrad")]
+    progress = Progress(row=begun.append)
+    cells = run_cells(
+        problem or toy_problem(), Store(folder), rows, protocol, progress=progress, **options
+    )
+    return cells, begun
+
+
+def test_the_first_seed_tries_the_grid_and_the_best_rate_serves_all(tmp_path):
+    cells, _ = run(tmp_path, "pcgrad")
+    problem = toy_problem()
+    for seed, cell in enumerate(cells["pcgrad"]):
+        assert cell.seed == seed
+        assert cell.learning_rate == 0.1
+        assert [trial.learning_rate for trial in cell.trials] == [1e-3, 0.1, 1e3]
+    tried = {
+        rate: train(recipe("pcgrad", problem), [Member(0, rate)], epochs=4).curves.validation
+        for rate in PROTOCOL.learning_rates
+    }
+    for trial in cells["pcgrad"][0].trials:
+        best = tried[trial.learning_rate].mean(axis=-1).max()
+        np.testing.assert_allclose(trial.validation, best, rtol=1e-4)
+
+
+def test_the_test_split_has_no_say(tmp_path):
+    plain, _ = run(tmp_path / "plain", "pcgrad")
+    spoiled = toy_problem(test=1e3 * toy_problem().test)
+    other, _ = run(tmp_path / "other", "pcgrad", problem=spoiled)
+    for one, two in zip(plain["pcgrad"], other["pcgrad"], strict=True):
+        assert (one.learning_rate, one.epoch, one.trials) == (
+            two.learning_rate,
+            two.epoch,
+            two.trials,
+        )
+        assert not np.allclose(one.test_loss, two.test_loss)
+
+
+def test_a_training_reports_its_best_epoch():
+    """With an absurd learning rate the parameters get worse: the first epoch is the best."""
+    problem = toy_problem()
+    finished = train(
+        recipe("equal_weighting", problem), [Member(0, 3.0), Member(1, 0.05)], epochs=5
+    )
+    curves = goodness(problem, finished.curves.validation)
+    np.testing.assert_array_equal(finished.epoch, curves.argmax(axis=1) + 1)
+    np.testing.assert_allclose(finished.best, curves.max(axis=1), rtol=1e-6)
+    _, metrics = evaluate(problem, finished.params, problem.validation)
+    np.testing.assert_allclose(goodness(problem, metrics), finished.best, rtol=1e-5)
+
+
+def test_a_training_that_diverges_is_no_ones_choice(tmp_path):
+    protocol = Protocol(seeds=1, epochs=2, learning_rates=(1e30, 0.1))
+    cells, _ = run(tmp_path, "equal_weighting", protocol=protocol)
+    assert cells["equal_weighting"][0].learning_rate == 0.1
+    protocol = Protocol(seeds=1, epochs=2, learning_rates=(1e30,))
+    cells, _ = run(tmp_path, "equal_weighting", protocol=protocol)
+    assert cells["equal_weighting"][0].epoch == 0
+
+
+def test_a_row_has_its_own_hyperparameters(tmp_path):
+    rows = [Row("cagrad", {"c": 0.0}), Row("mean_tasks")]
+    protocol = Protocol(seeds=1, epochs=2, learning_rates=(0.1,))
+    cells = run_cells(toy_problem(), Store(tmp_path), rows, protocol)
+    assert list(cells) == ["cagrad[c=0.0]", "mean_tasks"]
+    # With c = 0 CAGrad is the mean.
+    np.testing.assert_allclose(
+        cells["cagrad[c=0.0]"][0].test, cells["mean_tasks"][0].test, rtol=1e-4
+    )
+    content = json.loads((tmp_path / "cagrad[c=0.0]-seed0.json").read_text())
+    assert content["config"]["hyperparameters"]["c"] == 0.0
+
+
+def test_a_file_says_all_there_is_to_know(tmp_path):
+    run(tmp_path)
+    content = json.loads((tmp_path / "pcgrad-seed0.json").read_text())
+    assert content["versions"].keys() == {"jax", "optax", "flax", "mtl_optax"}
+    assert content["device"]["platform"] == "cpu"
+    config = content["config"]
+    assert (config["epochs"], config["batch_size"], config["steps_per_epoch"]) == (4, 8, 4)
+    assert config["learning_rates"] == [1e-3, 0.1, 1e3]
+    assert config["hyperparameters"]["key"] == 0
+
+
+def test_finished_cells_are_used_again(tmp_path):
+    first, begun = run(tmp_path)
+    assert begun == ["equal_weighting", "pcgrad"]
+    second, begun = run(tmp_path)
+    assert begun == []
+    for method, group in first.items():
+        for cell, again in zip(group, second[method], strict=True):
+            assert (cell.method, cell.seed) == (again.method, again.seed)
+            np.testing.assert_allclose(again.curves.loss, cell.curves.loss, rtol=1e-5)
+
+
+def test_only_missing_seeds_are_trained(tmp_path):
+    run(tmp_path)
+    names = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    lost = json.loads(names.pop("pcgrad-seed1.json"))
+    (tmp_path / "pcgrad-seed1.json").unlink()
+    _, begun = run(tmp_path)
+    assert begun == ["pcgrad"]
+    for name, content in names.items():
+        assert (tmp_path / name).read_bytes() == content
+    again = json.loads((tmp_path / "pcgrad-seed1.json").read_text())
+    assert again["timing"]["at_once"] == 1
+    np.testing.assert_allclose(again["test"], lost["test"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "meta_weighting", "single_task", "uw"])
+@pytest.mark.parametrize("make", [toy_problem, separate_problem])
+def test_a_training_goes_on_bit_for_bit(tmp_path, method, make):
+    """Interrupted in the middle of every training, and taken up again from its checkpoint."""
+    whole, _ = run(tmp_path / "whole", method, problem=make())
+    calls = 0
+
+    def interrupt(members: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 5):
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "parts"
+    for _ in range(2):
+        with pytest.raises(InterruptedRunError, match=r"of 3 cells are kept.*goes on from there"):
+            run_cells(
+                make(),
+                Store(folder),
+                [Row(method)],
+                PROTOCOL,
+                checkpoint_every=0.0,
+                progress=Progress(epoch=interrupt),
+            )
+        assert (folder / "unfinished").is_dir()
+    parts, _ = run(folder, method, problem=make(), checkpoint_every=0.0)
+    assert not (folder / "unfinished").exists()
+    for one, two in zip(whole[method], parts[method], strict=True):
+        assert (one.test == two.test).all()
+        jax.tree.map(np.testing.assert_array_equal, one.curves, two.curves)
+
+
+def test_a_checkpoint_that_is_none_is_named(tmp_path, capsys):
+    def interrupt(members: int) -> None:
+        if list((tmp_path / "unfinished").glob("*")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        run_cells(
+            toy_problem(),
+            Store(tmp_path),
+            [Row("pcgrad")],
+            PROTOCOL,
+            checkpoint_every=0.0,
+            progress=Progress(epoch=interrupt),
+        )
+    (kept,) = (tmp_path / "unfinished").iterdir()
+    for file in kept.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{kept.name}: not a checkpoint.*--fresh"):
+        run(tmp_path, "pcgrad")
