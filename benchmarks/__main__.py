@@ -6,17 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from benchmarks.digits import Digits
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.report import method_list, suite_list
 from benchmarks.suite import Suite
+from benchmarks.suites import SUITES
+from benchmarks.sweep import sweep_of
 
 INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
-SUITES: tuple[type[Suite], ...] = (Digits,)
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,27 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _parse(args: Sequence[str] | None) -> Suite | List:
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["sweep"]:
+        commands: dict[str, Any] = {suite.name: sweep_of(suite) for suite in SUITES}
+        prog, arguments = "python -m benchmarks sweep", arguments[1:]
+        description = (
+            "Train one method with several values of one number. For example: "
+            "python -m benchmarks sweep digits --method cagrad --over c=0.1,0.5,1"
+        )
+    else:
+        commands = {**{suite.name: suite for suite in SUITES}, "list": List}
+        prog = "python -m benchmarks"
+        description = (
+            "Train multi-task models on real data with every method of mtl_optax, and compare "
+            "them. Start with: python -m benchmarks digits. See also: python -m benchmarks sweep "
+            "--help"
+        )
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
-                {**{suite.name: suite for suite in SUITES}, "list": List},
-                prog="python -m benchmarks",
-                description=(
-                    "Train multi-task models on real data with every method of mtl_optax, and "
-                    "compare them. Start with: python -m benchmarks digits"
-                ),
-                args=args,
+                commands, prog=prog, description=description, args=arguments
             )
     except SystemExit as exit:
         if exit.code:

@@ -161,12 +161,7 @@ def read_cell(path: Path) -> Cell:
             epoch=int(content["epoch"]),
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),
-            curves=Curves(
-                *(
-                    None if content["curves"][name] is None else _numbers(content["curves"][name])
-                    for name in Curves._fields
-                )
-            ),
+            curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
             timing=Timing(**content["timing"]),
         )
         epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
@@ -210,6 +205,10 @@ def _number(value: float | None) -> float:
 
 def _numbers(values: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(values, float)
+
+
+def _curve(values: Any) -> Any:
+    return None if values is None else _numbers(values)
 
 
 def _versions() -> Mapping[str, str]:

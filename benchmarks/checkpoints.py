@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _plain(leaf: Any) -> Any:
@@ -79,7 +79,7 @@ def _plain(leaf: Any) -> Any:
 
 def _as(kept: np.ndarray, like: Any) -> jax.Array:
     if _is_key(like):
-        return jax.random.wrap_key_data(kept, impl=jax.random.key_impl(like))
+        return jax.random.wrap_key_data(jax.numpy.asarray(kept), impl=jax.random.key_impl(like))
     if kept.shape != like.shape or kept.dtype != like.dtype:
         raise ValueError(f"{kept.dtype}{kept.shape} is not {like.dtype}{like.shape}")
     return jax.numpy.asarray(kept)

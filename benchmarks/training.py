@@ -177,10 +177,11 @@ def _resume(checkpoint: Checkpoint, start: PyTree) -> tuple[PyTree, list[Curves]
         return start, []
     tree, curves = kept
     epochs = curves["loss"].shape[1]
-    return tree, [
-        Curves(*(None if (c := curves.get(name)) is None else c[:, i] for name in Curves._fields))
-        for i in range(epochs)
-    ]
+
+    def at(epoch: int) -> Any:
+        return {name: curves[name][:, epoch] if name in curves else None for name in Curves._fields}
+
+    return tree, [Curves(**at(epoch)) for epoch in range(epochs)]
 
 
 def _stacked(recorded: Sequence[Curves]) -> Curves:

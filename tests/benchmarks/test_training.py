@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import training
-from benchmarks.digits import digits_problem
+from benchmarks.suites.digits import digits_problem
 from benchmarks.problem import single_task
 from benchmarks.recipes import EQUAL_WEIGHTING, SINGLE_TASK, recipe
 from benchmarks.training import Member, evaluate, goodness, train
