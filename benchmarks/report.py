@@ -43,7 +43,7 @@ def table(cells: Cells) -> Table:
     )
     result.add_column("method", no_wrap=True)
     for column in (*(metrics[i].name for i in shown), "mean", "Δm %", "rank", "rate", "time"):
-        result.add_column(column, justify="right")
+        result.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
 
     ranks = mean_ranks(cells)
     for method, group in cells.items():

@@ -85,6 +85,9 @@ class Suite(ABC):
     def problem(self) -> Problem:
         """The data, model and loss that these options ask for."""
 
+    def draw_more(self, cells: Mapping[str, Sequence[Cell]]) -> None:  # noqa: B027 (optional)
+        """What only this suite shows."""
+
     @property
     def folder(self) -> Path:
         """Where the results go."""
@@ -107,9 +110,10 @@ class Suite(ABC):
 
     def run(self) -> None:
         """Train what is missing, print the table, draw the pictures."""
-        rows = [Row(method) for method in self._checked_methods()]
+        rows = [Row(method) for method in self.checked_methods()]
         cells = self.train(rows, self.folder)
         draw(cells, self.folder)
+        self.draw_more(cells)
         if not self.quiet:
             console = Console()
             console.print(table(cells))
@@ -182,7 +186,8 @@ class Suite(ABC):
             console.print(f"note: {message}")
         return cells
 
-    def _checked_methods(self) -> list[str]:
+    def checked_methods(self) -> list[str]:
+        """The baselines and the methods asked for, all of which exist."""
         for method in self.methods:
             if method not in BASELINES:
                 try:

@@ -67,6 +67,8 @@ class Run(NamedTuple):
     """What `goodness` says of it."""
     params: PyTree
     """The parameters after that epoch."""
+    state: PyTree
+    """The state of method and optimiser after the last epoch."""
     timing: Timing
 
 
@@ -157,6 +159,7 @@ def train(
         epoch=np.asarray(best.epoch),
         best=np.asarray(best.score),
         params=best.params,
+        state=carry.state,
         timing=Timing(durations[0] if durations else 0.0, pace, len(members)),
     )
 

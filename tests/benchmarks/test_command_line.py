@@ -5,11 +5,12 @@ import json
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import cells
+from benchmarks import experiment
 
-TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--steps", "3", "--batch-size", "8"]
+TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
+TINY += ["--batch-size", "500", "--learning-rates", "0.01"]
 ROWS = ("single_task", "equal_weighting", "pcgrad", "adatask")
-PICTURES = {"accuracy.png", "curves.png", "weights.png", "cosine.png"}
+PICTURES = {f"{n}.png" for n in ("summary", "curves", "losses", "variance", "weights", "cosine")}
 
 
 def run(*arguments):
@@ -36,17 +37,17 @@ def test_a_run_leaves_one_file_per_method_and_seed_and_the_pictures(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {f"{m}-seed{s}.json" for m in ROWS for s in range(2)} | PICTURES
     cell = json.loads((finished / "pcgrad-seed1.json").read_text())
-    assert cell["config"]["steps"] == 3
+    assert cell["config"]["epochs"] == 2
     assert len(cell["test"]) == 2
     assert {"jax", "optax", "flax", "mtl_optax"} <= set(cell["versions"])
-    assert len(cell["curves"]["weights"]) == len(cell["step"])
+    assert len(cell["curves"]["weights"]) == 2
     assert json.loads((finished / "adatask-seed0.json").read_text())["curves"]["weights"] is None
 
 
 def test_the_table_names_every_method_and_task(folder, capsys):
     assert run(*TINY, "--out", str(folder)) == 0
     printed = capsys.readouterr().out
-    for word in (*ROWS, "upper left", "lower right", "mean", "vs single %", "time", "±"):
+    for word in (*ROWS, "upper", "lower", "mean", "Δm", "rank", "time", "±"):
         assert word in printed
 
 
@@ -74,22 +75,22 @@ def test_a_resumed_cell_equals_the_one_that_was_lost(folder):
 
 def test_other_options_and_fresh_train_again(folder):
     before = stamps(folder)
-    assert run(*TINY, "--learning-rate", "0.01", "--quiet", "--out", str(folder)) == 0
+    assert run(*TINY, "--learning-rates", "0.02", "--quiet", "--out", str(folder)) == 0
     after = stamps(folder)
     assert all(after[name] != before[name] for name in before)
-    assert run(*TINY, "--learning-rate", "0.01", "--fresh", "--quiet", "--out", str(folder)) == 0
+    assert run(*TINY, "--learning-rates", "0.02", "--fresh", "--quiet", "--out", str(folder)) == 0
     assert all(stamps(folder)[name] != after[name] for name in after)
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeypatch, capsys):
-    train = cells.train
+    train = experiment.train
 
     def interrupted(recipe, *args, **kwargs):
         if (tmp_path / "single_task-seed1.json").exists():
             raise KeyboardInterrupt
         return train(recipe, *args, **kwargs)
 
-    monkeypatch.setattr(cells, "train", interrupted)
+    monkeypatch.setattr(experiment, "train", interrupted)
     assert run(*TINY, "--quiet", "--out", str(tmp_path)) == 130
     message = capsys.readouterr().err.strip()
     assert "2 of 8 cells are kept" in message
@@ -107,13 +108,16 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeyp
     ("arguments", "message"),
     [
         (["--methods", "pcgard"], "no method 'pcgard'. Did you mean 'pcgrad'"),
-        (["--steps", "0"], "--steps must be at least 1, not 0"),
+        (["--epochs", "0"], "--epochs must be at least 1, not 0"),
         (["--seeds", "-1"], "--seeds must be at least 1, not -1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--learning-rate", "0"], "--learning-rate must be positive, not 0.0"),
-        (["--learning-rate", "nan"], "--learning-rate must be positive, not nan"),
-        (["--steps", "many"], "--steps"),
-        (["--setps", "3"], "--setps"),
+        (["--learning-rates", "0.1", "0"], "--learning-rates must be positive, not 0.0"),
+        (["--learning-rates", "nan"], "--learning-rates must be positive, not nan"),
+        (["--query-fraction", "1"], "--query-fraction must lie between 0 and 1, not 1.0"),
+        (["--checkpoint-every", "-1"], "--checkpoint-every must be at least 0 seconds, not -1.0"),
+        (["--preset", "huge"], "--preset"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epcohs", "3"], "--epcohs"),
         (["--resume", "--fresh"], "--fresh"),
     ],
 )
@@ -137,7 +141,10 @@ def test_an_out_that_is_a_file_is_named(tmp_path, capsys):
         (lambda text: text[: len(text) // 2], "not a finished cell"),
         (lambda text: "[]", "not a finished cell"),
         (lambda text: text.replace('"pcgrad"', '"mgda"', 1), "it is of mgda"),
-        (lambda text: text.replace('"step": [', '"step": [1, ', 1), "curves have the wrong length"),
+        (
+            lambda text: text.replace('"test": [', '"test": [1, ', 1),
+            "metrics have the wrong length",
+        ),
     ],
 )
 def test_a_damaged_cell_is_named(folder, capsys, spoil, reason):
@@ -162,5 +169,45 @@ def test_help_shows_the_options(capsys):
         command_line.main(["digits", "--help"])
     assert exit.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("--methods", "--seeds", "--steps", "--learning-rate", "--out", "--quiet"):
+    for option in ("--methods", "--seeds", "--preset", "--learning-rates", "--out", "--quiet"):
         assert option in printed
+
+
+@pytest.mark.parametrize(
+    ("over", "rates"), [("c=0.1,0.9", [0.01, 0.01]), ("learning_rate=0.001,0.01", [0.001, 0.01])]
+)
+def test_a_sweep_varies_one_number(tmp_path, capsys, over, rates):
+    options = [*TINY[3:], "--out", str(tmp_path)]
+    assert (
+        command_line.main(["sweep", "digits", "--method", "cagrad", "--over", over, *options]) == 0
+    )
+    name, _, values = over.partition("=")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "±" in line]
+    assert [row[0] for row in rows[:2]] == values.split(",")
+    folder = tmp_path / f"sweep-cagrad-{name}"
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    found = [json.loads(path.read_text()) for path in sorted(folder.rglob("cagrad*-seed0.json"))]
+    assert [cell["learning_rate"] for cell in found] == rates
+    if name == "c":
+        assert [cell["config"]["hyperparameters"]["c"] for cell in found] == [0.1, 0.9]
+        assert found[0]["test"] != found[1]["test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "cagard", "--over", "c=1"], "no method 'cagard'. Did you mean 'cagrad'"),
+        (["--method", "cagrad", "--over", "d=1"], "cagrad has no number 'd' to vary; it has c, "),
+        (["--method", "cagrad", "--over", "c"], "--over must be NAME=VALUE,VALUE,..., not 'c'"),
+        (["--method", "cagrad", "--over", "c=a"], "--over c: the values must be numbers, not 'a'"),
+        (["--method", "cagrad", "--over", "c=inf"], "--over c: the values must be finite"),
+        (["--method", "cagrad", "--over", "c=-1"], "--over c: cagrad: c"),
+        (["--method", "rlw", "--over", "key=0.5"], "the values must be whole numbers"),
+        (["--method", "cagrad"], "--over"),
+    ],
+)
+def test_mistakes_in_a_sweep_are_one_line(arguments, message, tmp_path, capsys):
+    assert command_line.main(["sweep", "digits", *arguments, "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from benchmarks.data import CANVAS, multi_digits
+from benchmarks.data.digits import CANVAS, multi_digits
 
 
 def splits():

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from benchmarks.data import multi_digits
+from benchmarks.data.digits import multi_digits
 from benchmarks.models.conv import MultiTaskConvNet, convolve_by_matmul
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import training
-from benchmarks.suites.digits import digits_problem
 from benchmarks.problem import single_task
 from benchmarks.recipes import EQUAL_WEIGHTING, SINGLE_TASK, recipe
+from benchmarks.suites.digits import Digits
 from benchmarks.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
@@ -18,7 +18,7 @@ from tests.benchmarks.problems import separate_problem, toy_problem
 @pytest.fixture(scope="module")
 def problem():
     """Forty training canvases, which also serve as validation and test split."""
-    full = digits_problem(batch_size=20)
+    full = Digits(batch_size=20).problem()
     few = jax.tree.map(lambda x: x[:40], full.train)
     return dataclasses.replace(full, train=few, validation=few, test=few, epoch_rows=400)
 

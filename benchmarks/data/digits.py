@@ -1,4 +1,4 @@
-"""Real data for the suites, split once into training, validation and test."""
+"""MultiMNIST in small, from the digits that scikit-learn ships."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from benchmarks.data.splits import Splits
 
 SCAN = 8  # pixels along a side of a scan
 SHIFT = 2  # pixels between the two corners: 6 of MNIST's 28, scaled to 8
@@ -21,14 +23,6 @@ class Canvases(NamedTuple):
     """The digit at the upper left and the digit at the lower right."""
     scans: Int[np.ndarray, "n 2"]
     """Where the two scans lie in scikit-learn's ``load_digits``."""
-
-
-class Splits(NamedTuple):
-    """Three sets of canvases that share no scan."""
-
-    train: Canvases
-    validation: Canvases
-    test: Canvases
 
 
 def overlay(

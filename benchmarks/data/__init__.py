@@ -1,0 +1,1 @@
+"""Data for the suites, split once into training, validation and test."""

@@ -1,0 +1,46 @@
+"""Tables of numbers and categories, with several yes-or-no labels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+
+from benchmarks.data.splits import Splits
+
+
+class Table(NamedTuple):
+    """Rows of a table."""
+
+    numeric: Float[np.ndarray, "n p"]
+    """Standardised by the training rows."""
+    categories: Int[np.ndarray, "n q"]
+    """0 for a category that no training row has."""
+    labels: Float[np.ndarray, "n t"]
+
+
+class Raw(NamedTuple):
+    """Rows as they were read."""
+
+    numeric: Float[np.ndarray, "n p"]
+    categories: np.ndarray
+    labels: Float[np.ndarray, "n t"]
+
+
+def fitted(raw: Raw, rows: Sequence[Int[np.ndarray, " k"]]) -> tuple[Splits, tuple[int, ...]]:
+    """Training, validation and test rows, all fitted on the first, and the categories' numbers."""
+    train = rows[0]
+    scaler = StandardScaler().fit(raw.numeric[train])
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    encoder.fit(raw.categories[train])
+
+    def table(rows: Int[np.ndarray, " k"]) -> Table:
+        return Table(
+            scaler.transform(raw.numeric[rows]).astype(np.float32),
+            (encoder.transform(raw.categories[rows]) + 1).astype(np.int32),
+            raw.labels[rows].astype(np.float32),
+        )
+
+    cardinalities = tuple(len(names) + 1 for names in encoder.categories_)
+    return Splits(*(table(part) for part in rows)), cardinalities

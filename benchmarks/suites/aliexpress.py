@@ -1,0 +1,45 @@
+"""The suite ``aliexpress``: EMTL's clicks and purchases."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from benchmarks.data.aliexpress import TASKS, aliexpress
+from benchmarks.problem import Problem
+from benchmarks.suite import Preset, Suite
+from benchmarks.suites.tables import Backbone, table_problem
+
+MODEL: dict[str, dict[str, Any]] = {
+    "quick": {"embedding": 4, "width": 32, "experts": 4, "tower": 16},
+    "paper": {"embedding": 128, "width": 256, "experts": 8, "tower": 64},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliExpress(Suite):
+    """Clicks and purchases in search results (EMTL Table 1).
+
+    Needs aliexpress_train*.csv and aliexpress_test*.csv in the published format.
+    """
+
+    name: ClassVar[str] = "aliexpress"
+    presets: ClassVar = {
+        "quick": Preset(epochs=6, batch_size=32, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "paper": Preset(epochs=50, batch_size=2048, learning_rates=(3e-4, 1e-3, 3e-3)),
+    }
+    backbone: Backbone = "mmoe"
+    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+
+    def problem(self) -> Problem:
+        """The table, the backbone and their losses."""
+        splits, cardinalities = aliexpress(self.data_dir)
+        return table_problem(
+            self.name,
+            TASKS,
+            splits,
+            cardinalities,
+            self.backbone,
+            MODEL[self.preset],
+            {},
+            batch_size=self.rows_per_batch,
+            query_fraction=self.query_fraction,
+        )

@@ -1,0 +1,46 @@
+"""The suite ``census``: the tasks that MMoE and PLE were first shown on."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from benchmarks.data.census import TASKS, census
+from benchmarks.problem import Problem
+from benchmarks.suite import Preset, Suite
+from benchmarks.suites.tables import Backbone, table_problem
+
+DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 12_000}, "paper": {"limit": None}}
+MODEL: dict[str, dict[str, Any]] = {
+    "quick": {"embedding": 4, "width": 32, "experts": 4, "tower": 16},
+    "paper": {"embedding": 8, "width": 64, "experts": 8, "tower": 32},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census(Suite):
+    """Income, marriage and education from the US census (MMoE's and PLE's tasks).
+
+    Three backbones to choose from; needs census_income.csv.gz.
+    """
+
+    name: ClassVar[str] = "census"
+    presets: ClassVar = {
+        "quick": Preset(epochs=6, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
+    }
+    backbone: Backbone = "mmoe"
+    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+
+    def problem(self) -> Problem:
+        """The table, the backbone and their losses."""
+        splits, cardinalities = census(self.data_dir, **DATA[self.preset])
+        return table_problem(
+            self.name,
+            TASKS,
+            splits,
+            cardinalities,
+            self.backbone,
+            MODEL[self.preset],
+            DATA[self.preset],
+            batch_size=self.rows_per_batch,
+            query_fraction=self.query_fraction,
+        )

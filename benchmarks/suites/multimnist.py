@@ -1,0 +1,45 @@
+"""The suite ``multimnist``: the benchmark of MGDA, PCGrad and CAGrad."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from benchmarks.data.multimnist import multi_mnist
+from benchmarks.models.lenet import LeNet
+from benchmarks.problem import Problem
+from benchmarks.suite import Preset, Suite
+from benchmarks.suites.canvases import canvas_problem
+from benchmarks.suites.networks import network
+
+DATA: dict[str, dict[str, Any]] = {
+    "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "pool": 2},
+    "paper": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "pool": 1},
+}
+MODEL: dict[str, Any] = {"num_tasks": 2, "classes": 10, "channels": (10, 20), "features": 50}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiMNIST(Suite):
+    """Read two overlaid handwritten digits (Sabour et al. 2017, Sener and Koltun 2018).
+
+    A LeNet trunk and a linear head for each digit; needs mnist.npz. The quick preset shrinks the
+    canvases by half.
+    """
+
+    name: ClassVar[str] = "multimnist"
+    presets: ClassVar = {
+        "quick": Preset(epochs=6, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "paper": Preset(epochs=100, batch_size=256, learning_rates=(1e-4, 5e-4, 1e-3, 5e-3)),
+    }
+
+    def problem(self) -> Problem:
+        """The canvases, LeNet and their losses."""
+        data = DATA[self.preset]
+        splits = multi_mnist(self.data_dir, **data)
+        model = {**MODEL, "size": splits.train.images.shape[-1]}
+        return canvas_problem(
+            splits,
+            network(lambda rngs: LeNet(**model, rngs=rngs)),
+            {"suite": self.name, "data": data, "model": model},
+            batch_size=self.rows_per_batch,
+            query_fraction=self.query_fraction,
+        )

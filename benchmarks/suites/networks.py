@@ -1,0 +1,55 @@
+"""What suites do alike: Flax networks as functions of their parameters, and common scores."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from sklearn.metrics import roc_auc_score
+
+
+class Network(NamedTuple):
+    """A Flax NNX module as a pair of functions."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    apply: Callable[..., Array]
+    """Parameters and inputs to outputs."""
+
+
+def network(make: Callable[[nnx.Rngs], Any]) -> Network:
+    """The module that ``make`` builds, all of whose state is parameters."""
+    graph = nnx.graphdef(make(nnx.Rngs(0)))
+    return Network(
+        init=lambda key: nnx.state(make(nnx.Rngs(key))),
+        apply=lambda params, *inputs: nnx.merge(graph, params)(*inputs),
+    )
+
+
+def in_trunk(path: Any) -> bool:
+    """Whether all tasks share the parameter: those of ``heads`` belong to one task each."""
+    return "trunk" in jax.tree_util.keystr(path[:1])
+
+
+def accuracy(
+    logits: Float[np.ndarray, "t n c"],
+    labels: Int[np.ndarray, "t n"],
+    rows: Bool[np.ndarray, "t n"],
+) -> Float[np.ndarray, " t"]:
+    """Percentage of the chosen rows that are classified right; NaN where none is chosen."""
+    right = (logits.argmax(axis=-1) == labels) & rows
+    count = rows.sum(axis=1)
+    return 100 * np.where(count > 0, right.sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def auc(
+    logits: Float[np.ndarray, "n t"], labels: Float[np.ndarray, "n t"]
+) -> Float[np.ndarray, " t"]:
+    """Area under the ROC curve in percent; NaN where a task has one class only."""
+    return 100 * np.array(
+        [
+            roc_auc_score(of_task, score) if 0 < of_task.mean() < 1 else np.nan
+            for of_task, score in zip(labels.T, logits.T, strict=True)
+        ]
+    )

@@ -1,0 +1,146 @@
+"""The figures of tables and pictures, against figures worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from benchmarks import summary
+from benchmarks.cells import Cell, Trial, as_read
+from benchmarks.pictures import draw
+from benchmarks.problem import Metric
+from benchmarks.report import table
+from benchmarks.training import Curves, Timing
+from tests.benchmarks.problems import METRICS
+
+EXTRA = Metric("without repeats", 0, counts=False)
+
+
+def cell(
+    method: str,
+    seed: int,
+    test: list[float],
+    pace: float | None = 0.01,
+    at_once: int = 2,
+    metrics: tuple[Metric, ...] = METRICS,
+) -> Cell:
+    tasks = ["sum", "first"]
+    return Cell(
+        method=method,
+        seed=seed,
+        config=as_read(
+            {"suite": "toy", "tasks": tasks, "metrics": [metric._asdict() for metric in metrics]}
+        ),
+        trials=(Trial(0.1, 1.0),),
+        learning_rate=0.1,
+        epoch=2,
+        test=np.array(test),
+        test_loss=np.ones(2),
+        curves=Curves(
+            loss=np.ones((2, 2)),
+            validation_loss=np.ones((2, 2)),
+            query_loss=np.ones((2, 2)) if method == "pcgrad" else None,
+            validation=np.array([[0.1] * len(metrics), test]),
+            weights=np.array([[0.5, 0.5], [0.9, 0.1]]) if method == "pcgrad" else None,
+            cosine=None if method == "single_task" else np.array([0.5, -0.5]),
+        ),
+        timing=Timing(1.0, pace, at_once),
+    )
+
+
+CELLS = {
+    "single_task": [cell("single_task", 0, [80, 50]), cell("single_task", 1, [80, 50])],
+    "equal_weighting": [cell("equal_weighting", s, [40, 50]) for s in (0, 1)],
+    "pcgrad": [cell("pcgrad", 0, [80, 60], 0.02), cell("pcgrad", 1, [40, 50], 0.02)],
+}
+
+
+def test_change_is_relative_paired_and_a_mean_over_metrics() -> None:
+    np.testing.assert_allclose(summary.change(CELLS, "pcgrad"), [-10, 25])
+    assert summary.change({"pcgrad": CELLS["pcgrad"]}, "pcgrad") is None
+
+
+def test_a_metric_that_does_not_count_is_left_out() -> None:
+    cells = {
+        method: [
+            cell(method, c.seed, [*c.test, extra], metrics=(*METRICS, EXTRA))
+            for c, extra in zip(group, (1.0, 99.0), strict=True)
+        ]
+        for method, group in CELLS.items()
+    }
+    np.testing.assert_allclose(summary.change(cells, "pcgrad"), [-10, 25])
+    np.testing.assert_allclose(summary.mean_metric(cells, "pcgrad"), [70, 45])
+    assert summary.mean_ranks(cells) == summary.mean_ranks(CELLS)
+
+
+def test_ranks_by_hand() -> None:
+    # Sum: seed 0 ties single and pcgrad, seed 1 ties the two others. First: 60 wins, 50s tie.
+    expected = {
+        "single_task": (1.5 + 1 + 2.5 + 2) / 4,
+        "equal_weighting": (3 + 2.5 + 2.5 + 2) / 4,
+        "pcgrad": (1.5 + 2.5 + 1 + 2) / 4,
+    }
+    assert summary.mean_ranks(CELLS) == pytest.approx(expected)
+
+
+def test_ranks_turn_where_less_is_better_and_put_what_diverged_last() -> None:
+    errors = tuple(Metric(name, task, higher_is_better=False) for name, task, *_ in METRICS)
+    cells = {
+        "single_task": [cell("single_task", 0, [2, 2], metrics=errors)],
+        "equal_weighting": [cell("equal_weighting", 0, [1, 1], metrics=errors)],
+        "pcgrad": [cell("pcgrad", 0, [np.nan, np.nan], metrics=errors)],
+    }
+    assert summary.mean_ranks(cells) == {"single_task": 2, "equal_weighting": 1, "pcgrad": 3}
+    np.testing.assert_allclose(summary.change(cells, "equal_weighting"), [-50])
+    assert not summary.higher_is_better(cells)
+
+
+def test_a_difference_has_students_interval() -> None:
+    found = summary.difference(CELLS, "pcgrad", "equal_weighting")
+    interval = stats.ttest_rel([70, 45], [45, 45]).confidence_interval(0.95)
+    np.testing.assert_allclose(
+        [found.mean - found.margin, found.mean + found.margin], [interval.low, interval.high]
+    )
+    assert not found.beyond_noise
+    assert summary.Difference(1.0, 0.5).beyond_noise
+    one = {method: group[:1] for method, group in CELLS.items()}
+    assert summary.difference(one, "pcgrad", "equal_weighting") is None
+
+
+def test_time_is_compared_with_as_many_trainings_at_once() -> None:
+    assert summary.step_time(CELLS["pcgrad"], CELLS["equal_weighting"]) == pytest.approx(2)
+    for alone in (
+        cell("pcgrad", 0, [50, 50], at_once=1),
+        cell("pcgrad", 0, [50, 50], pace=None),
+    ):
+        assert summary.step_time([alone], CELLS["equal_weighting"]) is None
+
+
+def test_table() -> None:
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(table(CELLS))
+    rows = {
+        line.split()[0]: line.split()[1:] for line in capture.get().splitlines() if line.split()
+    }
+    expected = {
+        "single_task": "80.0 ± 0.0 50.0 ± 0.0 65.0 ± 0.0 – 1.8 0.1 1.00x",
+        "equal_weighting": "40.0 ± 0.0 50.0 ± 0.0 45.0 ± 0.0 +25.0 ± 0.0 2.5 0.1 1.00x",
+        "pcgrad": "60.0 ± 28.3 55.0 ± 7.1 57.5 ± 17.7 +7.5 ± 24.7 1.8 0.1 2.00x",
+    }
+    for method, cells in expected.items():
+        assert rows[method] == cells.split()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("methods", [[], ["pcgrad"]])
+def test_pictures(tmp_path: Path, seeds: int, methods: list[str]) -> None:
+    names = ["single_task", "equal_weighting", *methods]
+    draw({name: CELLS[name][:seeds] for name in names}, tmp_path)
+    expected = {"summary", "curves", "losses", "variance", "cosine"}
+    expected |= {"weights"} if methods else set()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in expected}
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
