@@ -85,11 +85,14 @@ class _Best(NamedTuple):
 
 
 def goodness(problem: Problem, metrics: Float[np.ndarray, "*k m"]) -> Float[np.ndarray, "*k"]:
-    """What learning rate and epoch are chosen by: the mean of the metrics, less is turned round."""
+    """What learning rate and epoch are chosen by: the mean of the metrics, errors negated."""
     counted = [i for i, metric in enumerate(problem.metrics) if metric.counts]
     signs = np.array([1.0 if problem.metrics[i].higher_is_better else -1.0 for i in counted])
-    mean = (signs * metrics[..., counted]).mean(axis=-1)
-    return np.where(np.isfinite(mean), mean, -np.inf)
+    values = signs * metrics[..., counted]
+    # A metric may be undefined on a split: an AUC where there is one class only.
+    defined = np.isfinite(values)
+    total, count = np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), -np.inf)
 
 
 def evaluate(

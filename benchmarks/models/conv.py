@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from benchmarks.models.heads import Heads
+
 
 def convolve_by_matmul(
     images: Float[Array, "n h w c"],
@@ -69,19 +71,6 @@ class ConvTrunk(nnx.Module):
         hidden = nnx.relu(self.conv1(images[..., None]))
         hidden = nnx.relu(self.conv2(hidden))
         return nnx.relu(self.dense(hidden.reshape(len(images), -1)))
-
-
-class Heads(nnx.Module):
-    """One linear head for each task, all in two leaves whose leading axis is the task."""
-
-    def __init__(self, num_tasks: int, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        init = nnx.initializers.lecun_normal(batch_axis=0)
-        self.kernel = nnx.Param(init(rngs.params(), (num_tasks, features, classes)))
-        self.bias = nnx.Param(jnp.zeros((num_tasks, classes)))
-
-    def __call__(self, features: Float[Array, "n d"]) -> Float[Array, "n t c"]:
-        """Features to the logits of every task."""
-        return jnp.einsum("nd,tdc->ntc", features, self.kernel[...]) + self.bias[...][None]
 
 
 class MultiTaskConvNet(nnx.Module):

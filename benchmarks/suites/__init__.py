@@ -1,6 +1,24 @@
 """One file for each suite: its data, model and losses as a `Problem`."""
 
 from benchmarks.suite import Suite
+from benchmarks.suites.aliexpress import AliExpress
+from benchmarks.suites.census import Census
 from benchmarks.suites.digits import Digits
+from benchmarks.suites.molecules import Molecules
+from benchmarks.suites.multimnist import MultiMNIST
+from benchmarks.suites.paraphrase import Paraphrase
+from benchmarks.suites.reviews import Reviews
+from benchmarks.suites.synthetic import Synthetic
+from benchmarks.suites.topic import Topic
 
-SUITES: tuple[type[Suite], ...] = (Digits,)
+SUITES: tuple[type[Suite], ...] = (
+    Digits,
+    Synthetic,
+    Topic,
+    Reviews,
+    Paraphrase,
+    MultiMNIST,
+    Census,
+    Molecules,
+    AliExpress,
+)

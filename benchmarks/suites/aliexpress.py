@@ -9,8 +9,8 @@ from benchmarks.suite import Preset, Suite
 from benchmarks.suites.tables import Backbone, table_problem
 
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"embedding": 4, "width": 32, "experts": 4, "tower": 16},
-    "paper": {"embedding": 128, "width": 256, "experts": 8, "tower": 64},
+    "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+    "paper": {"embedding": 128, "widths": (512, 256), "tower": (32,)},
 }
 
 

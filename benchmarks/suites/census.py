@@ -10,8 +10,8 @@ from benchmarks.suites.tables import Backbone, table_problem
 
 DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 12_000}, "paper": {"limit": None}}
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"embedding": 4, "width": 32, "experts": 4, "tower": 16},
-    "paper": {"embedding": 8, "width": 64, "experts": 8, "tower": 32},
+    "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+    "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
 }
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from benchmarks.data.molecules import Molecules as Rows
 from benchmarks.data.molecules import molecules
-from benchmarks.models.mlp import MLP
+from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.problem import Metric, Problem
 from benchmarks.suite import Preset, Suite
 from benchmarks.suites.networks import in_trunk, network
@@ -45,7 +45,7 @@ class Molecules(Suite):
             "num_tasks": len(tasks),
             "outputs": 1,
         }
-        made = network(lambda rngs: MLP(**model, rngs=rngs))
+        made = network(lambda rngs: MultiTaskMLP(**model, rngs=rngs))
 
         def losses(outputs: Float[Array, "n t"], batch: Rows) -> Float[Array, " t"]:
             return jnp.mean((outputs - batch.targets) ** 2, axis=0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks.data.multimnist import multi_mnist
-from benchmarks.models.lenet import LeNet
+from benchmarks.models.lenet import MultiTaskLeNet
 from benchmarks.problem import Problem
 from benchmarks.suite import Preset, Suite
 from benchmarks.suites.canvases import canvas_problem
@@ -38,7 +38,7 @@ class MultiMNIST(Suite):
         model = {**MODEL, "size": splits.train.images.shape[-1]}
         return canvas_problem(
             splits,
-            network(lambda rngs: LeNet(**model, rngs=rngs)),
+            network(lambda rngs: MultiTaskLeNet(**model, rngs=rngs)),
             {"suite": self.name, "data": data, "model": model},
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,

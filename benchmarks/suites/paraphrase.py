@@ -11,7 +11,7 @@ from scipy.stats import pearsonr
 
 from benchmarks.data.pairs import TASKS, Pairs, pairs
 from benchmarks.data.splits import Splits
-from benchmarks.models.transformer import PairTransformer
+from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problem import Metric, Problem, mean_present
 from benchmarks.suite import Preset, Suite
 from benchmarks.suites.networks import in_trunk, network
@@ -62,7 +62,7 @@ class Paraphrase(Suite):
             "length": data["length"],
             "num_tasks": len(TASKS),
         }
-        encoder = network(lambda rngs: PairTransformer(**sizes, rngs=rngs))
+        encoder = network(lambda rngs: MultiTaskPairTransformer(**sizes, rngs=rngs))
         splits = Splits(*(_of_kinds(split) for split in splits))
         return Problem(
             tasks=TASKS,

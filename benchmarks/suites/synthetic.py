@@ -17,7 +17,7 @@ import mtl_optax as mtl
 from benchmarks.cells import Cell, as_read, write
 from benchmarks.data.synthetic import SCALES, Regression, regressions
 from benchmarks.errors import UserError
-from benchmarks.models.mlp import MLP
+from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.problem import Metric, Problem
 from benchmarks.recipes import EQUAL_WEIGHTING, Recipe
@@ -33,7 +33,6 @@ DATA: dict[str, dict[str, Any]] = {
 MODEL: dict[str, Any] = {
     "inputs": 250,
     "widths": (100, 100, 100, 100),
-    "activation": "elu",
     "num_tasks": len(SCALES),
     "outputs": 100,
 }
@@ -58,7 +57,7 @@ class Synthetic(Suite):
         """The regressions, the network and their losses."""
         data = DATA[self.preset]
         splits = regressions(**data)
-        made = network(lambda rngs: MLP(**MODEL, rngs=rngs))
+        made = network(lambda rngs: MultiTaskMLP(**MODEL, rngs=rngs))
 
         def losses(outputs: Float[Array, "n t d"], batch: Regression) -> Float[Array, " t"]:
             return jnp.mean((outputs - batch.y) ** 2, axis=(0, 2))

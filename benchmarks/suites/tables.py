@@ -15,6 +15,11 @@ from benchmarks.problem import Metric, Problem
 from benchmarks.suites.networks import auc, in_trunk, network
 
 Backbone = Literal["shared_bottom", "mmoe", "ple"]
+EXPERTS: dict[Backbone, dict[str, int]] = {
+    "shared_bottom": {},
+    "mmoe": {"experts": 4},
+    "ple": {"shared_experts": 2, "task_experts": 1, "levels": 2},
+}
 
 
 def table_problem(
@@ -30,6 +35,7 @@ def table_problem(
     """All questions about each row, by binary cross-entropy; scored by AUC."""
     sizes = {
         **model,
+        **EXPERTS[backbone],
         "numeric": data.train.numeric.shape[1],
         "cardinalities": tuple(cardinalities),
         "num_tasks": len(tasks),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from benchmarks.data.texts import glove
 from benchmarks.data.topics import TASKS, topics
-from benchmarks.models.text_cnn import TextCNN
+from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.problem import Problem
 from benchmarks.suite import Preset, Suite
 from benchmarks.suites.networks import network
@@ -17,8 +17,8 @@ DATA: dict[str, dict[str, Any]] = {
     "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
 }
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"embedding": 32, "channels": 16, "kernels": (3, 5, 7)},
-    "paper": {"embedding": 300, "channels": 100, "kernels": (3, 5, 7)},
+    "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},
+    "paper": {"embedding": 300, "channels": 100, "widths": (3, 5, 7)},
 }
 
 
@@ -48,7 +48,7 @@ class Topic(Suite):
         return text_problem(
             TASKS,
             splits,
-            network(lambda rngs: TextCNN(**sizes, pretrained=vectors, rngs=rngs)),
+            network(lambda rngs: MultiTaskTextCNN(**sizes, pretrained=vectors, rngs=rngs)),
             {"suite": self.name, "data": given, "model": sizes},
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,

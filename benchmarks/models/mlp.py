@@ -1,0 +1,50 @@
+"""Dense layers that several tasks share, with one linear head for each of them."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from benchmarks.models.heads import Heads
+
+Activation = Callable[[Array], Array]
+
+
+class MLP(nnx.Module):
+    """Dense layers, each followed by the activation."""
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], activation: Activation, *, rngs: nnx.Rngs
+    ) -> None:
+        self.layers = nnx.data(
+            [nnx.Linear(*ends, rngs=rngs) for ends in pairwise((inputs, *widths))]
+        )
+        self.activation = activation
+
+    def __call__(self, inputs: Float[Array, "n p"]) -> Float[Array, "n d"]:
+        """Inputs to features."""
+        for layer in self.layers:
+            inputs = self.activation(layer(inputs))
+        return inputs
+
+
+class MultiTaskMLP(nnx.Module):
+    """The leaves under ``trunk`` are shared, those under ``heads`` belong to the tasks."""
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        widths: Sequence[int],
+        num_tasks: int,
+        outputs: int,
+        activation: Activation = nnx.elu,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.trunk = MLP(inputs, widths, activation, rngs=rngs)
+        self.heads = Heads(num_tasks, (inputs, *widths)[-1], outputs, rngs=rngs)
+
+    def __call__(self, inputs: Float[Array, "n p"]) -> Float[Array, "n *t c"]:
+        """Inputs to the outputs of every task, or of one (see `Heads`)."""
+        return self.heads(self.trunk(inputs))
