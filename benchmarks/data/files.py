@@ -65,7 +65,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
         header = next(reader, [])
         for column in columns:
             if column not in header:
-                raise UserError(f"{path}: no column {column!r}; it has {', '.join(header[:8])}, ...")
+                raise UserError(
+                    f"{path}: no column {column!r}; it has {', '.join(header[:8])}, ..."
+                )
         rows = []
         for number, row in enumerate(reader, 2):
             if len(row) != len(header):

@@ -29,9 +29,7 @@ def vocabulary(texts: Iterable[str], size: int) -> list[str]:
     return [PADDING, UNKNOWN, *ranked[: size - 2]]
 
 
-def encode(
-    texts: Sequence[str], words: Sequence[str], length: int
-) -> Int[np.ndarray, "n length"]:
+def encode(texts: Sequence[str], words: Sequence[str], length: int) -> Int[np.ndarray, "n length"]:
     """The first ``length`` tokens of each text as numbers, padded with 0."""
     number = {word: i for i, word in enumerate(words)}
     unknown = number[UNKNOWN]

@@ -1,5 +1,7 @@
 """A convolutional trunk that several tasks share, with one linear head for each of them."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,32 +13,38 @@ from benchmarks.models.heads import Heads
 
 
 def convolve_by_matmul(
-    images: Float[Array, "n h w c"],
-    kernel: Float[Array, "kh kw c f"],
+    inputs: Float[Array, "n *space c"],
+    kernel: Float[Array, "*window c f"],
     strides: Sequence[int],
     padding: str,
     **rest: Any,
-) -> Float[Array, "n h2 w2 f"]:
+) -> Float[Array, "n *out f"]:
     """A drop-in for ``lax.conv_general_dilated``: unpadded, channels last, as one matmul.
 
-    Under ``vmap`` over the parameters (seeds, here) a convolution becomes a grouped one, which
-    XLA runs four times slower than this on a CPU.
+    On a CPU, XLA runs the convolutions of a loop's body, and those vectorised over parameters
+    (seeds, here), several times slower than this.
     """
     del rest  # No dilation and no feature groups in this package.
     if padding != "VALID":
         raise ValueError(f"convolve_by_matmul: padding must be 'VALID', not {padding!r}")
-    kernel_height, kernel_width, channels, features = kernel.shape
-    height = images.shape[1] - kernel_height + 1
-    width = images.shape[2] - kernel_width + 1
+    *window, channels, features = kernel.shape
+    ends = [size - width for size, width in zip(inputs.shape[1:-1], window, strict=True)]
     patches = jnp.concatenate(
         [
-            images[:, i : i + height : strides[0], j : j + width : strides[1]]
-            for i in range(kernel_height)
-            for j in range(kernel_width)
+            inputs[
+                (
+                    slice(None),
+                    *(
+                        slice(o, o + e + 1, s)
+                        for o, e, s in zip(offset, ends, strides, strict=True)
+                    ),
+                )
+            ]
+            for offset in itertools.product(*map(range, window))
         ],
         axis=-1,
     )
-    return patches @ kernel.reshape(kernel_height * kernel_width * channels, features)
+    return patches @ kernel.reshape(math.prod(window) * channels, features)
 
 
 class ConvTrunk(nnx.Module):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from benchmarks.models.conv import convolve_by_matmul
 from benchmarks.models.heads import Heads
 
 
@@ -41,7 +42,8 @@ class TextTrunk(nnx.Module):
                     embedding,
                     channels,
                     kernel_size=(width,),
-                    padding=[(width - 1, width - 1)],
+                    padding="VALID",
+                    conv_general_dilated=convolve_by_matmul,
                     rngs=rngs,
                 )
                 for width in widths
@@ -54,8 +56,9 @@ class TextTrunk(nnx.Module):
         vectors = jnp.where(words, self.embed(tokens), 0)
         features = []
         for width, convolution in zip(self.widths, self.convolutions, strict=True):
-            windows = nnx.relu(convolution(vectors))
-            framed = jnp.pad(words, ((0, 0), (width - 1, width - 1), (0, 0)))
+            frame = ((0, 0), (width - 1, width - 1), (0, 0))
+            windows = nnx.relu(convolution(jnp.pad(vectors, frame)))
+            framed = jnp.pad(words, frame)
             holds_word = jnp.any(
                 jnp.stack([framed[:, i : i + windows.shape[1]] for i in range(width)]), axis=0
             )
