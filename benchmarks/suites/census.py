@@ -8,7 +8,7 @@ from benchmarks.problem import Problem
 from benchmarks.suite import Preset, Suite
 from benchmarks.suites.tables import Backbone, table_problem
 
-DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 12_000}, "paper": {"limit": None}}
+DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 24_000}, "paper": {"limit": None}}
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
     "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
@@ -24,7 +24,7 @@ class Census(Suite):
 
     name: ClassVar[str] = "census"
     presets: ClassVar = {
-        "quick": Preset(epochs=6, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "quick": Preset(epochs=5, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
     backbone: Backbone = "mmoe"

@@ -31,7 +31,7 @@ class Molecules(Suite):
 
     name: ClassVar[str] = "molecules"
     presets: ClassVar = {
-        "quick": Preset(epochs=10, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "quick": Preset(epochs=15, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=300, batch_size=128, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
 

@@ -13,7 +13,7 @@ from benchmarks.suites.networks import network
 from benchmarks.suites.texts import text_problem
 
 DATA: dict[str, dict[str, Any]] = {
-    "quick": {"vocabulary": 5000, "length": 64, "limit": 1000},
+    "quick": {"vocabulary": 5000, "length": 64, "limit": None},
     "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
 }
 MODEL: dict[str, dict[str, Any]] = {
