@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 import mtl_optax as mtl
@@ -22,11 +23,24 @@ from benchmarks.summary import (
 MOST_COLUMNS = 4  # Where a suite has more metrics, a terminal shows their mean alone.
 
 
-def table(cells: Cells) -> Table:
+def show(console: Console, cells: Cells) -> None:
+    """Print the table of a suite, in a narrow terminal without a column for each metric."""
+    whole = table(cells)
+    wanted = console.measure(whole, options=console.options.update(width=1000)).maximum
+    if console.width >= wanted:
+        console.print(whole)
+    elif console.is_terminal:
+        console.print(table(cells, each_metric=False))
+    else:
+        Console(file=console.file, width=wanted).print(whole)
+
+
+def table(cells: Cells, *, each_metric: bool = True) -> Table:
     """One row for each method: metrics, change against single-task, rank, time per step."""
     first = first_cell(cells)
     metrics, columns = first.metrics, counted(cells)
-    shown = [i for i in range(len(metrics)) if i not in columns or len(columns) <= MOST_COLUMNS]
+    few = each_metric and len(columns) <= MOST_COLUMNS
+    shown = [i for i in range(len(metrics)) if few or i not in columns]
     result = Table(
         title=f"{first.suite}: test split, at the epoch that was best on the validation split",
         caption=(

@@ -20,7 +20,7 @@ from benchmarks.experiment import Progress, Protocol, Row, run_cells
 from benchmarks.pictures import draw
 from benchmarks.problem import Problem
 from benchmarks.recipes import BASELINES
-from benchmarks.report import table
+from benchmarks.report import show
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 PresetName = Literal["quick", "paper"]
@@ -116,7 +116,7 @@ class Suite(ABC):
         self.draw_more(cells)
         if not self.quiet:
             console = Console()
-            console.print(table(cells))
+            show(console, cells)
             console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
     def check(self) -> None:

@@ -91,7 +91,7 @@ def numbers(path: Path, column: str, values: Sequence[str]) -> np.ndarray:
 def read_npz(path: Path, arrays: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays of a NumPy archive; never unpickles."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in arrays if name not in archive.files]
             if missing:
                 raise UserError(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -23,7 +24,7 @@ class TextTrunk(nnx.Module):
         embedding: int,
         widths: Sequence[int],
         channels: int,
-        pretrained: Float[Array, "v e"] | None,
+        pretrained: Float[np.ndarray, "v e"] | None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -78,7 +79,7 @@ class MultiTaskTextCNN(nnx.Module):
         classes: int,
         channels: int,
         widths: Sequence[int] = (3, 5, 7),
-        pretrained: Float[Array, "v e"] | None = None,
+        pretrained: Float[np.ndarray, "v e"] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.trunk = TextTrunk(vocabulary, embedding, widths, channels, pretrained, rngs=rngs)

@@ -90,15 +90,14 @@ class Synthetic(Suite):
         problem = self.problem()
         found = {}
         for method in filter(cells.get, WATCHED):
-            group = cells[method]
+            rate = cells[method][0].learning_rate
             path = self.folder / f"dominance-{method}.json"
-            config = as_read({"config": group[0].config, "learning_rate": group[0].learning_rate})
-            found[method] = kept = _kept(path, config)
-            if kept is None or self.fresh:
-                member = Member(0, group[0].learning_rate)
-                found[method] = dominance(method, problem, member, self.protocol.epochs)
-                content = {**config, "histograms": found[method]}
-                write(path, json.dumps(content) + "\n")
+            config = as_read({"config": cells[method][0].config, "learning_rate": rate})
+            kept = None if self.fresh else _kept(path, config)
+            if kept is None:
+                kept = dominance(method, problem, Member(0, rate), self.protocol.epochs)
+                write(path, json.dumps({**config, "histograms": kept}) + "\n")
+            found[method] = kept
         with mpl.rc_context(STYLE):
             save(_picture(found), self.folder / "dominance.png")
 
@@ -129,8 +128,13 @@ def dominance(
     squares = jax.tree.map(lambda s: s[0], optax.tree_utils.tree_get(run.state, "squares"))
     return {
         layer: np.asarray(histogram, float).round(6).tolist()
-        for layer, histogram in mtl.dominance_by_layer(squares).items()
+        for layer, histogram in mtl.dominance_by_layer(squares, group=_layer).items()
     }
+
+
+def _layer(path: Any) -> str:
+    """The number of the layer, whose kernel and bias belong together."""
+    return f"layer {path[2].key + 1}"
 
 
 def _kept(path: Any, config: dict[str, Any]) -> dict[str, list[list[float]]] | None:
@@ -139,7 +143,7 @@ def _kept(path: Any, config: dict[str, Any]) -> dict[str, list[list[float]]] | N
     try:
         content = json.loads(path.read_text())
         histograms = content.pop("histograms")
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path}: not a finished file; remove it or pass --fresh") from error
     return histograms if content == config else None
 
@@ -157,7 +161,7 @@ def _picture(found: dict[str, dict[str, list[list[float]]]]) -> Figure:
                 shares = 100 * np.array(histograms[layer][number])
                 axes.bar(centres + 8 * number - 4, shares, 8, color=colour, label=task)
     for axes, layer in zip(grid[0], layers, strict=True):
-        axes.set_title(layer.strip("[]'").replace("']['", " "), loc="left")
+        axes.set_title(layer, loc="left")
     figure.supxlabel("a task's share of a parameter's squared updates (%)", fontsize=9)
     figure.supylabel("parameters (%)", fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()

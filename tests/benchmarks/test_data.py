@@ -1,40 +1,330 @@
-"""The overlaid digits, rebuilt from scikit-learn's scans by hand."""
+"""The loaders, on small files whose content is known."""
+
+import gzip
+import json
 
 import numpy as np
-from sklearn.datasets import load_digits
+import pytest
 
-from benchmarks.data.digits import CANVAS, multi_digits
-
-
-def splits():
-    return multi_digits(train=200, validation=50, test=60, seed=3)
-
-
-def test_every_canvas_is_its_two_scans_overlaid():
-    scans, digits = load_digits(return_X_y=True)
-    for split, size in zip(splits(), (200, 50, 60), strict=True):
-        assert split.images.shape == (size, CANVAS, CANVAS)
-        assert split.labels.shape == (size, 2)
-        for image, labels, (first, second) in zip(*split, strict=True):
-            wanted = np.zeros((CANVAS, CANVAS))
-            for row in range(8):
-                for column in range(8):
-                    ink = scans[first][8 * row + column] / 16
-                    wanted[row, column] = max(wanted[row, column], ink)
-                    ink = scans[second][8 * row + column] / 16
-                    wanted[row + 2, column + 2] = max(wanted[row + 2, column + 2], ink)
-            np.testing.assert_allclose(image, wanted, atol=1e-6)
-            assert list(labels) == [digits[first], digits[second]]
+from benchmarks.data import (
+    aliexpress,
+    census,
+    files,
+    molecules,
+    multimnist,
+    pairs,
+    reviews,
+    synthetic,
+    texts,
+    topics,
+)
+from benchmarks.errors import UserError
+from tests.benchmarks import small_data
 
 
-def test_no_split_shows_a_scan_of_another():
-    train, validation, test = (set(split.scans.ravel()) for split in splits())
-    assert not train & validation
-    assert not train & test
-    assert not validation & test
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    small_data.write_all(folder)
+    return folder
 
 
-def test_the_seed_decides():
-    again, other = splits(), multi_digits(train=200, validation=50, test=60, seed=4)
-    np.testing.assert_array_equal(again.train.scans, splits().train.scans)
-    assert not np.array_equal(again.train.scans, other.train.scans)
+def decode(row, words):
+    return [words[i] for i in row if i]
+
+
+def test_topics_are_encoded_padded_and_held_apart(folder):
+    splits, words = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
+    assert words[:2] == [texts.PADDING, texts.UNKNOWN]
+    counts = [48, 52, 56, 60]
+    for split, fraction in ((splits.train, 0.75), (splits.validation, 0.25)):
+        assert split.present.sum(axis=1).tolist() == [round(fraction * n) for n in counts]
+    assert splits.test.present.sum(axis=1).tolist() == [12, 16, 20, 24]
+    # Rows come first, padding after, and padding is empty.
+    for split in splits:
+        assert (np.diff(split.present.astype(int), axis=1) <= 0).all()
+        assert not split.tokens[~split.present].any()
+    # The subject names the label.
+    for task in range(4):
+        for row in range(splits.train.present[task].sum()):
+            subject = decode(splits.train.tokens[task, row], words)[:2]
+            assert subject == ["about", small_data.WORDS[splits.train.labels[task, row]]]
+    # What only test rows hold is not in the vocabulary.
+    assert "onlytrain" in words
+    assert "onlytest" not in words
+    assert texts.UNKNOWN in decode(splits.test.tokens[0, 0], words)
+
+
+def test_the_vocabulary_is_the_most_frequent_words():
+    words = texts.vocabulary(["b a, b", "C b c", "d"], 5)
+    assert words == [texts.PADDING, texts.UNKNOWN, "b", "c", ","]
+    encoded = texts.encode(["B x , b c", ""], words, 4)
+    np.testing.assert_array_equal(encoded, [[2, 1, 4, 2], [0, 0, 0, 0]])
+
+
+def test_a_limit_draws_rows_by_seed(folder):
+    options = {"vocabulary": 50, "length": 12, "limit": 40, "validation": 0.2}
+    few = [topics.topics(folder, **options, seed=seed)[0] for seed in (0, 0, 1)]
+    assert few[0].train.present.sum(axis=1).tolist() == [32] * 4
+    assert few[0].test.present.sum(axis=1).tolist() == [12, 16, 20, 20]
+    np.testing.assert_array_equal(few[0].train.tokens, few[1].train.tokens)
+    assert not np.array_equal(few[0].train.tokens, few[2].train.tokens)
+
+
+def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
+    monkeypatch.delenv(files.VARIABLE, raising=False)
+
+    class Bunch:
+        def __init__(self, subset, categories):
+            self.target_names = sorted(categories)
+            self.target = [i % 4 for i in range(20)]
+            self.data = [
+                f"From: me\nSubject: {self.target_names[i]}\nX: y\n\nbody of {subset}"
+                for i in self.target
+            ]
+
+    monkeypatch.setattr(topics, "fetch_20newsgroups", lambda **asked: Bunch(**asked))
+    splits, words = topics.topics(None, vocabulary=100, length=20, validation=0.2)
+    assert splits.train.present.sum() == 4 * 16
+    for task, name in enumerate(topics.TASKS):
+        for row in range(16):
+            group = topics.GROUPS[name][splits.train.labels[task, row]]
+            text = decode(splits.train.tokens[task, row], words)
+            assert text == [*texts.tokens(f"{name}.{group}"), "body", "of", "train"]
+
+    def offline(**asked):
+        raise OSError("no network")
+
+    monkeypatch.setattr(topics, "fetch_20newsgroups", offline)
+    with pytest.raises(UserError, match="could not be fetched.*--data-dir"):
+        topics.topics(None, vocabulary=100, length=20)
+
+
+def test_reviews_know_what_repeats(folder):
+    splits, _ = reviews.reviews(folder, vocabulary=50, length=10, validation=0.25)
+    assert splits.train.tokens.shape == (14, 18, 10)
+    assert splits.validation.labels.sum(axis=1).tolist() == [3] * 14
+    assert not splits.train.repeated.any()
+    assert splits.test.repeated.sum(axis=1).tolist() == [8] * 14
+
+
+def test_pairs_keep_their_targets(folder):
+    splits, words = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
+    assert splits.train.present.sum(axis=1).tolist() == [36, 18]
+    assert set(splits.train.targets[0]) == {0, 1}
+    assert splits.train.targets[1].max() > 4
+    first = {tuple(texts.tokens(small_data.words(n, 5))) for n in range(48)}
+    for row in splits.train.first[0]:
+        assert tuple(decode(row, words)) in first
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_canvases_are_two_digits_overlaid(folder, pool):
+    splits = multimnist.multi_mnist(folder, train=30, validation=10, test=10, pool=pool)
+    mnist = np.load(folder / "mnist.npz")
+    for split, images, labels in (
+        (splits.train, mnist["x_train"][20:], mnist["y_train"][20:]),
+        (splits.validation, mnist["x_train"][:20], mnist["y_train"][:20]),
+        (splits.test, mnist["x_test"], mnist["y_test"]),
+    ):
+        for image, label, (first, second) in zip(*split, strict=True):
+            wanted = np.zeros((36, 36))
+            wanted[:28, :28] = images[first]
+            for row in range(28):
+                for column in range(28):
+                    ink = images[second][row, column]
+                    wanted[row + 8, column + 8] = max(wanted[row + 8, column + 8], ink)
+            side = 36 // pool
+            wanted = wanted.reshape(side, pool, side, pool).mean(axis=(1, 3)) / 255
+            np.testing.assert_allclose(image, wanted, atol=1e-5)
+            assert list(label) == [labels[first], labels[second]]
+
+
+def test_mnist_is_fetched_where_no_folder_is_given(monkeypatch):
+    monkeypatch.delenv(files.VARIABLE, raising=False)
+
+    def fetch(name, **options):
+        assert name == "mnist_784"
+        labels = (np.arange(70_000) % 10).astype(str)
+        return np.repeat(np.arange(70_000) % 256, 784).reshape(-1, 784).astype(np.uint8), labels
+
+    monkeypatch.setattr(multimnist, "fetch_openml", fetch)
+    splits = multimnist.multi_mnist(None, train=5, validation=5, test=5)
+    np.testing.assert_array_equal(splits.test.labels, splits.test.scans % 10)
+    monkeypatch.setattr(multimnist, "fetch_openml", lambda *a, **k: (_ for _ in ()).throw(OSError))
+    with pytest.raises(UserError, match=r"could not be fetched.*mnist\.npz by --data-dir"):
+        multimnist.multi_mnist(None, train=5, validation=5, test=5)
+
+
+def test_the_census_gives_no_label_away(folder):
+    splits, cardinalities = census.census(folder, validation=0.25)
+    assert [len(split.labels) for split in splits] == [48, 16, 32]
+    assert splits.train.numeric.shape[1] == len(census.NUMERIC)
+    # Of the other columns only race is left: three categories and "unseen".
+    assert cardinalities == (4,)
+    assert set(np.unique(splits.train.categories)) == {1, 2, 3}
+    assert (splits.test.categories == 0).sum() == 4
+    np.testing.assert_allclose(splits.train.numeric.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(splits.train.numeric.std(axis=0), 1, atol=1e-5)
+
+
+def test_molecules_are_standardised_by_training_rows(folder):
+    loaded = molecules.molecules(folder, validation=0.25)
+    splits = loaded.splits
+    # Constant and partly missing columns are gone.
+    assert splits.train.descriptors.shape == (28, 4)
+    assert len(splits.test.targets) == 10
+    np.testing.assert_allclose(splits.train.targets.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(splits.train.targets.std(axis=0), 1, atol=1e-5)
+    y = np.load(folder / "qm9_14k.npz")["y"]
+    # Back in their units, the differences between test rows are those of the file.
+    np.testing.assert_allclose(
+        np.diff(splits.test.targets, axis=0) * loaded.scales, np.diff(y[::5], axis=0), rtol=1e-2
+    )
+
+
+def test_searches_stay_whole(folder):
+    splits, cardinalities = aliexpress.aliexpress(folder, validation=0.25)
+    assert [len(split.labels) for split in splits] == [54, 18, 24]
+    assert cardinalities == (5,) * 16
+    # Click and conversion come every second and every third row: both every sixth.
+    np.testing.assert_allclose(splits.test.labels.mean(axis=0), [1 / 2, 1 / 6])
+    train, held_out = (split.numeric.shape[0] % 3 for split in splits[:2])
+    assert train == held_out == 0
+
+
+def test_regressions_are_what_they_say():
+    """Least squares on the true features leaves the noise alone, in units of each scale."""
+    data = synthetic.regressions(train=2000, validation=10, test=10).train
+    x = data.x.astype(float)
+    features = np.concatenate([x, x**2 - 1, x**3 - 3 * x], axis=1)
+    for task, scale in enumerate(synthetic.SCALES):
+        y = data.y[:, task].astype(float)
+        fit, *_ = np.linalg.lstsq(features, y, rcond=None)
+        left = (y - features @ fit) * np.sqrt(2000 / (2000 - 750))
+        np.testing.assert_allclose(left.std(), synthetic.NOISE * scale, rtol=0.02)
+        np.testing.assert_allclose(y.std(), np.sqrt(1.5) * scale, rtol=0.05)
+        if task == 0:
+            first = fit[:250]
+    # The tasks share the linear part.
+    np.testing.assert_allclose(fit[:250] / 10, first, atol=0.05)
+
+
+LOADERS = {
+    topics.FILE: lambda f: topics.topics(f, vocabulary=9, length=5),
+    reviews.FILE: lambda f: reviews.reviews(f, vocabulary=9, length=5),
+    pairs.FILE: lambda f: pairs.pairs(f, vocabulary=9, length=5),
+    multimnist.FILE: lambda f: multimnist.multi_mnist(f, train=5, validation=5, test=5),
+    census.FILE: census.census,
+    molecules.FILE: molecules.molecules,
+    "aliexpress_test_small.csv": aliexpress.aliexpress,
+}
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "noise"])
+def test_a_bad_file_is_one_clear_line(copied, name, damage):
+    path = copied / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        cut = content[: len(content) // 2]
+        if name.endswith(".csv"):
+            cut = cut[: cut.rindex(b",") - 1]
+        path.write_bytes({"cut": cut, "empty": b"", "noise": bytes(range(128, 256)) * 9}[damage])
+    with pytest.raises(UserError) as error:
+        LOADERS[name](copied)
+    message = str(error.value)
+    assert "\n" not in message
+    if damage == "missing":
+        assert "It comes from" in message
+        assert "format: " in message
+    else:
+        assert name in message
+
+
+@pytest.mark.parametrize("name", [topics.FILE, reviews.FILE, pairs.FILE])
+def test_bad_rows_are_named_by_their_line(copied, name):
+    path = copied / name
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    for broken, message in (
+        ("{", r"line 3: not JSON"),
+        (
+            json.dumps({"task": "comp", "split": "train", "label": 1}),
+            r"line 3: no '(text|subject)'",
+        ),
+        ("[]", "line 3: no 'task'"),
+    ):
+        path.write_bytes(gzip.compress("\n".join([*lines[:2], broken, *lines[3:]]).encode()))
+        with pytest.raises(UserError, match=message):
+            LOADERS[name](copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (census.FILE, "age", "years", "no column 'age'"),
+        (census.FILE, "train", "tarin", "'split' must have rows of 'train' and of 'test'"),
+        ("aliexpress_train_small.csv", "numerical_63", "numerical_64", "no column 'numerical_63'"),
+        ("aliexpress_train_small.csv", "\n0,", "\n0,0,", "line 2: 83 values, not 82"),
+    ],
+)
+def test_wrong_columns_are_named(copied, name, old, new, message):
+    path = copied / name
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if name.endswith(".gz") else content).decode()
+    text = text.replace(old, new)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    with pytest.raises(UserError, match=message):
+        LOADERS.get(name, aliexpress.aliexpress)(copied)
+
+
+def test_numbers_that_are_none_are_named(copied):
+    path = copied / "aliexpress_train_small.csv"
+    lines = path.read_text().splitlines()
+    lines[5] = ",".join(["0"] * 17 + ["much"] + ["0"] * 64)
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="column 'numerical_1' must hold numbers.*much"):
+        aliexpress.aliexpress(copied)
+
+
+def test_a_pickle_is_not_opened(copied):
+    np.savez(copied / molecules.FILE, desc=np.array([{}], object), y=1, task_names=1, is_test=1)
+    with pytest.raises(UserError, match=r"qm9_14k\.npz: not a NumPy archive"):
+        molecules.molecules(copied)
+
+
+def test_the_folder_comes_from_the_option_or_the_environment(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv(files.VARIABLE, raising=False)
+    with pytest.raises(UserError, match=r"pass its folder by --data-dir or MTL_OPTAX_DATA"):
+        molecules.molecules(None)
+    monkeypatch.setenv(files.VARIABLE, str(folder))
+    assert len(molecules.molecules(None).tasks) == 12
+    with pytest.raises(UserError, match="no such file"):
+        molecules.molecules(tmp_path)
+
+
+def test_glove(tmp_path):
+    words = [texts.PADDING, texts.UNKNOWN, "up", "down"]
+    path = tmp_path / "vectors.txt"
+    path.write_text("down 1 2 3\nelse 4 5 6\n")
+    vectors = texts.glove(path, words, 3)
+    np.testing.assert_array_equal(vectors[[0, 3]], [[0, 0, 0], [1, 2, 3]])
+    assert 0 < np.abs(vectors[1:3]).max() < 1
+    for content, message in (
+        ("up 1 2\n", "line 1: 2 numbers, but the model's embedding has 3"),
+        ("up 1 2 3\ndown 1 two 3\n", "line 2: could not convert"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            texts.glove(path, words, 3)
+    with pytest.raises(UserError, match=r"--embeddings .*none: no such file"):
+        texts.glove(tmp_path / "none", words, 3)

@@ -9,7 +9,6 @@ import optax
 import pytest
 from flax import nnx
 
-from benchmarks.data.digits import multi_digits
 from benchmarks.models.conv import MultiTaskConvNet, convolve_by_matmul
 from benchmarks.models.experts import BACKBONES
 from benchmarks.models.heads import Heads
