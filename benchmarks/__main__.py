@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tyro
@@ -14,9 +14,10 @@ from benchmarks.digits import Digits
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.report import method_list, suite_list
 from benchmarks.suite import Suite
+from benchmarks.toy import Toy
 
 INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
-SUITES: tuple[type[Suite], ...] = (Digits,)
+SUITES: tuple[type[Suite] | type[Toy], ...] = (Toy, Digits)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Suite | List:
+def _parse(args: Sequence[str] | None) -> Suite | Toy | List:
     complaint = io.StringIO()
+    commands: dict[str, Callable[..., Suite | Toy | List]] = {
+        **{suite.name: suite for suite in SUITES},
+        "list": List,
+    }
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
-                {**{suite.name: suite for suite in SUITES}, "list": List},
+                commands,
                 prog="python -m benchmarks",
                 description=(
                     "Train multi-task models on real data with every method of mtl_optax, and "
