@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from benchmarks.report import method_list, suite_list
 from benchmarks.suite import Suite
 from benchmarks.suites import SUITES
 from benchmarks.sweep import sweep_of
+from benchmarks.toy.command import Toy
 
+COMMANDS: tuple[type[Suite] | type[Toy], ...] = (*SUITES, Toy)
 INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
 
 
@@ -26,7 +28,9 @@ class List:
 
     def run(self) -> None:
         """Print them."""
-        summaries = {suite.name: (suite.__doc__ or "").partition("\n")[0] for suite in SUITES}
+        summaries = {
+            suite.name: (suite.__doc__ or "").partition("\n")[0] for suite in COMMANDS
+        }
         Console().print(suite_list(summaries), method_list())
 
 
@@ -47,17 +51,19 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Suite | List:
+def _parse(args: Sequence[str] | None) -> Suite | Toy | List:
     arguments = list(sys.argv[1:] if args is None else args)
+    commands: dict[str, Callable[..., Any]]
     if arguments[:1] == ["sweep"]:
-        commands: dict[str, Any] = {suite.name: sweep_of(suite) for suite in SUITES}
+        commands = {suite.name: sweep_of(suite) for suite in SUITES}
         prog, arguments = "python -m benchmarks sweep", arguments[1:]
         description = (
             "Train one method with several values of one number. For example: "
             "python -m benchmarks sweep digits --method cagrad --over c=0.1,0.5,1"
         )
     else:
-        commands = {**{suite.name: suite for suite in SUITES}, "list": List}
+        commands = {suite.name: suite for suite in COMMANDS}
+        commands["list"] = List
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

@@ -107,19 +107,18 @@ class Store:
             "method": cell.method,
             "seed": cell.seed,
             "config": cell.config,
-            "versions": _versions(),
-            "device": _device(),
+            **provenance(),
             "timing": cell.timing._asdict(),
             "trials": [
-                {"learning_rate": t.learning_rate, "validation": _plain(t.validation)}
+                {"learning_rate": t.learning_rate, "validation": plain(t.validation)}
                 for t in cell.trials
             ],
             "learning_rate": cell.learning_rate,
             "epoch": cell.epoch,
-            "test": _plain(cell.test.tolist()),
-            "test_loss": _plain(cell.test_loss.tolist()),
+            "test": plain(cell.test.tolist()),
+            "test_loss": plain(cell.test_loss.tolist()),
             "curves": {
-                k: None if v is None else _plain(v.tolist())
+                k: None if v is None else plain(v.tolist())
                 for k, v in cell.curves._asdict().items()
             },
         }
@@ -192,10 +191,10 @@ def as_read(config: Mapping[str, Any]) -> Config:
     return dict(json.loads(json.dumps(config)))
 
 
-def _plain(values: Any) -> Any:
+def plain(values: Any) -> Any:
     """Nested lists of floats in six digits; JSON has no NaN, so that one becomes null."""
     if isinstance(values, list):
-        return [_plain(value) for value in values]
+        return [plain(value) for value in values]
     return float(f"{values:.6g}") if math.isfinite(values) else None
 
 
@@ -211,11 +210,15 @@ def _curve(values: Any) -> Any:
     return None if values is None else _numbers(values)
 
 
-def _versions() -> Mapping[str, str]:
+def provenance() -> dict[str, Any]:
+    """What made a file: versions and device."""
     packages = ("jax", "optax", "flax", "mtl_optax")
-    return {package: importlib.metadata.version(package) for package in packages}
-
-
-def _device() -> Mapping[str, Any]:
     device = jax.devices()[0]
-    return {"platform": device.platform, "kind": device.device_kind, "cpus": os.cpu_count()}
+    return {
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "cpus": os.cpu_count(),
+        },
+    }

@@ -6,7 +6,6 @@ validation split. The test split is read once, by the parameters of that epoch.
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-import mtl_optax as mtl
 from benchmarks.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.errors import InterruptedRunError
 from benchmarks.problem import Problem
-from benchmarks.recipes import BASELINES, Recipe, recipe
+from benchmarks.recipes import BASELINES, Recipe, default_hyperparameters, recipe
 from benchmarks.training import Member, Run, evaluate, train
 
 
@@ -102,7 +100,7 @@ def run_cells(
 
 def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
     """Everything that decides a cell's numbers, apart from its seed and the code itself."""
-    defaults = {} if row.method in BASELINES else _defaults(row.method)
+    defaults = {} if row.method in BASELINES else default_hyperparameters(row.method)
     return as_read(
         {
             **problem.config,
@@ -187,11 +185,3 @@ class _Trainer:
         )
         self.store.save(cell)
         return cell
-
-
-def _defaults(method: str) -> Config:
-    """The hyper-parameters of a method that a file can hold, at the library's defaults."""
-    parameters = inspect.signature(mtl.method_info(method).factory).parameters.values()
-    return {
-        p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)
-    }

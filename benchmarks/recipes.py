@@ -67,12 +67,10 @@ def recipe(
     if "steps_per_epoch" in inspect.signature(info.factory).parameters:
         given = {"steps_per_epoch": problem.steps_per_epoch, **given}
     if info.is_optimizer:
-        takes_optimizer = "optimizer" in info.arguments(tasks)
 
         def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
             inner = problem.optimizer(rate)
-            step_size = {"optimizer": inner} if takes_optimizer else {"learning_rate": rate}
-            transform = mtl.get(method, tasks, **{**step_size, **given})
+            transform = own_optimizer(method, tasks, inner, rate, given)
             return mtl.on_shared(transform, problem.shared, heads=inner)
 
         return _stacked(problem, optimizer)
@@ -86,6 +84,27 @@ def recipe(
         ),
         query="query gradients" in info.reads,
     )
+
+
+def own_optimizer(
+    method: str,
+    num_tasks: int,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Any,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """A method that takes the optimiser's place: made of the optimiser, or of its rate alone."""
+    takes_optimizer = "optimizer" in mtl.method_info(method).arguments(num_tasks)
+    step = {"optimizer": optimizer} if takes_optimizer else {"learning_rate": learning_rate}
+    return mtl.get(method, num_tasks, **{**step, **(hyperparameters or {})})
+
+
+def default_hyperparameters(method: str) -> dict[str, Any]:
+    """Those of a method that a file can hold, at the library's defaults."""
+    parameters = inspect.signature(mtl.method_info(method).factory).parameters.values()
+    return {
+        p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)
+    }
 
 
 # An optimiser's state does not depend on its learning rate: any will do to make the first one.

@@ -92,7 +92,7 @@ def test_both_presets_of_every_suite_are_complete():
 
 def test_adatask_evens_out_what_one_task_dominates():
     """Of equal weighting's updates nearly all are the larger task's; of AdaTask's, half."""
-    problem = Synthetic(batch_size=500).problem()
+    problem = Synthetic(batch_size=100).problem()
     member = Member(0, 1e-3)
     plain = dominance("equal_weighting", problem, member, 2)
     even = dominance("adatask", problem, member, 2)
