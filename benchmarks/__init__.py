@@ -10,5 +10,6 @@ Run ``python -m benchmarks --help``. What hangs on what, from the bottom up:
 * `suite`: the options of all suites, and how the parts above follow one another; `suites`: one
   small file each; `sweep`: a suite over one number;
 * `toy`: a suite of its own kind, on two losses of two parameters;
+* `papers`: what the papers report, to print beside ours;
 * `peers`: the numbers of other libraries that the tests compare with.
 """

@@ -28,9 +28,7 @@ class List:
 
     def run(self) -> None:
         """Print them."""
-        summaries = {
-            suite.name: (suite.__doc__ or "").partition("\n")[0] for suite in COMMANDS
-        }
+        summaries = {suite.name: (suite.__doc__ or "").partition("\n")[0] for suite in COMMANDS}
         Console().print(suite_list(summaries), method_list())
 
 

@@ -67,7 +67,8 @@ class Problem:
     query_fraction: float = 0.1
     """Part of the training rows that methods with query gradients keep for those."""
     at_once: int = 3
-    """How many trainings to vectorise."""
+    """How many trainings to vectorise: several for small networks, which alone do not keep a
+    processor busy."""
 
     @property
     def num_tasks(self) -> int:

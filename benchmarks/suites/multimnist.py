@@ -42,4 +42,5 @@ class MultiMNIST(Suite):
             {"suite": self.name, "data": data, "model": model},
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
+            at_once=1,
         )

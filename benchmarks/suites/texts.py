@@ -85,6 +85,7 @@ class TextSuite(Suite):
             sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
+            at_once=1,
             config={
                 "suite": self.name,
                 "data": {**data, "embeddings": self.embeddings and self.embeddings.name},
