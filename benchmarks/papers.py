@@ -117,7 +117,8 @@ PAPER_RESULTS: tuple[PaperResult, ...] = (
         "synthetic",
         "time per step, times equal weighting",
         "Yang et al. 2023 (AdaTask), https://arxiv.org/abs/2211.15055, Table 10",
-        "the authors' network, program and machine: the ratios, not the seconds, can be compared",
+        "the authors' data, network, program and machine; on which data the table was timed is not "
+        "known here",
         {"pcgrad": 1.38, "gradnorm": 1.39, "cagrad": 1.42, "mgda": 1.78, "adatask": 1.33},
     ),
 )

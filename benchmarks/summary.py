@@ -14,18 +14,15 @@ from mtl_optax.metrics import delta_m
 Cells = Mapping[str, Sequence[Cell]]
 
 
-class Difference(NamedTuple):
+class Comparison(NamedTuple):
     """A method against another, seed by seed."""
 
     mean: float
-    """Of the differences over seeds; positive where the method is better."""
+    """Of the differences in the mean metric; positive where the method is better."""
     margin: float
     """Half the width of the 95 % confidence interval by Student's t, for one comparison alone."""
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return abs(self.mean) > self.margin
+    certain: bool
+    """Whether they differ at 5 %, with Holm's correction for all methods compared."""
 
 
 def first_cell(cells: Cells) -> Cell:
@@ -78,15 +75,42 @@ def mean_ranks(cells: Cells) -> dict[str, float]:
     return dict(zip(cells, ranks.tolist(), strict=True))
 
 
-def difference(cells: Cells, method: str, reference: str) -> Difference | None:
-    """The mean metric against another method's; None with fewer than two seeds in common."""
-    ours, theirs = mean_metric(cells, method), mean_metric(cells, reference)
-    seeds = min(len(ours), len(theirs))
-    if seeds < 2:
-        return None
-    differences = (ours[:seeds] - theirs[:seeds]) * (1 if higher_is_better(cells) else -1)
-    width = stats.t.ppf(0.975, seeds - 1) * differences.std(ddof=1) / np.sqrt(seeds)
-    return Difference(float(differences.mean()), float(width))
+def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
+    """Every other method against one, by paired t-tests over the seeds that both have.
+
+    Methods with fewer than two such seeds, and all if ``reference`` is missing, are left out.
+    """
+    if reference not in cells:
+        return {}
+    theirs, sign = mean_metric(cells, reference), 1 if higher_is_better(cells) else -1
+    found = {}
+    for method in cells.keys() - {reference}:
+        ours = mean_metric(cells, method)
+        seeds = min(len(ours), len(theirs))
+        differences = sign * (ours[:seeds] - theirs[:seeds])
+        if seeds >= 2 and np.isfinite(differences).all():
+            error = differences.std(ddof=1) / np.sqrt(seeds)
+            margin = float(stats.t.ppf(0.975, seeds - 1) * error)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                statistic = abs(differences.mean()) / error
+            chance = 1.0 if np.isnan(statistic) else float(2 * stats.t.sf(statistic, seeds - 1))
+            found[method] = (float(differences.mean()), margin, chance)
+    certain = _holm({method: chance for method, (_, _, chance) in found.items()})
+    return {
+        method: Comparison(*found[method][:2], method in certain)
+        for method in cells
+        if method in found
+    }
+
+
+def _holm(chances: Mapping[str, float], level: float = 0.05) -> set[str]:
+    """Which hypotheses Holm's step-down procedure rejects."""
+    rejected: set[str] = set()
+    for place, name in enumerate(sorted(chances, key=lambda n: chances[n])):
+        if chances[name] > level / (len(chances) - place):
+            break
+        rejected.add(name)
+    return rejected
 
 
 def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:

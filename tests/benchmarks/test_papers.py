@@ -7,7 +7,7 @@ import pytest
 
 import mtl_optax as mtl
 from benchmarks.papers import PAPER_RESULTS
-from benchmarks.training import BASELINES
+from benchmarks.recipes import BASELINES
 
 SUITES = {
     "toy",

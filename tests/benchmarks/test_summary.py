@@ -97,16 +97,39 @@ def test_ranks_turn_where_less_is_better_and_put_what_diverged_last() -> None:
     assert not summary.higher_is_better(cells)
 
 
-def test_a_difference_has_students_interval() -> None:
-    found = summary.difference(CELLS, "pcgrad", "equal_weighting")
+def test_a_comparison_has_students_interval() -> None:
+    found = summary.compare(CELLS, "equal_weighting")["pcgrad"]
     interval = stats.ttest_rel([70, 45], [45, 45]).confidence_interval(0.95)
     np.testing.assert_allclose(
         [found.mean - found.margin, found.mean + found.margin], [interval.low, interval.high]
     )
-    assert not found.beyond_noise
-    assert summary.Difference(1.0, 0.5).beyond_noise
+    assert not found.certain
     one = {method: group[:1] for method, group in CELLS.items()}
-    assert summary.difference(one, "pcgrad", "equal_weighting") is None
+    assert summary.compare(one, "equal_weighting") == {}
+    assert summary.compare(CELLS, "mgda") == {}
+
+
+def test_certain_is_what_holms_procedure_rejects() -> None:
+    """With p = 0.0001, 0.03 and 0.3, the second falls at 0.05 / 2."""
+    rng = np.random.default_rng(0)
+    means = {"equal_weighting": 0.0, "mgda": 5.0, "pcgrad": 1.0, "uw": 0.3}
+    cells = {
+        name: [cell(name, s, [mean + rng.normal(), mean + rng.normal()]) for s in range(6)]
+        for name, mean in means.items()
+    }
+    plain = summary.mean_metric(cells, "equal_weighting")
+    chances = {
+        name: stats.ttest_rel(summary.mean_metric(cells, name), plain).pvalue
+        for name in ("mgda", "pcgrad", "uw")
+    }
+    rejected, left = set(), sorted(chances, key=chances.get)
+    while left and chances[left[0]] <= 0.05 / len(left):
+        rejected.add(left.pop(0))
+    found = summary.compare(cells, "equal_weighting")
+    assert {name for name, one in found.items() if one.certain} == rejected
+    assert 0 < len(rejected) < 3
+    for name in rejected:
+        assert chances[name] < 0.05
 
 
 def test_time_is_compared_with_as_many_trainings_at_once() -> None:

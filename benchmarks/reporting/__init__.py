@@ -1,0 +1,1 @@
+"""``python -m benchmarks report``: all results on one page, and as Markdown tables."""

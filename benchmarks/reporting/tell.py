@@ -1,0 +1,145 @@
+"""What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.papers import PAPER_RESULTS
+from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.reporting.gather import SuiteResults
+from benchmarks.summary import (
+    Cells,
+    Comparison,
+    change,
+    compare,
+    counted,
+    first_cell,
+    mean_metric,
+    mean_ranks,
+    spread,
+    step_time,
+    test_metrics,
+)
+
+
+class Lines(NamedTuple):
+    """A table: a heading and rows of text."""
+
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def results_table(cells: Cells, *, each_metric: bool) -> Lines:
+    """One row for each method; the counted metrics one by one, or their mean alone."""
+    metrics, columns = first_cell(cells).metrics, counted(cells)
+    shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
+    seeds = {len(group) for group in cells.values()}
+    heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %", "rank"]
+    heading += ["against equal weighting", "rate", "epoch", "time"]
+    heading += ["seeds"] if len(seeds) > 1 else []
+    ranks = mean_ranks(cells)
+    compared = compare(cells, EQUAL_WEIGHTING)
+    rows = []
+    for method, group in cells.items():
+        drop = change(cells, method)
+        time = step_time(group, cells.get(EQUAL_WEIGHTING, []))
+        row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
+        row.append(spread(mean_metric(cells, method)))
+        row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
+        row.append(f"{ranks[method]:.1f}")
+        row.append(_against(compared.get(method)))
+        row += [f"{group[0].learning_rate:g}", f"{np.mean([cell.epoch for cell in group]):.0f}"]
+        row.append("–" if time is None else f"{time:.2f}x")
+        row += [str(len(group))] if len(seeds) > 1 else []
+        rows.append(row)
+    return Lines(heading, rows)
+
+
+def verdict(cells: Cells) -> str:
+    """Which methods differ from equal weighting by more than noise."""
+    compared = compare(cells, EQUAL_WEIGHTING)
+    methods = {name: one for name, one in compared.items() if name not in BASELINES}
+    if not methods:
+        return "No method was compared with equal weighting."
+    better = [name for name, one in methods.items() if one.certain and one.mean > 0]
+    worse = [name for name, one in methods.items() if one.certain and one.mean < 0]
+    seeds = min(len(group) for group in cells.values())
+    return (
+        f"Over {seeds} seeds, by paired t-tests at 5 % with Holm's correction for "
+        f"{len(compared)} comparisons: better than equal weighting: {_names(better)}; worse: "
+        f"{_names(worse)}; the other {len(methods) - len(better) - len(worse)} cannot be told "
+        "from it."
+    )
+
+
+def diverged(cells: Cells) -> str | None:
+    """Which trainings gave no finite number."""
+    found = [
+        f"{cell.method} (seed {cell.seed})" for g in cells.values() for cell in g if not cell.epoch
+    ]
+    return f"Without a finite result: {', '.join(found)}." if found else None
+
+
+def protocol(results: SuiteResults) -> str:
+    """What was trained, in one sentence."""
+    config = first_cell(results.cells).config
+    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    steps = config["steps_per_epoch"]
+    return (
+        f"{config['epochs']} epochs of {steps} steps, batches of {config['batch_size']}; the "
+        f"learning rate is the best of {rates} on the validation split (tried with seed 0), and "
+        "so is the epoch."
+    )
+
+
+def papers_table(cells: Cells) -> tuple[Lines, list[str]] | None:
+    """The papers' numbers beside ours, and how their protocols differ."""
+    suite = first_cell(cells).suite
+    papers = [row for row in PAPER_RESULTS if row.suite == suite and row.method in cells]
+    if not papers:
+        return None
+    notes = list(dict.fromkeys(f"{row.source}: {row.protocol}." for row in papers))
+    rows = [
+        [
+            row.method,
+            row.metric,
+            f"{row.value:g}",
+            spread(mean_metric(cells, row.method)),
+            row.source,
+        ]
+        for row in papers
+    ]
+    heading = ["method", "paper's metric", "paper", "our mean metric", "source"]
+    return Lines(heading, rows), notes
+
+
+def overview(suites: Sequence[SuiteResults]) -> Lines:
+    """Rank and Δm of every method on every suite."""
+    ranks = {results.name: mean_ranks(results.cells) for results in suites}
+    methods = list(dict.fromkeys(name for results in suites for name in results.cells))
+    rows = []
+    for method in methods:
+        row, places = [method], []
+        for results in suites:
+            if method not in results.cells:
+                row.append("–")
+                continue
+            places.append(ranks[results.name][method])
+            drop = change(results.cells, method)
+            drop_text = "" if drop is None or method == SINGLE_TASK else f" ({drop.mean():+.1f})"
+            row.append(f"{places[-1]:.1f}{drop_text}")
+        rows.append([*row, f"{np.mean(places):.1f}"])
+    return Lines(["method", *ranks, "mean rank"], rows)
+
+
+def _against(one: Comparison | None) -> str:
+    if one is None:
+        return "–"
+    digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
+    mark = " *" if one.certain else ""
+    return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
+
+
+def _names(methods: Sequence[str]) -> str:
+    return ", ".join(methods) if methods else "none"

@@ -1,0 +1,153 @@
+"""`python -m benchmarks report`, on cells made by hand."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command_line
+from benchmarks.cells import Store
+from benchmarks.papers import PaperResult
+from benchmarks.reporting import tell
+from tests.benchmarks.test_summary import CELLS
+
+PROTOCOL = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "learning_rates": [0.1, 0.2]}
+
+
+def save(folder: Path, cells=CELLS, **config) -> None:
+    for group in cells.values():
+        for cell in group:
+            Store(folder).save(
+                dataclasses.replace(cell, config={**cell.config, **PROTOCOL, **config})
+            )
+
+
+def report(folder: Path) -> tuple[str, str]:
+    assert command_line.main(["report", "--results", str(folder)]) == 0
+    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of Markdown tables by their first one."""
+    lines = [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines() if "|" in line]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_the_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
+    save(tmp_path / "toy")
+    page, text = report(tmp_path)
+    table = rows(text)
+    assert table["pcgrad"] == [
+        *("60.0 ± 28.3", "55.0 ± 7.1", "57.5 ± 17.7", "+7.5 ± 24.7", "1.8"),
+        *("+12.5 ± 158.8", "0.1", "2", "2.00x"),
+    ]
+    assert table["single_task"][3] == "–"
+    assert "2 epochs of 4 steps, batches of 8" in text
+    assert "the best of 0.1, 0.2 on the validation split" in text
+    assert "better than equal weighting: none; worse: none" in text
+    for word in ("+12.5 ± 158.8", "2.00x", "pcgrad"):
+        assert word in page
+
+
+def test_a_sentence_names_who_differs() -> None:
+    better = {
+        **CELLS,
+        "mgda": [
+            dataclasses.replace(cell, method="mgda", test=cell.test + 10 + 1e-4 * cell.seed)
+            for cell in CELLS["equal_weighting"]
+        ],
+        "uw": [
+            dataclasses.replace(cell, method="uw", test=cell.test - 10 + 1e-4 * cell.seed)
+            for cell in CELLS["equal_weighting"]
+        ],
+    }
+    sentence = tell.verdict(better)
+    assert "better than equal weighting: mgda; worse: uw; the other 1 cannot be told" in sentence
+    assert "Over 2 seeds" in sentence
+    assert "No method was compared" in tell.verdict({"mgda": better["mgda"]})
+
+
+def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
+    save(tmp_path / "one", suite="one")
+    save(tmp_path / "two", {"pcgrad": CELLS["pcgrad"][:1]}, suite="two")
+    page, text = report(tmp_path)
+    assert text.index("## one") < text.index("## two") < text.index("## All suites")
+    assert rows(text[text.index("## All suites") :])["pcgrad"] == ["1.8 (+7.5)", "1.0", "1.4"]
+    assert rows(text[text.index("## two") : text.index("## All")])["pcgrad"][3:6] == [
+        "–",
+        "1.0",
+        "–",
+    ]
+    assert '<a href="#suite-1">two</a>' in page
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> None:
+    mine = PaperResult("toy", "pcgrad", "accuracy", 91.5, "Yu et al.", "other data")
+    other = dataclasses.replace(mine, suite="census", value=12.25)
+    monkeypatch.setattr(tell, "PAPER_RESULTS", (mine, other))
+    save(tmp_path / "toy")
+    page, text = report(tmp_path)
+    beside = text[text.index("our mean metric") :]
+    assert rows(beside)["pcgrad"] == ["accuracy", "91.5", "57.5 ± 17.7", "Yu et al."]
+    assert "Yu et al.: other data." in text
+    assert "12.25" not in page + text
+
+
+def test_what_is_damaged_is_named_and_the_rest_reported(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "toy")
+    whole = tmp_path / "toy" / "pcgrad-seed1.json"
+    whole.write_text(whole.read_text()[:100])
+    extra = Store(tmp_path / "toy")
+    strange = dataclasses.replace(
+        CELLS["pcgrad"][0], method="uw", config={**CELLS["pcgrad"][0].config}
+    )
+    extra.save(strange)
+    page, text = report(tmp_path)
+    message = capsys.readouterr().err
+    for part in ("pcgrad-seed1.json: not a finished cell", "uw-seed0.json: left out"):
+        assert part in message
+        assert part in page
+    assert rows(text)["pcgrad"][-1] == "1"
+    assert "uw" not in rows(text)
+
+
+def test_sweeps_and_checkpoints_are_no_suites(tmp_path: Path) -> None:
+    save(tmp_path / "toy")
+    save(tmp_path / "toy" / "sweep-cagrad-c", suite="swept")
+    (tmp_path / "toy" / "sweep-cagrad-c" / "sweep.png").write_bytes(b"picture")
+    page, text = report(tmp_path)
+    assert "swept" not in text
+    assert 'title="sweep-cagrad-c" src="data:image/png;base64,cGljdHVyZQ=="' in page
+
+
+def test_text_from_files_is_escaped(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    save(tmp_path / "toy", suite=hostile)
+    page, _ = report(tmp_path)
+    assert hostile not in page
+    assert "&lt;script&gt;" in page
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert tag not in ("script", "link", "iframe")
+            for name, value in attrs:
+                if name in ("href", "src"):
+                    assert value.startswith(("#", "data:"))
+
+    Links().feed(page)
+
+
+def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
+    save(tmp_path / "toy")
+    assert report(tmp_path) == report(tmp_path)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_nothing_to_report_is_one_line(tmp_path: Path, capsys, exists: bool) -> None:
+    folder = tmp_path if exists else tmp_path / "none"
+    assert command_line.main(["report", "--results", str(folder)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert str(folder) in message
