@@ -200,7 +200,7 @@ def test_regressions_are_what_they_say():
     features = np.concatenate([x, x**2 - 1, x**3 - 3 * x], axis=1)
     for task, scale in enumerate(synthetic.SCALES):
         y = data.y[:, task].astype(float)
-        fit, *_ = np.linalg.lstsq(features, y, rcond=None)
+        fit = np.linalg.solve(features.T @ features, features.T @ y)
         left = (y - features @ fit) * np.sqrt(2000 / (2000 - 750))
         np.testing.assert_allclose(left.std(), synthetic.NOISE * scale, rtol=0.02)
         np.testing.assert_allclose(y.std(), np.sqrt(1.5) * scale, rtol=0.05)

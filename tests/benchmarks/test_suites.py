@@ -2,18 +2,22 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.cells import read_cell
 from benchmarks.data import files
-from benchmarks.suites import SUITES
+from benchmarks.errors import UserError
+from benchmarks.recipes import recipe
+from benchmarks.suites import SUITES, census, multimnist
 from benchmarks.suites.synthetic import Synthetic, dominance
-from benchmarks.training import Member
+from benchmarks.suites.topic import Topic
+from benchmarks.training import Member, evaluate, train
 from tests.benchmarks import small_data
 
-TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "2", "--batch-size", "8"]
+TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
 READ_FILES = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
 
@@ -25,35 +29,84 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def small_canvases(monkeypatch):
+    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "pool": 2}
+    monkeypatch.setitem(multimnist.DATA, "quick", sizes)
+
+
 @pytest.mark.parametrize("suite", READ_FILES, ids=lambda suite: suite.name)
-def test_a_suite_runs_from_its_command(suite, folder, tmp_path, monkeypatch):
+def test_a_problem_trains_and_is_scored(suite, folder, small_canvases):
+    problem = suite(data_dir=folder, batch_size=8).problem()
+    run = train(recipe("equal_weighting", problem), [Member(0, 1e-2)], epochs=2)
+    assert run.curves.loss.shape == (1, 2, len(problem.tasks))
+    assert (run.curves.loss[:, 1].sum(axis=1) < run.curves.loss[:, 0].sum(axis=1)).all()
+    assert -1 <= run.curves.cosine[0, 0] <= 1
+    losses, metrics = evaluate(problem, run.params, problem.test)
+    assert metrics.shape == (1, len(problem.metrics))
+    assert np.isfinite(losses).all()
+    assert np.isfinite(metrics).all()
+
+
+def test_a_perfect_answer_has_a_perfect_score(folder, small_canvases):
+    """Outputs made of the targets themselves; the worst answer is worse."""
+    for suite in READ_FILES:
+        problem = suite(data_dir=folder, batch_size=8).problem()
+        test = problem.test
+        if hasattr(test, "repeated") or suite.name in ("topic", "multimnist"):
+            right = np.eye(10 if suite.name == "multimnist" else suite.classes)[test.labels]
+        else:
+            targets = test.labels if hasattr(test, "labels") else test.targets
+            right = (
+                np.where(test.binary, 2 * targets - 1, targets)
+                if suite.name == "paraphrase"
+                else targets
+            )
+        best = problem.scores(np.asarray(right, float), test)
+        wanted = [100.0 if metric.higher_is_better else 0.0 for metric in problem.metrics]
+        np.testing.assert_allclose(best, wanted, atol=1e-4, err_msg=suite.name)
+        worst = problem.scores(-np.asarray(right, float), test)
+        assert all(
+            bad < good if metric.higher_is_better else bad > good
+            for metric, good, bad in zip(problem.metrics, best, worst, strict=True)
+        )
+
+
+@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple"])
+def test_a_backbone_is_chosen(backbone, folder):
+    problem = census.Census(backbone=backbone, data_dir=folder, batch_size=8).problem()
+    assert problem.config["backbone"] == backbone
+    names = {
+        "shared_bottom": {"input", "bottom"},
+        "mmoe": {"input", "experts"},
+        "ple": {"input", "shared_experts", "shared_gates", "task_experts"},
+    }
+    params = problem.init(jax.random.key(0))
+    assert set(params["trunk"]) == names[backbone]
+    losses = problem.task_losses(params, jax.tree.map(lambda x: x[:4], problem.train))
+    assert losses.shape == (3,)
+
+
+def test_a_suite_runs_from_its_command(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(files.VARIABLE, str(folder))
-    assert command_line.main([suite.name, *TINY, "--out", str(tmp_path)]) == 0
+    assert command_line.main(["reviews", *TINY, "--out", str(tmp_path)]) == 0
     for method in ("single_task", "equal_weighting", "mgda"):
         cell = read_cell(tmp_path / f"{method}-seed0.json")
-        assert cell.suite == suite.name
-        assert np.isfinite(cell.curves.loss).all()
-        assert np.isfinite(cell.test).all()
+        assert cell.suite == "reviews"
+        assert len(cell.test) == 15
     assert (tmp_path / "summary.png").exists()
 
 
-@pytest.mark.parametrize("backbone", ["shared_bottom", "ple"])
-def test_a_backbone_is_chosen(backbone, folder, tmp_path):
-    options = ["--backbone", backbone, "--data-dir", str(folder), "--out", str(tmp_path)]
-    assert command_line.main(["census", *TINY, *options]) == 0
-    assert read_cell(tmp_path / "mgda-seed0.json").config["backbone"] == backbone
-
-
-def test_embeddings_are_read(folder, tmp_path, capsys):
+def test_embeddings_are_read(folder, tmp_path):
     path = tmp_path / "vectors.txt"
     path.write_text("about " + " ".join(["0.5"] * 32) + "\n")
-    options = ["--data-dir", str(folder), "--out", str(tmp_path / "out")]
-    assert command_line.main(["topic", *TINY, *options, "--embeddings", str(path)]) == 0
-    config = read_cell(tmp_path / "out" / "mgda-seed0.json").config
-    assert config["data"]["embeddings"] == "vectors.txt"
+    problem = Topic(embeddings=path, data_dir=folder).problem()
+    assert problem.config["data"]["embeddings"] == "vectors.txt"
+    vectors = problem.init(jax.random.key(0))["trunk"]["embed"]["embedding"][...]
+    assert (np.asarray(vectors) == 0.5).all(axis=1).sum() == 1
     path.write_text("about 0.5\n")
-    assert command_line.main(["topic", *TINY, *options, "--embeddings", str(path)]) == 2
-    assert "line 1: 1 numbers, but the model's embedding has 32" in capsys.readouterr().err
+    with pytest.raises(UserError, match="line 1: 1 numbers, but the model's embedding has 32"):
+        Topic(embeddings=path, data_dir=folder).problem()
 
 
 @pytest.mark.parametrize("suite", READ_FILES, ids=lambda suite: suite.name)

@@ -141,5 +141,6 @@ def test_evaluation_in_chunks_is_evaluation_at_once(monkeypatch):
 def test_goodness_turns_what_should_be_small():
     problem = separate_problem()
     np.testing.assert_allclose(
-        goodness(problem, np.array([[1.0, 3.0], [np.nan, 1.0]])), [-2, -np.inf]
+        goodness(problem, np.array([[1.0, 3.0], [np.nan, 1.0], [np.nan, np.inf]])),
+        [-2, -1, -np.inf],
     )
