@@ -7,8 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.cells import write
+from benchmarks.errors import UserError
 from benchmarks.reporting.gather import gather
 from benchmarks.reporting.render import html, markdown
+
+
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,8 @@ class Report:
 
     results: Path = Path("results")
     """Folder with the results of suites, each in a folder of its own."""
+    into: Path | None = None
+    """A Markdown file to write the tables into as well, between its two markers."""
 
     def run(self) -> None:
         """Write both files; damaged results are named and left out."""
@@ -26,4 +32,19 @@ class Report:
         page, text = self.results / "report.html", self.results / "report.md"
         write(page, html(found))
         write(text, markdown(found))
+        if self.into is not None:
+            write(self.into, between_markers(self.into, markdown(found)))
         Console().print(f"{page} and {text} are written.", highlight=False, soft_wrap=True)
+
+
+def between_markers(path: Path, tables: str) -> str:
+    """The text of a file with what lies between its markers replaced."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--into {path}: cannot be read ({error.strerror})") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"--into {path}: needs a line {BEGIN} and below it a line {END}")
+    return f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}"

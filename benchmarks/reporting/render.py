@@ -56,7 +56,7 @@ def markdown(results: Results) -> str:
     """A heading, a table and notes for each suite."""
     parts = []
     for suite in results.suites:
-        parts += [f"## {suite.name}", "", tell.protocol(suite), ""]
+        parts += [f"### {suite.name}", "", tell.protocol(suite), ""]
         parts += _markdown_table(tell.results_table(suite.cells, each_metric=_few(suite)))
         parts += ["", tell.verdict(suite.cells)]
         parts += [note for note in [tell.diverged(suite.cells)] if note]
@@ -66,7 +66,7 @@ def markdown(results: Results) -> str:
         parts += ["", *(f"Made by {text} ({count})." for text, count in suite.provenance.items())]
         parts.append("")
     if len(results.suites) > 1:
-        parts += ["## All suites", "", "Mean rank, and Δm % in brackets.", ""]
+        parts += ["### All suites", "", "Mean rank, and Δm % in brackets.", ""]
         parts += [*_markdown_table(tell.overview(results.suites)), ""]
     parts += [LEGEND, ""]
     return "\n".join(parts)

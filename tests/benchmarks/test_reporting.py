@@ -11,6 +11,7 @@ from benchmarks import __main__ as command_line
 from benchmarks.cells import Store
 from benchmarks.papers import PaperResult
 from benchmarks.reporting import tell
+from benchmarks.reporting.command import BEGIN, END
 from tests.benchmarks.test_summary import CELLS
 
 PROTOCOL = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "learning_rates": [0.1, 0.2]}
@@ -73,9 +74,9 @@ def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
     save(tmp_path / "one", suite="one")
     save(tmp_path / "two", {"pcgrad": CELLS["pcgrad"][:1]}, suite="two")
     page, text = report(tmp_path)
-    assert text.index("## one") < text.index("## two") < text.index("## All suites")
-    assert rows(text[text.index("## All suites") :])["pcgrad"] == ["1.8 (+7.5)", "1.0", "1.4"]
-    assert rows(text[text.index("## two") : text.index("## All")])["pcgrad"][3:6] == [
+    assert text.index("### one") < text.index("### two") < text.index("### All suites")
+    assert rows(text[text.index("### All suites") :])["pcgrad"] == ["1.8 (+7.5)", "1.0", "1.4"]
+    assert rows(text[text.index("### two") : text.index("### All")])["pcgrad"][3:6] == [
         "–",
         "1.0",
         "–",
@@ -142,6 +143,24 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
     save(tmp_path / "toy")
     assert report(tmp_path) == report(tmp_path)
+
+
+def test_tables_go_between_the_markers_of_a_file(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "toy")
+    into = tmp_path / "README.md"
+    into.write_text(f"before\n{BEGIN}\nstale words\n{END}\nafter\n")
+    command = ["report", "--results", str(tmp_path), "--into", str(into)]
+    assert command_line.main(command) == 0
+    first = into.read_text()
+    assert first.startswith(f"before\n{BEGIN}\n\n### toy\n")
+    assert first.endswith(f"\n\n{END}\nafter\n")
+    assert "stale words" not in first
+    assert command_line.main(command) == 0
+    assert into.read_text() == first
+    into.write_text("no markers")
+    assert command_line.main(command) == 2
+    assert f"--into {into}: needs a line {BEGIN}" in capsys.readouterr().err
+    assert into.read_text() == "no markers"
 
 
 @pytest.mark.parametrize("exists", [True, False])
