@@ -1,6 +1,7 @@
 """Linear algebra over stacked task gradients: the only file that contracts gradient trees."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,18 @@ from mtl_optax._contract import at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
+# Columns of one block of a long product on the CPU, so that a few tasks' worth fits the cache. For
+# 2 to 40 tasks this takes 0.2 to 0.6 of one product's time at 10⁶ columns, and 0.1 at 10⁷.
+_BLOCK = 8192
+# Up to here a sum over tasks is written out: XLA then fuses it with what uses it.
+_FEW_TASKS = 16
+
 # Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
 # than the largest still has a normal number for its square, and no sum has overflowed.
 _SAFE_SQUARE = (1e-16, 1e32)
+
+
+_Units: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]] | None
 
 
 class ScaledGram(NamedTuple):
@@ -47,15 +57,34 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
     return _products(task_gradients, task_gradients)
 
 
-def _products(left: Any, right: Any) -> Float[Array, "T T"]:
-    """Computes `<l_s, r_t>` of two stacks of task gradients, leaf by leaf."""
+def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"]:
+    """Computes `<l_s, r_t>` of two stacks of task gradients, each divided by its unit."""
     pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
     dtype = at_least_float32(*(leaf for pair in pairs for leaf in pair))
-    return sum((_leaf_products(*pair, dtype) for pair in pairs), jnp.zeros((), dtype))
+    return sum((_leaf_products(*pair, dtype, units) for pair in pairs), jnp.zeros((), dtype))
 
 
-def _leaf_products(left: Array, right: Array, dtype: Any) -> Float[Array, "T T"]:
-    if left.dtype != right.dtype:
+def _leaf_products(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
+    if _may_be_sharded() or left.size < 2 * _BLOCK * left.shape[0]:
+        return _product(left, right, dtype, units)
+    return jax.lax.platform_dependent(
+        left,
+        right,
+        units,
+        cpu=lambda left, right, units: _product_in_blocks(left, right, dtype, units),
+        default=lambda left, right, units: _product(left, right, dtype, units),
+    )
+
+
+def _may_be_sharded() -> bool:
+    """Whether arrays may lie on several devices: then slices of them could cost a gather."""
+    return jax.device_count() > 1
+
+
+def _product(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
+    if units is not None:
+        left, right = left.astype(dtype) / units[0], right.astype(dtype) / units[1]
+    elif left.dtype != right.dtype:
         left, right = left.astype(dtype), right.astype(dtype)
     # Contracting all trailing axes at once, rather than reshaping to (T, n) first, lets a sharded
     # leaf be contracted where it lies.
@@ -65,15 +94,27 @@ def _leaf_products(left: Array, right: Array, dtype: Any) -> Float[Array, "T T"]
     )
 
 
+def _product_in_blocks(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
+    left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    blocks, rest = divmod(left.shape[1], _BLOCK)
+
+    def product(start: Any, width: int) -> Float[Array, "T T"]:
+        columns = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
+        return _product(columns(left), columns(right), dtype, units)
+
+    total = product(blocks * _BLOCK, rest)
+    return jax.lax.fori_loop(0, blocks, lambda i, m: m + product(i * _BLOCK, _BLOCK), total)
+
+
 @jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
     pairs = jnp.outer(mask, mask)
 
-    def masked_gram(tree: Any) -> Float[Array, "T T"]:
-        return jnp.where(pairs, gram(tree), 0.0)
+    def masked_gram(units: _Units) -> Float[Array, "T T"]:
+        return jnp.where(pairs, _products(task_gradients, task_gradients, units), 0.0)
 
-    raw = masked_gram(task_gradients)
+    raw = masked_gram(None)
     largest = jnp.max(jnp.diagonal(raw))
     safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
 
@@ -83,7 +124,7 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
 
     def recomputed() -> ScaledGram:
         entry = _power_of_two(_largest_entry(task_gradients, mask, raw.dtype))
-        first = masked_gram(jax.tree.map(lambda g: g.astype(raw.dtype) / entry, task_gradients))
+        first = masked_gram((entry, entry))
         norm = _power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(first))))
         return ScaledGram(first / norm**2, entry * norm)
 
@@ -123,13 +164,12 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
     safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
 
     def recomputed() -> ScaledCrossGram:
-        def divided(tree: Any) -> tuple[Any, Float[Array, ""]]:
-            unit = _power_of_two(_largest_entry(tree, mask, raw.dtype))
-            return jax.tree.map(lambda g: g.astype(raw.dtype) / unit, tree), unit
-
-        (small_left, left_unit), (small_right, right_unit) = divided(left), divided(right)
-        products = jnp.where(pairs, _products(small_left, small_right), 0.0)
-        return normalized(products, left_unit * right_unit)
+        units = (
+            _power_of_two(_largest_entry(left, mask, raw.dtype)),
+            _power_of_two(_largest_entry(right, mask, raw.dtype)),
+        )
+        products = jnp.where(pairs, _products(left, right, units), 0.0)
+        return normalized(products, units[0] * units[1])
 
     return jax.lax.cond(safe, lambda: normalized(raw, jnp.ones_like(largest)), recomputed)
 
@@ -176,6 +216,9 @@ def mix(coefficients: Float[Array, "S T"], task_gradients: Any) -> Any:
 
 def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
     dtype = at_least_float32(coefficients, leaf)
+    if coefficients.ndim == 1 and len(leaf) <= _FEW_TASKS and not _may_be_sharded():
+        terms = (coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t in range(len(leaf)))
+        return functools.reduce(jnp.add, terms).astype(leaf.dtype)
     contracted = jax.lax.dot_general(
         coefficients.astype(dtype),
         leaf.astype(dtype),

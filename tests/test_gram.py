@@ -1,9 +1,14 @@
 """Contractions of gradient trees against NumPy in float64."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import mtl_optax as mtl
 from mtl_optax import _gram
@@ -112,3 +117,62 @@ def test_zero_gradients():
     product, scale = _gram.cross_gram(zeros, random_tree(), jnp.ones(4, bool))
     assert np.all(np.asarray(product) == 0)
     assert np.isfinite(scale)
+
+
+LONG = 3 * _gram._BLOCK + 5  # Several blocks and a rest.
+
+
+@pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f2", "f4"), ("bfloat16", "bfloat16")])
+def test_long_leaves_are_contracted_in_blocks_to_the_same_products(dtypes):
+    rng = np.random.default_rng(0)
+    left, right = (jnp.asarray(rng.normal(size=(3, 5, LONG)), dtype) for dtype in dtypes)
+    matrices = [np.asarray(leaf, np.float64).reshape(3, -1) for leaf in (left, right)]
+    mask = jnp.ones(3, bool)
+    product, scale = jax.jit(_gram.cross_gram)(left, right, mask)
+    np.testing.assert_allclose(product * scale, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
+    for size in (1.0, 1e-30):  # The second one takes the pass over divided gradients.
+        small = left.astype(jnp.float32) * size
+        product, scale = jax.jit(_gram.scaled_gram)(small, mask)
+        got = np.asarray(product, np.float64) * (float(scale) / size) ** 2
+        np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.01)
+
+
+def test_long_leaves_need_no_memory_and_lower_for_every_platform():
+    leaf = jax.ShapeDtypeStruct((4, 10, LONG), jnp.float32)
+    scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(4, bool)))
+    assert scaled.lower(leaf).compile().memory_analysis().temp_size_in_bytes < 2**20
+    exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(leaf)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("num_tasks", [2, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
+def test_combine_keeps_what_is_not_finite(num_tasks):
+    leaf = jnp.ones((num_tasks, 3)).at[0, 0].set(jnp.inf).at[1, 1].set(jnp.nan)
+    sums = jax.jit(mtl.combine)(jnp.ones(num_tasks).at[0].set(0), leaf)
+    np.testing.assert_array_equal(sums, [np.nan, np.nan, num_tasks - 1])
+
+
+def test_sharded_leaves_are_contracted_where_they_lie():
+    """On eight devices no gradient is gathered, on whichever axis of a parameter it is cut."""
+    program = f"""
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from mtl_optax import _gram
+mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+mask, weights = jnp.ones(2, bool), jnp.ones(2)
+for axis in (1, 2):
+    spec = PartitionSpec(*(["x" if i == axis else None for i in range(3)]))
+    leaf = jax.device_put(jnp.ones((2, 16, 8 * {_gram._BLOCK})), NamedSharding(mesh, spec))
+    for f in (
+        lambda g: _gram.scaled_gram(g, mask),
+        lambda g: _gram.cross_gram(g, g, mask),
+        lambda g: _gram.combine(weights, g),
+        lambda g: _gram.mix(jnp.eye(2), g),
+        _gram.norms,
+    ):
+        text = jax.jit(f).lower(leaf).compile().as_text()
+        assert "all-gather" not in text and "all-to-all" not in text, text
+"""
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=100)
