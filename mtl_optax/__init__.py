@@ -18,8 +18,9 @@ from importlib import metadata as _metadata
 from mtl_optax._gradients import per_task_value_and_grad as per_task_value_and_grad
 from mtl_optax._gradients import value_and_task_grads as value_and_task_grads
 
-# Gradients of the weighted loss, where the weights are known beforehand.
+# Gradients of the weighted loss, without the stack of task gradients.
 from mtl_optax._weighted import feature_value_and_grad as feature_value_and_grad
+from mtl_optax._weighted import streamed_value_and_grad as streamed_value_and_grad
 from mtl_optax._weighted import weighted_value_and_grad as weighted_value_and_grad
 
 # Methods that read nothing.

@@ -130,13 +130,7 @@ def on_shared(
     on_heads = optax.with_extra_args_support(optax.identity() if isinstance(heads, str) else heads)
 
     def split(tree: Any) -> tuple[Any, Any]:
-        """Splits a tree in two of its own structure, with placeholders for the other's leaves."""
-        mask = _contract.shared_leaves("on_shared", shared, tree)
-        hidden = optax.MaskedNode()
-        return (
-            jax.tree.map(lambda keep, leaf: leaf if keep else hidden, mask, tree),
-            jax.tree.map(lambda keep, leaf: hidden if keep else leaf, mask, tree),
-        )
+        return split_tree(_contract.shared_leaves("on_shared", shared, tree), tree)
 
     def init_fn(params: optax.Params) -> OnSharedState:
         trunk, head = split(params)
@@ -159,12 +153,23 @@ def on_shared(
         head, heads_state = on_heads.update(head, state.heads, head_params, **extra)
         if heads == "weighted":
             head = _weigh_heads(_weights_of(shared_state), head, head_tasks)
-        merged = jax.tree.map(
-            lambda t, h: h if isinstance(t, optax.MaskedNode) else t, trunk, head, is_leaf=_hidden
-        )
-        return merged, OnSharedState(shared_state, heads_state)
+        return merge_trees(trunk, head), OnSharedState(shared_state, heads_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def split_tree(chosen: Any, tree: Any) -> tuple[Any, Any]:
+    """Splits a tree in two of its own structure, with placeholders for the other's leaves."""
+    hidden = optax.MaskedNode()
+    return (
+        jax.tree.map(lambda keep, leaf: leaf if keep else hidden, chosen, tree),
+        jax.tree.map(lambda keep, leaf: hidden if keep else leaf, chosen, tree),
+    )
+
+
+def merge_trees(first: Any, second: Any) -> Any:
+    """Undoes `split_tree`."""
+    return jax.tree.map(lambda f, s: s if _hidden(f) else f, first, second, is_leaf=_hidden)
 
 
 def _hidden(node: Any) -> bool:

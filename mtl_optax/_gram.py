@@ -119,16 +119,32 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
 
     def as_computed() -> ScaledGram:
-        scale = _power_of_two(jnp.sqrt(largest))
+        scale = power_of_two(jnp.sqrt(largest))
         return ScaledGram(raw / scale**2, scale)
 
     def recomputed() -> ScaledGram:
-        entry = _power_of_two(_largest_entry(task_gradients, mask, raw.dtype))
+        entry = power_of_two(_largest_entry(task_gradients, mask, raw.dtype))
         first = masked_gram((entry, entry))
-        norm = _power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(first))))
+        norm = power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(first))))
         return ScaledGram(first / norm**2, entry * norm)
 
     return jax.lax.cond(safe, as_computed, recomputed)
+
+
+def gram_from_rows(
+    rows: Float[Array, "T T"], lengths: Float[Array, " T"], mask: Bool[Array, " T"]
+) -> ScaledGram:
+    """Puts a Gram matrix together from rows that were computed one at a time.
+
+    Args:
+        rows: row `s` holds `<g_s, g_t> / power_of_two(‖g_s‖)` for all `t`.
+        lengths: `‖g_t‖`, `(T,)`.
+        mask: `(T,)` bool.
+    """
+    scale = power_of_two(jnp.max(jnp.where(mask, lengths, 0)))
+    shares = jnp.expand_dims(jax.vmap(power_of_two)(lengths) / scale, 1)
+    matrix = jnp.where(jnp.outer(mask, mask), rows / scale * shares, 0)
+    return ScaledGram((matrix + matrix.T) / 2, scale)
 
 
 class ScaledCrossGram(NamedTuple):
@@ -155,9 +171,9 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
     """
     pairs = jnp.outer(mask, mask)
 
-    def normalized(products: Float[Array, "T T"], unit: Float[Array, ""]) -> ScaledCrossGram:
-        size = _power_of_two(jnp.max(jnp.abs(products)))
-        return ScaledCrossGram(products / size, unit * size)
+    def normalized(products: Float[Array, "T T"], factor: Float[Array, ""]) -> ScaledCrossGram:
+        size = power_of_two(jnp.max(jnp.abs(products)))
+        return ScaledCrossGram(products / size, factor * size)
 
     raw = jnp.where(pairs, _products(left, right), 0.0)
     largest = jnp.max(jnp.abs(raw))
@@ -165,8 +181,8 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
 
     def recomputed() -> ScaledCrossGram:
         units = (
-            _power_of_two(_largest_entry(left, mask, raw.dtype)),
-            _power_of_two(_largest_entry(right, mask, raw.dtype)),
+            power_of_two(_largest_entry(left, mask, raw.dtype)),
+            power_of_two(_largest_entry(right, mask, raw.dtype)),
         )
         products = jnp.where(pairs, _products(left, right, units), 0.0)
         return normalized(products, units[0] * units[1])
@@ -182,7 +198,7 @@ def _largest_entry(task_gradients: Any, mask: Bool[Array, " T"], dtype: Any) -> 
     return jnp.max(jnp.stack([entry.astype(dtype) for entry in largest]))
 
 
-def _power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
+def power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
     """Returns the largest power of two not above `x`, and one for zero and non-finite `x`."""
     power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
     return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
@@ -271,9 +287,9 @@ def norms(task_gradients: Any) -> Float[Array, " T"]:
         ),
         axis=0,
     )
-    unit = jax.vmap(_power_of_two)(entry)
+    units = jax.vmap(power_of_two)(entry)
     squares = sum(
-        jnp.sum((g.astype(dtype) / along_tasks(unit, g)) ** 2, axis=tuple(range(1, g.ndim)))
+        jnp.sum((g.astype(dtype) / along_tasks(units, g)) ** 2, axis=tuple(range(1, g.ndim)))
         for g in leaves
     )
-    return unit * jnp.sqrt(jnp.asarray(squares))
+    return units * jnp.sqrt(jnp.asarray(squares))

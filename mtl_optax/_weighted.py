@@ -1,9 +1,10 @@
-"""One backward pass of the weighted loss, for methods whose evidence is cheaper than gradients.
+"""One backward pass of the weighted loss, where the weights can be had without all gradients.
 
-The stacked way computes all task gradients. Where a method reads the losses alone, or where the
-gradients at a shared representation stand in for those of the parameters (MGDA-UB), the weights
-are known before the parameters are differentiated, and `Σ_t w_t ∇L_t` is the gradient of one
-loss. The method is the same object; its state is the same too.
+The stacked way holds all task gradients. Where a method reads the losses alone, where the
+gradients at a shared representation stand in for those of the parameters (MGDA-UB), or where the
+rows of the Gram matrix are computed one task at a time, the weights are known before the last
+backward pass, and `Σ_t w_t ∇L_t` is the gradient of one loss. The method is the same object; its
+state is the same too.
 """
 
 import functools
@@ -12,12 +13,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._composition import Heads
+from mtl_optax._composition import Heads, merge_trees, split_tree
 from mtl_optax._gradients import check_task_losses, split_aux
-from mtl_optax._weighting import Method, WeightingState, gather_evidence, weigh
+from mtl_optax._gram import gram_from_rows, norms, power_of_two
+from mtl_optax._weighting import (
+    Evidence,
+    Method,
+    Weighting,
+    WeightingState,
+    gather_evidence,
+    make_evidence,
+    measured_leaves,
+    weigh,
+)
 
 
 def weighted_value_and_grad(
@@ -174,6 +185,113 @@ def feature_value_and_grad(
         return ((losses, aux) if has_aux else losses), gradient, state
 
     return value_and_grad
+
+
+def streamed_value_and_grad(
+    fun: Callable[..., Any],
+    method: Method,
+    *,
+    has_aux: bool = False,
+    shared: _contract.Shared | None = None,
+    heads: Heads = "unweighted",
+) -> Callable[..., Any]:
+    """Makes a function that weighs tasks by their gradients and never holds more than one.
+
+    The gradient equals the update that `method` makes of the stacked task gradients. The Gram
+    matrix is computed row by row: the gradient `g_s` of one loss, by a backward pass, then
+    `M[s, :] = J g_s`, the change of all losses along it, by the transpose of that pass. With the
+    weights known, one backward pass of the weighted loss ends the step. Temporaries are those of
+    equal weighting and one gradient, whatever T; the time is that of about 2 T + 1 passes.
+
+    Args:
+        fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
+            task has its own batch: `jax.vmap(loss_fn, in_axes=(None, 0))`. Inner products are
+            sums over the model's own operations, so that in half precision they are less exact
+            than those of stacked gradients.
+        method: any method made from a weighting; those that go coordinate by coordinate are not.
+        has_aux: whether `fun` returns `(losses, aux)`.
+        shared: which leaves of `params` all tasks share, as for `value_and_task_grads`; all by
+            default. The method sees those alone.
+        heads: what happens to the other leaves: "unweighted" gives them the gradient of the
+            summed loss, "weighted" that of the weighted loss.
+
+    Returns:
+        A function `(params, state, *args, task_mask=None, **kwargs)` to
+        `(losses, gradient, state)`, or `((losses, aux), gradient, state)`, where `state` begins
+        as `method.init(params)` and `gradient` is for any optax optimiser.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> loss_fn = lambda w: jnp.stack([2 * w[0], w[1]])
+        >>> method = mtl.mgda(2)
+        >>> step = mtl.streamed_value_and_grad(loss_fn, method)
+        >>> w = jnp.array([3.0, 1.0])
+        >>> losses, gradient, state = step(w, method.init(w))
+        >>> print(losses, gradient.round(3), state.weights.round(3))
+        [6. 1.] [0.4 0.8] [0.2 0.8]
+    """
+    name = "streamed_value_and_grad"
+    weighting = _weighting_of(name, method)
+    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+
+    @functools.wraps(fun)
+    def value_and_grad(
+        params: Any,
+        state: WeightingState,
+        *args: Any,
+        task_mask: Array | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        chosen = True if shared is None else shared
+        trunk, head = split_tree(_contract.shared_leaves(name, chosen, params), params)
+
+        def losses_of(trunk: Any, head: Any) -> tuple[Array, Any]:
+            return _losses_and_aux(name, fun(merge_trees(trunk, head), *args, **kwargs), has_aux)
+
+        losses, pullback, aux = jax.vjp(losses_of, trunk, head, has_aux=True)
+        _contract.check_losses(weighting.name, weighting.num_tasks, losses)
+        mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
+        evidence = _streamed_evidence(weighting, lambda row: pullback(row)[0], losses, mask)
+        _, weights, state = weigh(weighting, evidence, state)
+        gradient, at_heads = pullback(weights.astype(losses.dtype))
+        if heads == "unweighted":
+            _, at_heads = pullback(mask.astype(losses.dtype))
+        return ((losses, aux) if has_aux else losses), merge_trees(gradient, at_heads), state
+
+    return value_and_grad
+
+
+def _streamed_evidence(
+    weighting: Weighting,
+    pullback: Callable[[Array], Any],
+    losses: Float[Array, " T"],
+    mask: Bool[Array, " T"],
+) -> Evidence:
+    """Computes what `weighting` reads, one task after the other, from a pullback of the losses."""
+    reads = weighting.reads
+
+    def length_of(leaves: Any) -> Float[Array, ""]:
+        return norms(jax.tree.map(lambda g: jnp.expand_dims(g, 0), leaves))[0]
+
+    def look(row: Float[Array, " T"]) -> tuple[Any, Any]:
+        # The transpose of the pullback, and not a jvp of the losses, so that functions with a
+        # backward pass of their own count as they do in the stacked way.
+        gradient, push = jax.vjp(pullback, row)
+        products = lengths = None
+        if "gram" in reads:
+            length = length_of(gradient)
+            unit = power_of_two(length)
+            (along,) = push(jax.tree.map(lambda g: (g / unit).astype(g.dtype), gradient))
+            products = along.astype(length.dtype), length
+        if "norms" in reads:
+            lengths = length_of(measured_leaves(weighting, gradient))
+        return products, lengths
+
+    products = lengths = None
+    if reads & {"gram", "norms"}:
+        products, lengths = jax.lax.map(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
+    gram = None if products is None else gram_from_rows(products[0], products[1], mask)
+    return make_evidence(weighting, mask, gram, lengths, losses)
 
 
 def _weighting_of(caller: str, method: Any) -> Any:

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import combine, mix, norms, scaled_gram, weigh_rows, zero_absent
+from mtl_optax._gram import ScaledGram, combine, mix, norms, scaled_gram, weigh_rows, zero_absent
 from mtl_optax._solvers.simplex import uniform as uniform
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
@@ -224,19 +224,32 @@ def gather_evidence(
 ) -> Evidence:
     """Computes what `weighting` reads from task gradients and losses."""
     mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
-    matrix = scale = losses = lengths = _UNREAD
-    if "gram" in weighting.reads:
-        matrix, scale = scaled_gram(task_gradients, mask)
+    gram = scaled_gram(task_gradients, mask) if "gram" in weighting.reads else None
+    lengths = None
+    if "norms" in weighting.reads:
+        lengths = norms(measured_leaves(weighting, task_gradients))
+    return make_evidence(weighting, mask, gram, lengths, task_losses)
+
+
+def make_evidence(
+    weighting: Weighting,
+    mask: Bool[Array, " T"],
+    gram: ScaledGram | None,
+    lengths: Float[Array, " T"] | None,
+    task_losses: Array | None,
+) -> Evidence:
+    """Makes the evidence of what was computed of the gradients, and of the losses if read."""
+    matrix, scale = (_UNREAD, _UNREAD) if gram is None else gram
+    losses = _UNREAD
     if "losses" in weighting.reads:
         losses = _contract.check_losses(weighting.name, weighting.num_tasks, task_losses)
         losses = jnp.where(mask, losses, 1.0)
-    if "norms" in weighting.reads:
-        measured = _measured_leaves(weighting, task_gradients)
-        lengths = jnp.where(mask, norms(measured), 0.0)
+    lengths = _UNREAD if lengths is None else jnp.where(mask, lengths, 0.0)
     return Evidence(mask, matrix, scale, losses, lengths)
 
 
-def _measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
+def measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
+    """Returns the leaves whose norms `weighting` reads."""
     leaves = jax.tree.leaves(task_gradients)
     if weighting.norm_mask is None:
         return leaves

@@ -1,6 +1,7 @@
 """One method, several ways to gather its evidence, the same numbers."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +15,12 @@ READS_LOSSES_AT_MOST = [
     name
     for name in METHODS
     if mtl.method_info(name).reads <= {"losses"} and "linear" in mtl.method_info(name).properties
+]
+FROM_A_WEIGHTING = [
+    name
+    for name in METHODS
+    if mtl.method_info(name).reads <= {"losses", "gram", "norms"}
+    and "linear" in mtl.method_info(name).properties
 ]
 READS_GRAM = [
     name
@@ -43,6 +50,95 @@ def test_losses_only_equals_the_stacked_way(name, heads):
         close(losses, losses_of(p, data))
         close(gradient, updates)
         close(state, stacked_state.shared)
+
+
+@pytest.mark.parametrize("heads", ["weighted", "unweighted"])
+@pytest.mark.parametrize("name", FROM_A_WEIGHTING)
+def test_streamed_equals_the_stacked_way(name, heads):
+    """Over three steps with state, the last one with a task absent, and at three scales."""
+    p, method = params(), mtl.get(name, T)
+    stacked = mtl.on_shared(method, SHARED, heads=heads)
+    stacked_state, state = stacked.init(p), method.init(p)
+    streamed = jax.jit(mtl.streamed_value_and_grad(losses_of, method, shared=SHARED, heads=heads))
+    for seed in range(3):
+        mask = jnp.array([True, seed < 2, True])
+        data = batch(seed)
+        of_present = lambda q, d, mask=mask: jnp.where(mask, losses_of(q, d), 0)
+        _, gradients = mtl.value_and_task_grads(of_present, shared=SHARED)(p, data)
+        losses, gradient, state = streamed(p, state, data, task_mask=mask)
+        updates, stacked_state = stacked.update(
+            gradients, stacked_state, p, task_losses=losses, task_mask=mask
+        )
+        close(losses, losses_of(p, data))
+        close(gradient, updates)
+        close(state.weights, stacked_state.shared.weights)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
+@pytest.mark.parametrize("name", ["mgda", "cagrad", "nash_mtl", "imtl_g"])
+def test_streamed_is_exact_at_any_scale(name, scale):
+    p, data, method = params(), batch(), mtl.get(name, T)
+    plain = mtl.streamed_value_and_grad(losses_of, method)(p, method.init(p), data)
+    scaled = mtl.streamed_value_and_grad(lambda *a: scale * losses_of(*a), method)
+    _, gradient, state = jax.jit(scaled)(p, method.init(p), data)
+    factor = 1 / scale if name == "nash_mtl" else 1.0
+    np.testing.assert_allclose(state.weights / factor, plain[2].weights, rtol=1e-4, atol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_streamed_takes_no_memory_for_more_tasks():
+    """Temporaries stay as they are from 4 tasks to 32, within three times equal weighting's."""
+
+    def temporaries(num_tasks, streamed):
+        heads = jax.ShapeDtypeStruct((num_tasks, 256), jnp.float32)
+        p = {"a": jax.ShapeDtypeStruct((256, 256), jnp.float32), "heads": heads}
+        p |= {"b": p["a"], "c": p["a"]}
+        x = jax.ShapeDtypeStruct((4, 256), jnp.float32)
+
+        def losses(q, x):
+            z = jnp.tanh(jnp.tanh(jnp.tanh(x @ q["a"]) @ q["b"]) @ q["c"])
+            return jnp.mean((z @ q["heads"].T) ** 2, axis=0)
+
+        method = mtl.mgda(num_tasks)
+        if streamed:
+            shared = lambda path: path[0].key != "heads"
+            way = mtl.streamed_value_and_grad(losses, method, shared=shared)
+            fun = lambda q, x: way(q, method.init(None), x)[1]
+        else:
+            fun = jax.grad(lambda q, x: losses(q, x).sum())
+        return jax.jit(fun).lower(p, x).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = temporaries(4, True), temporaries(32, True)
+    gradient = 4 * 3 * 256**2
+    assert many < few + gradient / 2
+    assert many < 3 * max(temporaries(32, False), gradient)
+
+
+def test_streamed_counts_a_backward_pass_of_its_own():
+    """A function with its own gradient rule counts as in the stacked way."""
+
+    @jax.custom_vjp
+    def twice(x):
+        return x
+
+    twice.defvjp(lambda x: (x, None), lambda _, g: (2 * g,))
+    fun = lambda w: jnp.stack([jnp.sum(twice(w) ** 2), jnp.sum((w - 1) ** 2)])
+    w, method = jnp.array([2.0, 0.5]), mtl.mgda(2)
+    _, gradient, state = mtl.streamed_value_and_grad(fun, method)(w, method.init(w))
+    _, rows = mtl.value_and_task_grads(fun)(w)
+    wanted, stacked = method.update(rows, method.init(w))
+    close(gradient, wanted)
+    close(state.weights, stacked.weights)
+
+
+@pytest.mark.parametrize("name", ["mgda", "gradnorm"])
+def test_streamed_lowers_for_every_platform(name):
+    method = mtl.get(name, T)
+    way = jax.jit(mtl.streamed_value_and_grad(losses_of, method, shared=SHARED))
+    exported = jax.export.export(way, platforms=["cpu", "cuda", "tpu"])(
+        params(), method.init(params()), batch()
+    )
+    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 def encoder(p, data):
@@ -124,6 +220,11 @@ def test_auxiliary_outputs():
     )
     close(losses, losses_of(p, data))
     assert aux["n"] == 8
+    (losses, aux), _, _ = mtl.streamed_value_and_grad(with_aux, mtl.mgda(T), has_aux=True)(
+        p, method.init(p), data
+    )
+    close(losses, losses_of(p, data))
+    assert aux["n"] == 8
     decode = lambda *a: (decoder(*a), {"n": jnp.array(8)})
     (losses, aux), _, _ = mtl.feature_value_and_grad(encoder, decode, mtl.mgda(T), has_aux=True)(
         p, method.init(p), data
@@ -139,6 +240,13 @@ def test_mistakes_are_named():
         mtl.weighted_value_and_grad(losses_of, optax.adam(1.0))
     with pytest.raises(ValueError, match='heads="unweighted" needs `shared`'):
         mtl.weighted_value_and_grad(losses_of, mtl.uw(T), heads="unweighted")
+    with pytest.raises(TypeError, match="streamed_value_and_grad: method must be one made from a"):
+        mtl.streamed_value_and_grad(losses_of, mtl.graddrop(T))
+    with pytest.raises(ValueError, match="streamed_value_and_grad: heads must be"):
+        mtl.streamed_value_and_grad(losses_of, mtl.mgda(T), heads="none")
+    wrong = mtl.mgda(T + 1)
+    with pytest.raises(ValueError, match=r"mgda: .*\(4,"):
+        mtl.streamed_value_and_grad(losses_of, wrong)(params(), wrong.init(None), batch())
     with pytest.raises(TypeError, match="feature_value_and_grad: method must be one made from a"):
         mtl.feature_value_and_grad(encoder, decoder, mtl.adatask(T, optax.sgd(1.0)))
     scalar = lambda p, data: losses_of(p, data).sum()

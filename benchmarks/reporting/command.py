@@ -11,7 +11,6 @@ from benchmarks.errors import UserError
 from benchmarks.reporting.gather import gather
 from benchmarks.reporting.render import html, markdown
 
-
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
