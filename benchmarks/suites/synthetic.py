@@ -49,7 +49,7 @@ class Synthetic(Suite):
 
     name: ClassVar[str] = "synthetic"
     presets: ClassVar = {
-        "quick": Preset(epochs=15, batch_size=100, learning_rates=(3e-4, 1e-3, 3e-3)),
+        "quick": Preset(epochs=15, batch_size=100, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=100, batch_size=100, learning_rates=(1e-4, 3e-4, 1e-3, 3e-3)),
     }
 
