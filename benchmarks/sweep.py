@@ -36,7 +36,7 @@ class Sweep(Suite):
 
     def run(self) -> None:
         """Train the method with each value, print the table, draw the picture."""
-        name, values = self._checked()
+        name, values = self.checked()
         folder = self.folder / f"sweep-{self.method}-{name}"
         if name in OF_THE_SUITE:
             cells = {}
@@ -59,7 +59,7 @@ class Sweep(Suite):
             console.print(_table(self.method, name, ours, plain))
             console.print(f"Results and picture are in {folder}/", highlight=False)
 
-    def _checked(self) -> tuple[str, list[Any]]:
+    def checked(self) -> tuple[str, list[Any]]:
         """The number to vary and its values."""
         try:
             info = mtl.method_info(self.method)

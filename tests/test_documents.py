@@ -5,8 +5,12 @@ import pathlib
 import re
 
 import pytest
+import tyro
 
 import mtl_optax as mtl
+from benchmarks.__main__ import COMMANDS
+from benchmarks.suites import SUITES
+from benchmarks.sweep import sweep_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,9 +36,22 @@ def test_the_readmes_table_is_fresh():
 
 
 def test_links_between_the_documents_lead_somewhere():
-    for document in ROOT.glob("*.md"):
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+    for document in documents:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), (document.name, target)
+            assert (document.parent / target).exists(), (document.name, target)
+
+
+def test_the_benchmarks_readme_knows_every_suite_and_its_commands_parse():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for suite in COMMANDS:
+        assert f"| `{suite.name}` |" in text
+    sweeps = re.findall(r"^python -m benchmarks sweep (\S+) (.*)$", text, flags=re.MULTILINE)
+    assert len(sweeps) >= 3
+    suites = {suite.name: suite for suite in SUITES}
+    for name, options in sweeps:
+        sweep = tyro.cli(sweep_of(suites[name]), args=options.split())
+        assert sweep.checked()[1]
 
 
 def test_the_readmes_commands_are_those_that_ci_runs():

@@ -20,7 +20,7 @@ class Topic(TextSuite):
     name: ClassVar[str] = "topic"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 1e-2, 3e-2)),
-        "paper": Preset(epochs=100, batch_size=64, learning_rates=(3e-4, 1e-3, 3e-3)),
+        "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
     tasks: ClassVar = TASKS
     classes: ClassVar = 4
