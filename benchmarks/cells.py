@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +138,6 @@ class Store:
         except UserError as error:
             raise UserError(f"{error}; remove it or pass --fresh") from error
         return cell if cell.config == config else None
-
-    def paths(self) -> Iterator[Path]:
-        """Every file that should be a cell, by name."""
-        yield from sorted(self.folder.glob("*-seed*.json"))
 
 
 def read_cell(path: Path) -> Cell:

@@ -5,11 +5,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.cells import Cell, Store, read_cell
+from benchmarks.cells import Cell, read_cell
 from benchmarks.errors import UserError
 from benchmarks.recipes import BASELINES
 from benchmarks.sweep import sweep_folder
 from mtl_optax import list_methods
+
+
+CELLS = "*-seed*.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def gather(folder: Path) -> Results:
     if not folder.is_dir():
         raise UserError(f"--results {folder}: no such folder")
     suites, problems = [], []
-    for place in sorted({path.parent for path in folder.rglob("*-seed*.json")}):
+    for place in sorted({path.parent for path in folder.rglob(CELLS)}):
         if sweep_folder(place.relative_to(folder)):
             continue
         found, wrong = _read(place)
@@ -65,7 +68,7 @@ def gather(folder: Path) -> Results:
 def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
     read: list[tuple[Cell, Path]] = []
     problems = []
-    for path in Store(folder).paths():
+    for path in sorted(folder.glob(CELLS)):
         try:
             read.append((read_cell(path), path))
         except UserError as error:
