@@ -11,7 +11,6 @@ from benchmarks.recipes import BASELINES
 from benchmarks.sweep import sweep_folder
 from mtl_optax import list_methods
 
-
 CELLS = "*-seed*.json"
 
 
