@@ -84,7 +84,10 @@ def _summary(cells: Cells) -> Figure:
     for method, colour, dashes, label in (
         (SINGLE_TASK, GREY, "--", SINGLE_TASK),
         (EQUAL_WEIGHTING, "black", "-", EQUAL_WEIGHTING),
-        *((m, TASK_COLOURS[0], "-", f"{m}, the best method here") for m in methods[:1]),
+        *(
+            (m, TASK_COLOURS[0], "-", f"{m}, first of the methods on the right")
+            for m in methods[:1]
+        ),
     ):
         if method in cells:
             _band(left, _epochs(cells[method]), curves[method], colour, label, dashes)

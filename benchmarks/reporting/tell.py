@@ -100,18 +100,30 @@ def papers_table(cells: Cells) -> tuple[Lines, list[str]] | None:
     if not papers:
         return None
     notes = list(dict.fromkeys(f"{row.source}: {row.protocol}." for row in papers))
-    rows = [
-        [
-            row.method,
-            row.metric,
-            f"{row.value:g}",
-            spread(mean_metric(cells, row.method)),
-            row.source,
-        ]
-        for row in papers
-    ]
-    heading = ["method", "paper's metric", "paper", "our mean metric", "source"]
+    columns = list(dict.fromkeys(row.metric for row in papers))
+    values = {(row.method, row.metric): f"{row.value:g}" for row in papers}
+    heading = ["method", *(f"{c}: {whose}" for c in columns for whose in ("paper", "here"))]
+    rows = []
+    for method in dict.fromkeys(row.method for row in papers):
+        pairs = [(values.get((method, c), "–"), _ours(cells, method, c)) for c in columns]
+        rows.append([method, *(cell for pair in pairs for cell in pair)])
     return Lines(heading, rows), notes
+
+
+def _ours(cells: Cells, method: str, metric: str) -> str:
+    """Our figure of that name."""
+    names = [m.name for m in first_cell(cells).metrics]
+    if metric == "mean":
+        return spread(mean_metric(cells, method))
+    if metric == "Δm %":
+        drop = change(cells, method)
+        return "–" if drop is None else spread(drop, sign="+")
+    if metric == "time":
+        time = step_time(cells[method], cells.get(EQUAL_WEIGHTING, []))
+        return "–" if time is None else f"{time:.2f}"
+    if metric in names:
+        return spread(test_metrics(cells[method])[:, names.index(metric)])
+    return "–"
 
 
 def overview(suites: Sequence[SuiteResults]) -> Lines:

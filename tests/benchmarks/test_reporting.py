@@ -85,13 +85,22 @@ def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> None:
-    mine = PaperResult("toy", "pcgrad", "accuracy", 91.5, "Yu et al.", "other data")
+    mine = PaperResult("toy", "pcgrad", "mean", 91.5, "Yu et al.", "other data")
     other = dataclasses.replace(mine, suite="census", value=12.25)
-    monkeypatch.setattr(tell, "PAPER_RESULTS", (mine, other))
+    more = [
+        dataclasses.replace(mine, metric=name, value=value)
+        for name, value in (("Δm %", 3), ("time", 1.25), ("first fit", 7), ("fame", 8))
+    ]
+    lone = dataclasses.replace(mine, method="equal_weighting", value=80)
+    monkeypatch.setattr(tell, "PAPER_RESULTS", (mine, other, *more, lone))
     save(tmp_path / "toy")
     page, text = report(tmp_path)
-    beside = text[text.index("our mean metric") :]
-    assert rows(beside)["pcgrad"] == ["accuracy", "91.5", "57.5 ± 17.7", "Yu et al."]
+    beside = rows(text[text.index("mean: paper") - 20 :])
+    assert beside["method"][:2] == ["mean: paper", "mean: here"]
+    assert beside["pcgrad"] == [
+        *("91.5", "57.5 ± 17.7", "3", "+7.5 ± 24.7", "1.25", "2.00", "7", "55.0 ± 7.1", "8", "–"),
+    ]
+    assert beside["equal_weighting"][:3] == ["80", "45.0 ± 0.0", "–"]
     assert "Yu et al.: other data." in text
     assert "12.25" not in page + text
 
