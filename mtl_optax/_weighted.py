@@ -273,6 +273,9 @@ def _streamed_evidence(
     def length_of(leaves: Any) -> Float[Array, ""]:
         return norms(jax.tree.map(lambda g: jnp.expand_dims(g, 0), leaves))[0]
 
+    def scaled(leaf: Array, unit: Float[Array, ""]) -> Array:
+        return (leaf.astype(unit.dtype) / unit).astype(leaf.dtype)
+
     def look(row: Float[Array, " T"]) -> tuple[Any, Any]:
         # The transpose of the pullback, and not a jvp of the losses, so that functions with a
         # backward pass of their own count as they do in the stacked way.
@@ -281,7 +284,7 @@ def _streamed_evidence(
         if "gram" in reads:
             length = length_of(gradient)
             unit = power_of_two(length)
-            (along,) = push(jax.tree.map(lambda g: (g / unit).astype(g.dtype), gradient))
+            (along,) = push(jax.tree.map(lambda g: scaled(g, unit), gradient))
             products = along.astype(length.dtype), length
         if "norms" in reads:
             lengths = length_of(measured_leaves(weighting, gradient))
