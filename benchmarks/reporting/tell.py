@@ -1,5 +1,6 @@
 """What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
         row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
-        row.append(f"{ranks[method]:.1f}")
+        row.append(_rank(ranks[method]))
         row.append(_against(compared.get(method)))
         row += [f"{group[0].learning_rate:g}", f"{np.mean([cell.epoch for cell in group]):.0f}"]
         row.append("–" if time is None else f"{time:.2f}x")
@@ -64,9 +65,9 @@ def verdict(cells: Cells) -> str:
         return "No method was compared with equal weighting."
     better = [name for name, one in methods.items() if one.certain and one.mean > 0]
     worse = [name for name, one in methods.items() if one.certain and one.mean < 0]
-    seeds = min(len(group) for group in cells.values())
+    seeds = sorted({one.seeds for one in methods.values()})
     return (
-        f"Over {seeds} seeds, by paired t-tests at 5 % with Holm's correction for "
+        f"Over {_range(seeds)} seeds, by paired t-tests at 5 % with Holm's correction for "
         f"{len(compared)} comparisons: better than equal weighting: {_names(better)}; worse: "
         f"{_names(worse)}; the other {len(methods) - len(better) - len(worse)} cannot be told "
         "from it."
@@ -140,8 +141,8 @@ def overview(suites: Sequence[SuiteResults]) -> Lines:
             places.append(ranks[results.name][method])
             drop = change(results.cells, method)
             drop_text = "" if drop is None or method == SINGLE_TASK else f" ({drop.mean():+.1f})"
-            row.append(f"{places[-1]:.1f}{drop_text}")
-        rows.append([*row, f"{np.mean(places):.1f}"])
+            row.append(f"{_rank(places[-1])}{drop_text}")
+        rows.append([*row, _rank(float(np.mean(places)))])
     return Lines(["method", *ranks, "mean rank"], rows)
 
 
@@ -151,6 +152,15 @@ def _against(one: Comparison | None) -> str:
     digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
     mark = " *" if one.certain else ""
     return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = numbers[0], numbers[-1]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _rank(place: float) -> str:
+    return "–" if math.isnan(place) else f"{place:.1f}"
 
 
 def _names(methods: Sequence[str]) -> str:
