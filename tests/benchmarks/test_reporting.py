@@ -1,6 +1,7 @@
 """`python -m benchmarks report`, on cells made by hand."""
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -121,6 +122,47 @@ def test_what_is_damaged_is_named_and_the_rest_reported(tmp_path: Path, capsys) 
         assert part in page
     assert rows(text)["pcgrad"][-1] == "1"
     assert "uw" not in rows(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda content: content["config"].pop("suite"), "its suite is None"),
+        (lambda content: content["config"].update(epochs="many"), "its epochs is 'many'"),
+        (lambda content: content["config"].update(learning_rates=["a"]), "its learning_rates are"),
+        (lambda content: content["config"]["metrics"][0].update(name=3), "its metrics are"),
+        (lambda content: content.update(versions=[1]), "its versions"),
+        (lambda content: content.update(device=None), "device"),
+        (lambda content: content["timing"].update(seconds_per_step="x"), "not a finished cell"),
+        (lambda content: content.update(seed=float("inf")), "not a finished cell"),
+        (lambda content: content.update(seed=7), "it is a copy of pcgrad, seed 7"),
+        (lambda content: content["config"].update(hyperparameters={"c": 1}), "its configuration"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_damage_stops_the_report(tmp_path: Path, capsys, change, found, seeds) -> None:
+    """With one damaged seed of three, and with nothing but damaged cells of the method."""
+    many = [dataclasses.replace(CELLS["pcgrad"][0], seed=seed) for seed in range(3)]
+    save(tmp_path / "toy", {**CELLS, "pcgrad": many[:seeds]})
+    path = tmp_path / "toy" / "pcgrad-seed0.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    page, text = report(tmp_path)
+    if seeds == 1 and found == "its configuration":
+        return  # There is nothing that it could differ from.
+    message = capsys.readouterr().err
+    assert f"{path}: " in message
+    assert found in message
+    assert "pcgrad-seed0.json" in page
+    assert ("pcgrad" in rows(text)) == (seeds == 3)
+
+
+def test_a_file_of_nothing_but_brackets(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "toy")
+    (tmp_path / "toy" / "uw-seed0.json").write_text("[" * 100_000)
+    report(tmp_path)
+    assert "uw-seed0.json: not a finished cell" in capsys.readouterr().err
 
 
 def test_sweeps_and_checkpoints_are_no_suites(tmp_path: Path) -> None:
