@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.cells import Cell, read_cell
@@ -21,15 +21,12 @@ SHOWN |= {"learning_rates": list}
 class SuiteResults:
     """The cells of one folder that share a configuration, in order of method and seed."""
 
+    name: str
+    """Of the suite, and of the folder where several have its results."""
     folder: Path
     cells: dict[str, list[Cell]]
     provenance: dict[str, str]
     """Versions and devices, as the files tell them."""
-
-    @property
-    def name(self) -> str:
-        """Of the suite."""
-        return next(iter(self.cells.values()))[0].suite
 
     @property
     def pictures(self) -> list[Path]:
@@ -64,6 +61,13 @@ def gather(folder: Path) -> Results:
     toy = sorted(path for path in folder.rglob("toy*.png"))
     if not suites and not toy and not problems:
         raise UserError(f"--results {folder}: no results in there; run a suite first")
+    times = Counter(suite.name for suite in suites)
+    suites = [
+        replace(suite, name=f"{suite.name} ({suite.folder.relative_to(folder)})")
+        if times[suite.name] > 1
+        else suite
+        for suite in suites
+    ]
     return Results(suites, toy, problems)
 
 
@@ -98,7 +102,10 @@ def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
     ):
         cells[cell.method].append(cell)
     counts = Counter(made[path] for path in kept).most_common()
-    return SuiteResults(folder, dict(cells), {text: f"{n} cells" for text, n in counts}), problems
+    name = next(iter(kept.values())).suite
+    return SuiteResults(
+        name, folder, dict(cells), {text: f"{n} cells" for text, n in counts}
+    ), problems
 
 
 def _usable(path: Path) -> Cell:

@@ -85,6 +85,16 @@ def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
     assert '<a href="#suite-1">two</a>' in page
 
 
+def test_two_folders_of_one_suite_are_told_apart(tmp_path: Path) -> None:
+    save(tmp_path / "long", suite="digits")
+    save(tmp_path / "short", {"pcgrad": CELLS["pcgrad"]}, suite="digits")
+    _, text = report(tmp_path)
+    assert text.index("### digits (long)") < text.index("### digits (short)")
+    overview = rows(text[text.index("### All suites") :])
+    assert overview["method"] == ["digits (long)", "digits (short)", "mean rank"]
+    assert overview["pcgrad"] == ["1.8 (+7.5)", "1.0", "1.4"]
+
+
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> None:
     mine = PaperResult("toy", "pcgrad", "mean", 91.5, "Yu et al.", "other data")
     other = dataclasses.replace(mine, suite="census", value=12.25)
