@@ -58,8 +58,8 @@ def markdown(results: Results) -> str:
     for suite in results.suites:
         parts += [f"### {suite.name}", "", tell.protocol(suite), ""]
         parts += _markdown_table(tell.results_table(suite.cells, each_metric=_few(suite)))
-        parts += ["", tell.verdict(suite.cells)]
-        parts += [note for note in [tell.diverged(suite.cells)] if note]
+        parts += ["", tell.verdict(suite.cells), ""]
+        parts += [f"- {caveat}" for caveat in tell.caveats(suite.cells)]
         papers = tell.papers_table(suite.cells)
         if papers is not None:
             parts += ["", *_markdown_table(papers[0]), "", *(f"- {note}" for note in papers[1])]
@@ -99,8 +99,9 @@ def html(results: Results) -> str:
 def _section(suite: SuiteResults, anchor: str) -> str:
     parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2><p>{escape(tell.protocol(suite))}</p>']
     parts.append(_html_table(tell.results_table(suite.cells, each_metric=True)))
-    notes = [tell.verdict(suite.cells), tell.diverged(suite.cells)]
-    parts += [f"<p>{escape(note)}</p>" for note in notes if note]
+    parts.append(f'<p class="verdict">{escape(tell.verdict(suite.cells))}</p>')
+    caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in tell.caveats(suite.cells))
+    parts.append(f'<ul class="note">{caveats}</ul>' if caveats else "")
     papers = tell.papers_table(suite.cells)
     if papers is not None:
         parts.append(f"<h3>Beside the papers</h3>{_html_table(papers[0])}")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.cells import Cell
 from benchmarks.papers import PAPER_RESULTS
 from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.reporting.gather import SuiteResults
@@ -21,6 +22,7 @@ from benchmarks.summary import (
     spread,
     step_time,
     test_metrics,
+    with_common_seeds,
 )
 
 
@@ -74,11 +76,41 @@ def verdict(cells: Cells) -> str:
     )
 
 
-def diverged(cells: Cells) -> str | None:
-    """Which trainings gave no finite number."""
-    found = [
-        f"{cell.method} (seed {cell.seed})" for g in cells.values() for cell in g if not cell.epoch
-    ]
+def caveats(cells: Cells) -> list[str]:
+    """What limits the comparison, as far as the cells show it."""
+    trained = [cell for group in cells.values() for cell in group]
+    config, found = trained[0].config, []
+    if (gone := _diverged(trained)) is not None:
+        found.append(gone)
+    compared = {EQUAL_WEIGHTING, *compare(cells, EQUAL_WEIGHTING)}
+    if EQUAL_WEIGHTING not in cells:
+        found.append(f"Nothing can be compared with {EQUAL_WEIGHTING}, which is not there.")
+    elif alone := [method for method in cells if method not in compared]:
+        found.append(f"Not compared, for want of two finite seeds in common: {_few(alone, cells)}.")
+    if SINGLE_TASK not in cells:
+        found.append(f"There is no Δm, for want of {SINGLE_TASK}.")
+    if len({frozenset(cell.seed for cell in group) for group in cells.values()}) > 1:
+        common = sorted(cell.seed for cell in next(iter(with_common_seeds(cells, cells).values())))
+        seeds = ", ".join(map(str, common)) or "none, so that there are no ranks"
+        found.append(f"Ranks are over the seeds that every method has: {seeds}.")
+    late = sum(cell.epoch == config["epochs"] for cell in trained)
+    if 2 * late > len(trained):
+        found.append(
+            f"In {late} of {len(trained)} trainings the last epoch was the best: longer ones may "
+            "end in another order."
+        )
+    rates = config["learning_rates"]
+    edge = [m for m, group in cells.items() if group[0].learning_rate in (min(rates), max(rates))]
+    if len(rates) > 2 and edge:
+        found.append(
+            "The learning rate chosen is the smallest or the largest of the grid for "
+            f"{_few(edge, cells)}: another grid may suit better."
+        )
+    return found
+
+
+def _diverged(trained: Sequence[Cell]) -> str | None:
+    found = [f"{cell.method} (seed {cell.seed})" for cell in trained if not cell.epoch]
     return f"Without a finite result: {', '.join(found)}." if found else None
 
 
@@ -161,6 +193,10 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _rank(place: float) -> str:
     return "–" if math.isnan(place) else f"{place:.1f}"
+
+
+def _few(methods: Sequence[str], cells: Cells) -> str:
+    return _names(methods) if len(methods) <= 6 else f"{len(methods)} of {len(cells)} methods"
 
 
 def _names(methods: Sequence[str]) -> str:

@@ -71,6 +71,35 @@ def test_a_sentence_names_who_differs() -> None:
     assert "No method was compared" in tell.verdict({"mgda": better["mgda"]})
 
 
+def test_caveats() -> None:
+    def cells(learning_rate: float, epoch: int, **more):
+        return {
+            method: [
+                dataclasses.replace(
+                    cell,
+                    learning_rate=learning_rate,
+                    epoch=epoch,
+                    config={**cell.config, **PROTOCOL, "learning_rates": [0.1, 0.2, 0.4]},
+                )
+                for cell in group
+            ]
+            for method, group in {**CELLS, **more}.items()
+        }
+
+    assert tell.caveats(cells(0.2, 1)) == []
+    (edge,) = tell.caveats(cells(0.4, 1))
+    assert "smallest or the largest of the grid for single_task, equal_weighting, pcgrad:" in edge
+    (late,) = tell.caveats(cells(0.2, 2))
+    assert late.startswith("In 6 of 6 trainings the last epoch was the best")
+    (gone,) = tell.caveats(cells(0.2, 0))[:1]
+    assert gone.startswith("Without a finite result: single_task (seed 0), single_task (seed 1), ")
+    alone, ranks = tell.caveats(cells(0.2, 1, pcgrad=CELLS["pcgrad"][1:]))
+    assert alone == "Not compared, for want of two finite seeds in common: pcgrad."
+    assert ranks == "Ranks are over the seeds that every method has: 1."
+    missing = {"pcgrad": cells(0.2, 1)["pcgrad"]}
+    assert ["equal_weighting" in missing for missing in tell.caveats(missing)] == [True, False]
+
+
 def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
     save(tmp_path / "one", suite="one")
     save(tmp_path / "two", {"pcgrad": CELLS["pcgrad"][:1]}, suite="two")
