@@ -159,9 +159,14 @@ def _ours(cells: Cells, method: str, metric: str) -> str:
     return "–"
 
 
+def suite_ranks(suites: Sequence[SuiteResults]) -> dict[str, dict[str, float]]:
+    """Suite to method to mean rank."""
+    return {results.name: mean_ranks(results.cells) for results in suites}
+
+
 def overview(suites: Sequence[SuiteResults]) -> Lines:
     """Rank and Δm of every method on every suite."""
-    ranks = {results.name: mean_ranks(results.cells) for results in suites}
+    ranks = suite_ranks(suites)
     methods = list(dict.fromkeys(name for results in suites for name in results.cells))
     rows = []
     for method in methods:

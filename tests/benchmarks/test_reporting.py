@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import __main__ as command_line
 from benchmarks.cells import Store
 from benchmarks.papers import PaperResult
-from benchmarks.reporting import tell
+from benchmarks.reporting import heatmap, tell
 from benchmarks.reporting.command import BEGIN, END
 from tests.benchmarks.test_summary import CELLS
 
@@ -230,9 +231,55 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     Links().feed(page)
 
 
+def test_names_from_files_are_text_in_tables_and_pictures(tmp_path: Path) -> None:
+    """Neither tags nor, in the map of ranks, broken formulas."""
+    hostile = "<b>$\\frac{|$"
+    save(tmp_path / "one", suite=hostile)
+    cell = CELLS["pcgrad"][0]
+    metrics = [{**metric, "name": hostile} for metric in cell.config["metrics"]]
+    strange = dataclasses.replace(cell, method=hostile)
+    save(tmp_path / "two", {hostile: [strange]}, metrics=metrics)
+    page, text = report(tmp_path)
+    assert "<b>" not in page
+    table = page[page.index('id="suite-1"') :]
+    assert table.count("<th>&lt;b&gt;$\\frac{|$</th>") == 2
+    assert "<td>&lt;b&gt;$\\frac{|$</td>" in table
+    assert "| <b>$\\frac{\\|$ |" in text
+
+
+def test_the_map_of_ranks_has_the_best_on_top(monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        heatmap.Figure, "savefig", lambda figure, file, **_: drawn.append(figure.axes[0])
+    )
+    heatmap.heatmap(
+        {
+            "one": {"uw": 3.0, "mgda": 1.5, "lost": math.nan},
+            "two": {"uw": 1.0, "mgda": 1.5, "pcgrad": 1.75},
+        }
+    )
+    (axes,) = drawn
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "mgda",
+        "pcgrad",
+        "uw",
+        "lost",
+    ]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "two"]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert [shown[0, row] for row in range(4)] == ["1.5", "–", "3.0", "–"]
+    assert [shown[1, row] for row in range(4)] == ["1.5", "1.8", "1.0", "–"]
+    shades = axes.images[0].get_array()
+    assert shades[2, 0] == 1  # The last of three.
+    assert shades[2, 1] == 0  # The first.
+
+
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
     save(tmp_path / "toy")
-    assert report(tmp_path) == report(tmp_path)
+    save(tmp_path / "other", suite="other")
+    page, text = report(tmp_path)
+    assert 'alt="ranks" title="ranks" src="data:image/png;base64,' in page
+    assert (page, text) == report(tmp_path)
 
 
 def test_tables_go_between_the_markers_of_a_file(tmp_path: Path, capsys) -> None:
