@@ -117,7 +117,10 @@ def html(results: Results) -> str:
 
 def _section(suite: SuiteResults, anchor: str) -> str:
     parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2><p>{escape(tell.protocol(suite))}</p>']
-    parts.append(_html_table(tell.results_table(suite.cells, each_metric=True)))
+    parts.append(_html_table(tell.results_table(suite.cells, each_metric=_few(suite))))
+    if not _few(suite):
+        table = _html_table(tell.results_table(suite.cells, each_metric=True))
+        parts.append(f"<details><summary>Each metric</summary>{table}</details>")
     parts.append(f'<p class="verdict">{escape(tell.verdict(suite.cells))}</p>')
     caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in tell.caveats(suite.cells))
     parts.append(f'<ul class="note">{caveats}</ul>' if caveats else "")

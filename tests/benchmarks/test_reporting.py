@@ -7,11 +7,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.cells import Store
 from benchmarks.papers import PaperResult
+from benchmarks.problem import Metric
 from benchmarks.reporting import heatmap, tell
 from benchmarks.reporting.command import BEGIN, END
 from tests.benchmarks.test_summary import CELLS
@@ -52,6 +54,27 @@ def test_the_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
     assert "better than equal weighting: none; worse: none" in text
     for word in ("+12.5 ± 158.8", "2.00x", "pcgrad"):
         assert word in page
+
+
+def test_many_metrics_are_folded_away(tmp_path: Path) -> None:
+    metrics = [Metric(f"m{number}", 0)._asdict() for number in range(5)]
+    wide = {
+        method: [
+            dataclasses.replace(
+                cell,
+                test=np.arange(5.0),
+                curves=cell.curves._replace(validation=np.ones((2, 5))),
+            )
+            for cell in group
+        ]
+        for method, group in CELLS.items()
+    }
+    save(tmp_path / "toy", wide, metrics=metrics)
+    page, text = report(tmp_path)
+    before, after = page.split("<details><summary>Each metric</summary>")
+    assert "m4" not in before + text
+    assert "<th>mean</th>" in before
+    assert "<th>m4</th>" in after
 
 
 def test_a_sentence_names_who_differs() -> None:
