@@ -157,7 +157,7 @@ def read_cell(path: Path) -> Cell:
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),
             curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
-            timing=Timing(**content["timing"]),
+            timing=_timing(**content["timing"]),
         )
         epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
         if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:
@@ -166,9 +166,11 @@ def read_cell(path: Path) -> Cell:
             raise ValueError("its metrics have the wrong length")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: not a finished cell ({reason})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a finished cell (nested too deeply)") from error
     return cell
 
 
@@ -200,6 +202,11 @@ def _number(value: float | None) -> float:
 
 def _numbers(values: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(values, float)
+
+
+def _timing(first_epoch_seconds: float, seconds_per_step: float | None, at_once: int) -> Timing:
+    pace = None if seconds_per_step is None else float(seconds_per_step)
+    return Timing(float(first_epoch_seconds), pace, int(at_once))
 
 
 def _curve(values: Any) -> Any:

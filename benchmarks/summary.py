@@ -1,6 +1,7 @@
 """The figures that tables, pictures and the report show, worked out from cells."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ class Comparison(NamedTuple):
     """Half the width of the 95 % confidence interval by Student's t, for one comparison alone."""
     certain: bool
     """Whether they differ at 5 %, with Holm's correction for all methods compared."""
+    seeds: int
+    """How many both have."""
 
 
 def first_cell(cells: Cells) -> Cell:
@@ -51,24 +54,38 @@ def higher_is_better(cells: Cells) -> bool:
     return all(metrics[i].higher_is_better for i in counted(cells))
 
 
+def with_common_seeds(cells: Cells, methods: Iterable[str]) -> dict[str, list[Cell]]:
+    """The cells of these methods whose seeds all of them have, in order of seed."""
+    by_seed = {method: {cell.seed: cell for cell in cells[method]} for method in methods}
+    seeds = sorted(set.intersection(*map(set, by_seed.values())))
+    return {method: [group[seed] for seed in seeds] for method, group in by_seed.items()}
+
+
 def change(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
     """Δm in percent against the single-task networks, seed against the same seed; less is better.
 
-    None where these are not among the cells.
+    None where these are not among the cells, or have no seed in common with the method.
     """
     if SINGLE_TASK not in cells:
         return None
     columns, metrics = counted(cells), first_cell(cells).metrics
-    seeds = min(len(cells[method]), len(cells[SINGLE_TASK]))
-    ours, theirs = (test_metrics(cells[m])[:seeds, columns] for m in (method, SINGLE_TASK))
+    pair = with_common_seeds(cells, (method, SINGLE_TASK))
+    if not pair[method]:
+        return None
+    ours, theirs = (test_metrics(pair[m])[:, columns] for m in (method, SINGLE_TASK))
     return np.asarray(delta_m(ours, theirs, [metrics[i].higher_is_better for i in columns]))
 
 
 def mean_ranks(cells: Cells) -> dict[str, float]:
-    """The place of each method among all, 1 is best, mean over metrics that count and seeds."""
+    """The place of each method among all, 1 is best, mean over metrics that count and seeds.
+
+    Over the seeds that every method has; NaN where there are none.
+    """
     metrics, columns = first_cell(cells).metrics, counted(cells)
-    seeds = min(len(group) for group in cells.values())
-    values = np.stack([test_metrics(group)[:seeds][:, columns] for group in cells.values()])
+    groups = list(with_common_seeds(cells, cells).values())
+    if not groups[0]:
+        return dict.fromkeys(cells, math.nan)
+    values = np.stack([test_metrics(group)[:, columns] for group in groups])
     signs = np.array([-1.0 if metrics[i].higher_is_better else 1.0 for i in columns])
     badness = np.where(np.isfinite(values), signs * values, np.inf)
     ranks = stats.rankdata(badness, axis=0).mean(axis=(1, 2))
@@ -82,24 +99,27 @@ def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
     """
     if reference not in cells:
         return {}
-    theirs, sign = mean_metric(cells, reference), 1 if higher_is_better(cells) else -1
+    sign = 1 if higher_is_better(cells) else -1
     found = {}
     for method in cells.keys() - {reference}:
-        ours = mean_metric(cells, method)
-        seeds = min(len(ours), len(theirs))
-        differences = sign * (ours[:seeds] - theirs[:seeds])
-        if seeds >= 2 and np.isfinite(differences).all():
+        pair = with_common_seeds(cells, (method, reference))
+        seeds = len(pair[method])
+        if seeds < 2:
+            continue
+        differences = sign * (mean_metric(pair, method) - mean_metric(pair, reference))
+        if np.isfinite(differences).all():
             error = differences.std(ddof=1) / np.sqrt(seeds)
             margin = float(stats.t.ppf(0.975, seeds - 1) * error)
             with np.errstate(divide="ignore", invalid="ignore"):
                 statistic = abs(differences.mean()) / error
             chance = 1.0 if np.isnan(statistic) else float(2 * stats.t.sf(statistic, seeds - 1))
-            found[method] = (float(differences.mean()), margin, chance)
-    certain = _holm({method: chance for method, (_, _, chance) in found.items()})
+            found[method] = (float(differences.mean()), margin, chance, seeds)
+    certain = _holm({method: chance for method, (_, _, chance, _) in found.items()})
     return {
-        method: Comparison(*found[method][:2], method in certain)
+        method: Comparison(mean, margin, method in certain, seeds)
         for method in cells
         if method in found
+        for mean, margin, _, seeds in [found[method]]
     }
 
 

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.cells import Cell, read_cell
@@ -12,21 +13,20 @@ from benchmarks.sweep import sweep_folder
 from mtl_optax import list_methods
 
 CELLS = "*-seed*.json"
+SHOWN = {"suite": str, "epochs": int, "steps_per_epoch": int, "batch_size": int}
+SHOWN |= {"learning_rates": list}
 
 
 @dataclass(frozen=True)
 class SuiteResults:
     """The cells of one folder that share a configuration, in order of method and seed."""
 
+    name: str
+    """Of the suite, and of the folder where several have its results."""
     folder: Path
     cells: dict[str, list[Cell]]
     provenance: dict[str, str]
     """Versions and devices, as the files tell them."""
-
-    @property
-    def name(self) -> str:
-        """Of the suite."""
-        return next(iter(self.cells.values()))[0].suite
 
     @property
     def pictures(self) -> list[Path]:
@@ -61,33 +61,74 @@ def gather(folder: Path) -> Results:
     toy = sorted(path for path in folder.rglob("toy*.png"))
     if not suites and not toy and not problems:
         raise UserError(f"--results {folder}: no results in there; run a suite first")
+    times = Counter(suite.name for suite in suites)
+    suites = [
+        replace(suite, name=f"{suite.name} ({suite.folder.relative_to(folder)})")
+        if times[suite.name] > 1
+        else suite
+        for suite in suites
+    ]
     return Results(suites, toy, problems)
 
 
 def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
-    read: list[tuple[Cell, Path]] = []
+    read: dict[Path, Cell] = {}
+    made: dict[Path, str] = {}
     problems = []
     for path in sorted(folder.glob(CELLS)):
         try:
-            read.append((read_cell(path), path))
+            read[path], made[path] = _usable(path), _provenance(path)
         except UserError as error:
             problems.append(str(error))
-    if not read:
+    kept = _majority(read, _shared)
+    kept = {
+        path: cell
+        for method in sorted({cell.method for cell in kept.values()})
+        for path, cell in _majority(
+            {path: cell for path, cell in kept.items() if cell.method == method}, _own
+        ).items()
+    }
+    problems += [
+        f"{path}: left out, its configuration is not that of its neighbours"
+        for path in read
+        if path not in kept
+    ]
+    if not kept:
         return None, problems
-    (usual, _), *_ = Counter(_shared(cell) for cell, _ in read).most_common()
-    groups: dict[str, dict[int, Cell]] = defaultdict(dict)
-    provenance: Counter[str] = Counter()
-    for cell, path in read:
-        if _shared(cell) != usual:
-            problems.append(f"{path}: left out, its configuration is not that of its neighbours")
-            continue
-        groups[cell.method][cell.seed] = cell
-        provenance[_provenance(path)] += 1
     order = {name: i for i, name in enumerate([*BASELINES, *list_methods()])}
-    names = sorted(groups, key=lambda name: (order.get(name, len(order)), name))
-    cells = {name: [groups[name][seed] for seed in sorted(groups[name])] for name in names}
-    made = {text: f"{count} cells" for text, count in provenance.most_common()}
-    return SuiteResults(folder, cells, made), problems
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    for cell in sorted(
+        kept.values(), key=lambda c: (order.get(c.method, len(order)), c.method, c.seed)
+    ):
+        cells[cell.method].append(cell)
+    counts = Counter(made[path] for path in kept).most_common()
+    name = next(iter(kept.values())).suite
+    return SuiteResults(
+        name, folder, dict(cells), {text: f"{n} cells" for text, n in counts}
+    ), problems
+
+
+def _usable(path: Path) -> Cell:
+    """The cell in a file, if it has what a report tells of it."""
+    cell = read_cell(path)
+    if path.name != f"{cell.method}-seed{cell.seed}.json":
+        raise UserError(f"{path}: left out, it is a copy of {cell.method}, seed {cell.seed}")
+    config, metrics = cell.config, cell.metrics
+    for name, kind in SHOWN.items():
+        if not isinstance(config.get(name), kind):
+            raise UserError(f"{path}: left out, its {name} is {config.get(name)!r}")
+    if not all(isinstance(rate, int | float) for rate in config["learning_rates"]):
+        raise UserError(f"{path}: left out, its learning_rates are {config['learning_rates']}")
+    whole = all(isinstance(m.name, str) and isinstance(m.higher_is_better, bool) for m in metrics)
+    if not whole or not any(metric.counts for metric in metrics):
+        raise UserError(f"{path}: left out, its metrics are {config['metrics']}")
+    return cell
+
+
+def _majority(cells: Mapping[Path, Cell], key: Callable[[Cell], str]) -> dict[Path, Cell]:
+    """Those cells that share what most have; of a draw, the first."""
+    counts = Counter(map(key, cells.values())).most_common(1)
+    return {path: cell for path, cell in cells.items() if key(cell) == counts[0][0]}
 
 
 def _shared(cell: Cell) -> str:
@@ -95,8 +136,14 @@ def _shared(cell: Cell) -> str:
     return json.dumps(config, sort_keys=True)
 
 
+def _own(cell: Cell) -> str:
+    return json.dumps(cell.config.get("hyperparameters"), sort_keys=True)
+
+
 def _provenance(path: Path) -> str:
     content = json.loads(path.read_text())
-    versions, device = content.get("versions", {}), content.get("device", {})
+    versions, device = content.get("versions"), content.get("device")
+    if not isinstance(versions, dict) or not isinstance(device, dict):
+        raise UserError(f"{path}: left out, it does not tell its versions and device")
     software = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return f"{device.get('kind')}, {device.get('cpus')} CPU cores; {software}"

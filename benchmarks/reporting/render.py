@@ -9,6 +9,7 @@ from string import Template
 from benchmarks.errors import UserError
 from benchmarks.reporting import tell
 from benchmarks.reporting.gather import Results, SuiteResults
+from benchmarks.reporting.heatmap import heatmap
 from benchmarks.reporting.tell import Lines
 
 LEGEND = (
@@ -25,20 +26,34 @@ _PAGE = Template(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>mtl_optax benchmarks</title>
 <style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line);
-  padding-top: 1rem; }
-nav a { margin-right: 1rem; } .wide { overflow-x: auto; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #0072B2;
+  --better: #00734f; --worse: #b34700; }
+@media (prefers-color-scheme: dark) {
+  :root { --accent: #6cb8e8; --better: #4fd1a5; --worse: #ff9a56; } }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem; }
+h1, h2, h3 { line-height: 1.2; } h1 { margin-bottom: .5rem; }
+h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+a { color: var(--accent); } p, li { max-width: 46rem; overflow-wrap: anywhere; }
+nav { position: sticky; top: 0; z-index: 2; background: Canvas; padding: .5rem 0;
+  display: flex; gap: 1.2rem; overflow-x: auto; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+h2 { scroll-margin-top: 3rem; } nav + h2 { border-top: 0; margin-top: 1rem; }
+.wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
+th { border-bottom: 2px solid var(--line); vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: Canvas; }
 tr:nth-child(even) td { background: var(--soft); }
-tr:nth-child(even) td:first-child { background: Canvas; }
-img { max-width: 100%; background: white; border-radius: 4px; }
-.problem { border-left: 4px solid #D55E00; padding-left: .75rem; }
+tr:nth-child(even) td:first-child {
+  background: linear-gradient(var(--soft), var(--soft)), Canvas; }
+td.better { color: var(--better); font-weight: 600; }
+td.worse { color: var(--worse); font-weight: 600; }
+p:has(img) { max-width: none; }
+img { max-width: 100%; background: white; border-radius: 6px; }
+summary { cursor: pointer; color: var(--accent); padding: .25rem 0; }
+.problem { border-left: 4px solid var(--worse); padding-left: .75rem; }
+.verdict { border-left: 4px solid var(--accent); padding-left: .75rem; }
 .note { font-size: 14px; opacity: .8; }
 </style></head><body>
 <h1>mtl_optax benchmarks</h1>
@@ -58,8 +73,8 @@ def markdown(results: Results) -> str:
     for suite in results.suites:
         parts += [f"### {suite.name}", "", tell.protocol(suite), ""]
         parts += _markdown_table(tell.results_table(suite.cells, each_metric=_few(suite)))
-        parts += ["", tell.verdict(suite.cells)]
-        parts += [note for note in [tell.diverged(suite.cells)] if note]
+        parts += ["", tell.verdict(suite.cells), ""]
+        parts += [f"- {caveat}" for caveat in tell.caveats(suite.cells)]
         papers = tell.papers_table(suite.cells)
         if papers is not None:
             parts += ["", *_markdown_table(papers[0]), "", *(f"- {note}" for note in papers[1])]
@@ -81,7 +96,11 @@ def html(results: Results) -> str:
     overview = ""
     if len(results.suites) > 1:
         table = _html_table(tell.overview(results.suites))
-        overview = f"<h2>All suites</h2><p>Mean rank, and Δm % in brackets.</p>{table}"
+        contents.insert(0, '<a href="#all">all suites</a>')
+        overview = (
+            f'<h2 id="all">All suites</h2><p>Mean rank, and Δm % in brackets.</p>{table}'
+            f"{_image('ranks', heatmap(tell.suite_ranks(results.suites)))}"
+        )
     sections = [
         _section(suite, anchor) for suite, (_, anchor) in zip(results.suites, named, strict=True)
     ]
@@ -98,14 +117,21 @@ def html(results: Results) -> str:
 
 def _section(suite: SuiteResults, anchor: str) -> str:
     parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2><p>{escape(tell.protocol(suite))}</p>']
-    parts.append(_html_table(tell.results_table(suite.cells, each_metric=True)))
-    notes = [tell.verdict(suite.cells), tell.diverged(suite.cells)]
-    parts += [f"<p>{escape(note)}</p>" for note in notes if note]
+    parts.append(_html_table(tell.results_table(suite.cells, each_metric=_few(suite))))
+    if not _few(suite):
+        table = _html_table(tell.results_table(suite.cells, each_metric=True))
+        parts.append(f"<details><summary>Each metric</summary>{table}</details>")
+    parts.append(f'<p class="verdict">{escape(tell.verdict(suite.cells))}</p>')
+    caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in tell.caveats(suite.cells))
+    parts.append(f'<ul class="note">{caveats}</ul>' if caveats else "")
     papers = tell.papers_table(suite.cells)
     if papers is not None:
         parts.append(f"<h3>Beside the papers</h3>{_html_table(papers[0])}")
         parts += [f'<p class="note">{escape(note)}</p>' for note in papers[1]]
-    parts += map(_picture, suite.pictures)
+    first, *others = [*map(_picture, suite.pictures), ""]
+    parts.append(first)
+    if any(others):
+        parts.append(f"<details><summary>More pictures</summary>{''.join(others)}</details>")
     made = "; ".join(f"{text} ({count})" for text, count in suite.provenance.items())
     parts.append(f'<p class="note">Made by {escape(made)}.</p>')
     return "".join(parts)
@@ -117,19 +143,31 @@ def _few(suite: SuiteResults) -> bool:
 
 def _picture(path: Path) -> str:
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
+        png = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    name = escape(path.stem if path.stem != "sweep" else path.parent.name)
+    return _image(path.stem if path.stem != "sweep" else path.parent.name, png)
+
+
+def _image(name: str, png: bytes) -> str:
+    data, name = base64.b64encode(png).decode(), escape(name)
     return f'<p><img alt="{name}" title="{name}" src="data:image/png;base64,{data}"></p>'
 
 
 def _html_table(table: Lines) -> str:
     def row(tag: str, cells: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        return (
+            f"<tr>{''.join(f'<{tag}{_tint(cell)}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        )
 
     body = "".join(row("td", cells) for cells in table.rows)
     return f'<div class="wide"><table>{row("th", table.heading)}{body}</table></div>'
+
+
+def _tint(text: str) -> str:
+    """Colour for a difference that is marked as larger than noise."""
+    kind = {"+": "better", "-": "worse"}.get(text[:1]) if text.endswith(" *") else None
+    return f' class="{kind}"' if kind else ""
 
 
 def _markdown_table(table: Lines) -> list[str]:

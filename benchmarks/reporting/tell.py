@@ -1,10 +1,12 @@
 """What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.cells import Cell
 from benchmarks.papers import PAPER_RESULTS
 from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.reporting.gather import SuiteResults
@@ -20,6 +22,7 @@ from benchmarks.summary import (
     spread,
     step_time,
     test_metrics,
+    with_common_seeds,
 )
 
 
@@ -47,7 +50,7 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
         row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
-        row.append(f"{ranks[method]:.1f}")
+        row.append(_rank(ranks[method]))
         row.append(_against(compared.get(method)))
         row += [f"{group[0].learning_rate:g}", f"{np.mean([cell.epoch for cell in group]):.0f}"]
         row.append("–" if time is None else f"{time:.2f}x")
@@ -64,20 +67,50 @@ def verdict(cells: Cells) -> str:
         return "No method was compared with equal weighting."
     better = [name for name, one in methods.items() if one.certain and one.mean > 0]
     worse = [name for name, one in methods.items() if one.certain and one.mean < 0]
-    seeds = min(len(group) for group in cells.values())
+    seeds = sorted({one.seeds for one in methods.values()})
     return (
-        f"Over {seeds} seeds, by paired t-tests at 5 % with Holm's correction for "
+        f"Over {_range(seeds)} seeds, by paired t-tests at 5 % with Holm's correction for "
         f"{len(compared)} comparisons: better than equal weighting: {_names(better)}; worse: "
         f"{_names(worse)}; the other {len(methods) - len(better) - len(worse)} cannot be told "
         "from it."
     )
 
 
-def diverged(cells: Cells) -> str | None:
-    """Which trainings gave no finite number."""
-    found = [
-        f"{cell.method} (seed {cell.seed})" for g in cells.values() for cell in g if not cell.epoch
-    ]
+def caveats(cells: Cells) -> list[str]:
+    """What limits the comparison, as far as the cells show it."""
+    trained = [cell for group in cells.values() for cell in group]
+    config, found = trained[0].config, []
+    if (gone := _diverged(trained)) is not None:
+        found.append(gone)
+    compared = {EQUAL_WEIGHTING, *compare(cells, EQUAL_WEIGHTING)}
+    if EQUAL_WEIGHTING not in cells:
+        found.append(f"Nothing can be compared with {EQUAL_WEIGHTING}, which is not there.")
+    elif alone := [method for method in cells if method not in compared]:
+        found.append(f"Not compared, for want of two finite seeds in common: {_few(alone, cells)}.")
+    if SINGLE_TASK not in cells:
+        found.append(f"There is no Δm, for want of {SINGLE_TASK}.")
+    if len({frozenset(cell.seed for cell in group) for group in cells.values()}) > 1:
+        common = sorted(cell.seed for cell in next(iter(with_common_seeds(cells, cells).values())))
+        seeds = ", ".join(map(str, common)) or "none, so that there are no ranks"
+        found.append(f"Ranks are over the seeds that every method has: {seeds}.")
+    late = sum(cell.epoch == config["epochs"] for cell in trained)
+    if 2 * late > len(trained):
+        found.append(
+            f"In {late} of {len(trained)} trainings the last epoch was the best: longer ones may "
+            "end in another order."
+        )
+    rates = config["learning_rates"]
+    edge = [m for m, group in cells.items() if group[0].learning_rate in (min(rates), max(rates))]
+    if len(rates) > 2 and edge:
+        found.append(
+            "The learning rate chosen is the smallest or the largest of the grid for "
+            f"{_few(edge, cells)}: another grid may suit better."
+        )
+    return found
+
+
+def _diverged(trained: Sequence[Cell]) -> str | None:
+    found = [f"{cell.method} (seed {cell.seed})" for cell in trained if not cell.epoch]
     return f"Without a finite result: {', '.join(found)}." if found else None
 
 
@@ -126,9 +159,14 @@ def _ours(cells: Cells, method: str, metric: str) -> str:
     return "–"
 
 
+def suite_ranks(suites: Sequence[SuiteResults]) -> dict[str, dict[str, float]]:
+    """Suite to method to mean rank."""
+    return {results.name: mean_ranks(results.cells) for results in suites}
+
+
 def overview(suites: Sequence[SuiteResults]) -> Lines:
     """Rank and Δm of every method on every suite."""
-    ranks = {results.name: mean_ranks(results.cells) for results in suites}
+    ranks = suite_ranks(suites)
     methods = list(dict.fromkeys(name for results in suites for name in results.cells))
     rows = []
     for method in methods:
@@ -140,8 +178,8 @@ def overview(suites: Sequence[SuiteResults]) -> Lines:
             places.append(ranks[results.name][method])
             drop = change(results.cells, method)
             drop_text = "" if drop is None or method == SINGLE_TASK else f" ({drop.mean():+.1f})"
-            row.append(f"{places[-1]:.1f}{drop_text}")
-        rows.append([*row, f"{np.mean(places):.1f}"])
+            row.append(f"{_rank(places[-1])}{drop_text}")
+        rows.append([*row, _rank(float(np.mean(places)))])
     return Lines(["method", *ranks, "mean rank"], rows)
 
 
@@ -151,6 +189,19 @@ def _against(one: Comparison | None) -> str:
     digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
     mark = " *" if one.certain else ""
     return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = numbers[0], numbers[-1]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _rank(place: float) -> str:
+    return "–" if math.isnan(place) else f"{place:.1f}"
+
+
+def _few(methods: Sequence[str], cells: Cells) -> str:
+    return _names(methods) if len(methods) <= 6 else f"{len(methods)} of {len(cells)} methods"
 
 
 def _names(methods: Sequence[str]) -> str:

@@ -1,16 +1,20 @@
 """`python -m benchmarks report`, on cells made by hand."""
 
 import dataclasses
+import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.cells import Store
 from benchmarks.papers import PaperResult
-from benchmarks.reporting import tell
+from benchmarks.problem import Metric
+from benchmarks.reporting import heatmap, tell
 from benchmarks.reporting.command import BEGIN, END
 from tests.benchmarks.test_summary import CELLS
 
@@ -52,6 +56,27 @@ def test_the_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
         assert word in page
 
 
+def test_many_metrics_are_folded_away(tmp_path: Path) -> None:
+    metrics = [Metric(f"m{number}", 0)._asdict() for number in range(5)]
+    wide = {
+        method: [
+            dataclasses.replace(
+                cell,
+                test=np.arange(5.0),
+                curves=cell.curves._replace(validation=np.ones((2, 5))),
+            )
+            for cell in group
+        ]
+        for method, group in CELLS.items()
+    }
+    save(tmp_path / "toy", wide, metrics=metrics)
+    page, text = report(tmp_path)
+    before, after = page.split("<details><summary>Each metric</summary>")
+    assert "m4" not in before + text
+    assert "<th>mean</th>" in before
+    assert "<th>m4</th>" in after
+
+
 def test_a_sentence_names_who_differs() -> None:
     better = {
         **CELLS,
@@ -70,6 +95,35 @@ def test_a_sentence_names_who_differs() -> None:
     assert "No method was compared" in tell.verdict({"mgda": better["mgda"]})
 
 
+def test_caveats() -> None:
+    def cells(learning_rate: float, epoch: int, **more):
+        return {
+            method: [
+                dataclasses.replace(
+                    cell,
+                    learning_rate=learning_rate,
+                    epoch=epoch,
+                    config={**cell.config, **PROTOCOL, "learning_rates": [0.1, 0.2, 0.4]},
+                )
+                for cell in group
+            ]
+            for method, group in {**CELLS, **more}.items()
+        }
+
+    assert tell.caveats(cells(0.2, 1)) == []
+    (edge,) = tell.caveats(cells(0.4, 1))
+    assert "smallest or the largest of the grid for single_task, equal_weighting, pcgrad:" in edge
+    (late,) = tell.caveats(cells(0.2, 2))
+    assert late.startswith("In 6 of 6 trainings the last epoch was the best")
+    (gone,) = tell.caveats(cells(0.2, 0))[:1]
+    assert gone.startswith("Without a finite result: single_task (seed 0), single_task (seed 1), ")
+    alone, ranks = tell.caveats(cells(0.2, 1, pcgrad=CELLS["pcgrad"][1:]))
+    assert alone == "Not compared, for want of two finite seeds in common: pcgrad."
+    assert ranks == "Ranks are over the seeds that every method has: 1."
+    missing = {"pcgrad": cells(0.2, 1)["pcgrad"]}
+    assert ["equal_weighting" in missing for missing in tell.caveats(missing)] == [True, False]
+
+
 def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
     save(tmp_path / "one", suite="one")
     save(tmp_path / "two", {"pcgrad": CELLS["pcgrad"][:1]}, suite="two")
@@ -82,6 +136,16 @@ def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:
         "–",
     ]
     assert '<a href="#suite-1">two</a>' in page
+
+
+def test_two_folders_of_one_suite_are_told_apart(tmp_path: Path) -> None:
+    save(tmp_path / "long", suite="digits")
+    save(tmp_path / "short", {"pcgrad": CELLS["pcgrad"]}, suite="digits")
+    _, text = report(tmp_path)
+    assert text.index("### digits (long)") < text.index("### digits (short)")
+    overview = rows(text[text.index("### All suites") :])
+    assert overview["method"] == ["digits (long)", "digits (short)", "mean rank"]
+    assert overview["pcgrad"] == ["1.8 (+7.5)", "1.0", "1.4"]
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> None:
@@ -123,6 +187,47 @@ def test_what_is_damaged_is_named_and_the_rest_reported(tmp_path: Path, capsys) 
     assert "uw" not in rows(text)
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda content: content["config"].pop("suite"), "its suite is None"),
+        (lambda content: content["config"].update(epochs="many"), "its epochs is 'many'"),
+        (lambda content: content["config"].update(learning_rates=["a"]), "its learning_rates are"),
+        (lambda content: content["config"]["metrics"][0].update(name=3), "its metrics are"),
+        (lambda content: content.update(versions=[1]), "its versions"),
+        (lambda content: content.update(device=None), "device"),
+        (lambda content: content["timing"].update(seconds_per_step="x"), "not a finished cell"),
+        (lambda content: content.update(seed=float("inf")), "not a finished cell"),
+        (lambda content: content.update(seed=7), "it is a copy of pcgrad, seed 7"),
+        (lambda content: content["config"].update(hyperparameters={"c": 1}), "its configuration"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_damage_stops_the_report(tmp_path: Path, capsys, change, found, seeds) -> None:
+    """With one damaged seed of three, and with nothing but damaged cells of the method."""
+    many = [dataclasses.replace(CELLS["pcgrad"][0], seed=seed) for seed in range(3)]
+    save(tmp_path / "toy", {**CELLS, "pcgrad": many[:seeds]})
+    path = tmp_path / "toy" / "pcgrad-seed0.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    page, text = report(tmp_path)
+    if seeds == 1 and found == "its configuration":
+        return  # There is nothing that it could differ from.
+    message = capsys.readouterr().err
+    assert f"{path}: " in message
+    assert found in message
+    assert "pcgrad-seed0.json" in page
+    assert ("pcgrad" in rows(text)) == (seeds == 3)
+
+
+def test_a_file_of_nothing_but_brackets(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "toy")
+    (tmp_path / "toy" / "uw-seed0.json").write_text("[" * 100_000)
+    report(tmp_path)
+    assert "uw-seed0.json: not a finished cell" in capsys.readouterr().err
+
+
 def test_sweeps_and_checkpoints_are_no_suites(tmp_path: Path) -> None:
     save(tmp_path / "toy")
     save(tmp_path / "toy" / "sweep-cagrad-c", suite="swept")
@@ -149,9 +254,55 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     Links().feed(page)
 
 
+def test_names_from_files_are_text_in_tables_and_pictures(tmp_path: Path) -> None:
+    """Neither tags nor, in the map of ranks, broken formulas."""
+    hostile = "<b>$\\frac{|$"
+    save(tmp_path / "one", suite=hostile)
+    cell = CELLS["pcgrad"][0]
+    metrics = [{**metric, "name": hostile} for metric in cell.config["metrics"]]
+    strange = dataclasses.replace(cell, method=hostile)
+    save(tmp_path / "two", {hostile: [strange]}, metrics=metrics)
+    page, text = report(tmp_path)
+    assert "<b>" not in page
+    table = page[page.index('id="suite-1"') :]
+    assert table.count("<th>&lt;b&gt;$\\frac{|$</th>") == 2
+    assert "<td>&lt;b&gt;$\\frac{|$</td>" in table
+    assert "| <b>$\\frac{\\|$ |" in text
+
+
+def test_the_map_of_ranks_has_the_best_on_top(monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        heatmap.Figure, "savefig", lambda figure, file, **_: drawn.append(figure.axes[0])
+    )
+    heatmap.heatmap(
+        {
+            "one": {"uw": 3.0, "mgda": 1.5, "lost": math.nan},
+            "two": {"uw": 1.0, "mgda": 1.5, "pcgrad": 1.75},
+        }
+    )
+    (axes,) = drawn
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "mgda",
+        "pcgrad",
+        "uw",
+        "lost",
+    ]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "two"]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert [shown[0, row] for row in range(4)] == ["1.5", "–", "3.0", "–"]
+    assert [shown[1, row] for row in range(4)] == ["1.5", "1.8", "1.0", "–"]
+    shades = axes.images[0].get_array()
+    assert shades[2, 0] == 1  # The last of three.
+    assert shades[2, 1] == 0  # The first.
+
+
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
     save(tmp_path / "toy")
-    assert report(tmp_path) == report(tmp_path)
+    save(tmp_path / "other", suite="other")
+    page, text = report(tmp_path)
+    assert 'alt="ranks" title="ranks" src="data:image/png;base64,' in page
+    assert (page, text) == report(tmp_path)
 
 
 def test_tables_go_between_the_markers_of_a_file(tmp_path: Path, capsys) -> None:

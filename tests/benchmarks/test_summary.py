@@ -109,6 +109,29 @@ def test_a_comparison_has_students_interval() -> None:
     assert summary.compare(CELLS, "mgda") == {}
 
 
+def test_seeds_are_paired_by_number_and_not_by_place() -> None:
+    """Where a seed is missing, the second of one method is not the second of another."""
+    cells = {
+        "single_task": [cell("single_task", s, [v, v]) for s, v in ((0, 10), (1, 50), (2, 80))],
+        "equal_weighting": [cell("equal_weighting", s, [v, v]) for s, v in ((0, 9), (1, 40))],
+        "uw": [cell("uw", s, [v, v]) for s, v in ((2, 84), (1, 45))],
+    }
+    np.testing.assert_allclose(summary.change(cells, "uw"), [10, -5])
+    np.testing.assert_allclose(summary.change(cells, "equal_weighting"), [10, 20])
+    assert summary.mean_ranks(cells) == {"single_task": 1, "equal_weighting": 3, "uw": 2}
+    found = summary.compare(cells, "single_task")
+    assert found.keys() == {"equal_weighting", "uw"}
+    assert (found["uw"].mean, found["uw"].seeds) == (-0.5, 2)
+    assert found["equal_weighting"].mean == -5.5
+
+
+def test_without_a_common_seed_there_is_nothing_to_compare() -> None:
+    cells = {name: [cell(name, s, [50, 50])] for s, name in enumerate(("single_task", "uw"))}
+    assert summary.change(cells, "uw") is None
+    assert summary.compare(cells, "single_task") == {}
+    assert all(map(np.isnan, summary.mean_ranks(cells).values()))
+
+
 def test_certain_is_what_holms_procedure_rejects() -> None:
     """With p = 0.0001, 0.03 and 0.3, the second falls at 0.05 / 2."""
     rng = np.random.default_rng(0)
