@@ -148,8 +148,9 @@ def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
 
 
 def spread(values: Float[np.ndarray, " s"], sign: str = "") -> str:
-    """Mean and standard deviation over seeds, in a few digits."""
-    mean = values.mean()
-    digits = 1 if not np.isfinite(mean) or abs(mean) >= 10 or sign else 3
+    """Mean and standard deviation over seeds, in as many digits as tell them apart."""
+    mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+    small = np.isfinite(mean) and abs(mean) < 10 and not sign
+    digits = 3 if small else 2 if 0 < deviation < 0.1 else 1
     text = f"{mean:{sign}.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {deviation:.{digits}f}"
