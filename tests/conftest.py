@@ -2,6 +2,7 @@
 
 import hypothesis
 import jax
+import pytest
 
 # A method must not lean on implicit broadcasting: user code may forbid it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -10,3 +11,25 @@ hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("default")
+
+# XLA maps several pieces of memory per program, and Linux allows a process 65,530 of them: a
+# worker that keeps every program of the suite ends in a segmentation fault.
+_MOST_PROGRAMS = 1000
+_programs = 0
+
+
+def _count(event, _duration, **_):
+    global _programs
+    _programs += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.fixture(autouse=True)
+def _forget_programs():
+    global _programs
+    yield
+    if _programs > _MOST_PROGRAMS:
+        jax.clear_caches()
+        _programs = 0
