@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import mtl_optax as mtl
-from mtl_optax._methods.graddrop import drop
+from mtl_optax._methods.graddrop import drop, drop_and_sum, uniform_draws
 
 ROWS = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
 
@@ -24,6 +25,31 @@ def test_rows_are_the_papers_for_given_draws(leak):
     draw = np.random.default_rng(1).uniform(size=50).astype(np.float32)
     rows = drop(jnp.asarray(ROWS), jnp.asarray(draw), jnp.float32(leak))
     np.testing.assert_allclose(rows, transcription(ROWS.astype(float), draw, leak), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 20])
+@pytest.mark.parametrize("leak", [0.0, 0.3])
+def test_the_sum_is_that_of_the_rows(num_tasks, leak):
+    rng = np.random.default_rng(2)
+    rows = jnp.asarray(rng.normal(size=(num_tasks, 5, 7)), jnp.float32)
+    draw = jnp.asarray(rng.uniform(size=(5, 7)), jnp.float32)
+    kept = drop(rows, draw, jnp.float32(leak))
+    got = drop_and_sum(rows, draw, jnp.float32(leak))
+    np.testing.assert_allclose(got, np.asarray(kept, float).sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_draws_are_uniform_and_unrelated_to_those_beside_and_of_other_keys():
+    shape = (300, 7, 500)
+    draw = uniform_draws(jax.random.key(5), shape)
+    other = uniform_draws(jax.random.key(6), shape)
+    assert scipy.stats.kstest(np.ravel(draw), "uniform").pvalue > 0.001
+    size = draw.size
+    pairs = [np.ravel(other)] + [np.roll(np.ravel(draw), lag) for lag in (1, 7, 500, 3500, 2**16)]
+    for pair in pairs:
+        # Four standard deviations of the correlation of independent draws.
+        assert abs(np.corrcoef(np.ravel(draw), pair)[0, 1]) < 4 / size**0.5
+        table, *_ = np.histogram2d(np.ravel(draw), pair, bins=16, range=[[0, 1]] * 2)
+        assert scipy.stats.chisquare(table.ravel()).pvalue > 0.001
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.3])
