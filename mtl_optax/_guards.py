@@ -99,12 +99,14 @@ def skip_nonfinite(
             task_losses = _contract.check_losses(name, num_tasks, task_losses)
         query_gradients = _contract.hide_leaves(task_gradients, query_gradients)
         stacked = _with_task_axis(num_tasks, task_gradients, params)
-        # Query gradients of other shapes are for the method to name, or to ignore.
-        has_query = _shapes(query_gradients) == _shapes(task_gradients)
-
         rows, heads = _split(stacked, task_gradients)
+        # Query gradients of other shapes are for the method to name, or to ignore.
+        query_rows = []
+        if _structure(query_gradients) == _structure(stacked):
+            query_rows = _split(stacked, query_gradients)[0]
+        has_query = bool(query_rows) and [*map(jnp.shape, query_rows)] == [*map(jnp.shape, rows)]
         if has_query:
-            rows += _split(stacked, query_gradients)[0]
+            rows += query_rows
         if task_losses is not None:
             rows.append(task_losses)
         finite = _finite_tasks(num_tasks, rows)
@@ -185,10 +187,6 @@ def _with_task_axis(num_tasks: int, task_gradients: Any, params: Any | None) -> 
 
 def _structure(tree: Any) -> Any:
     return jax.tree.structure(tree)
-
-
-def _shapes(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
-    return _structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _split(stacked: Any, tree: Any) -> tuple[list[Array], list[Array]]:
