@@ -186,3 +186,15 @@ def test_mistakes_are_named():
     whole = mtl.accumulate_task_gradients(HEADS, 2, then=then)
     with pytest.raises(ValueError, match=r"task_gradients\['heads'\] has shape \(3, 5\), wanted"):
         whole.update(mixed, whole.init(params()), params())
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_strict_dtype_promotion(x64):
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        given = inputs(T, dtype=jnp.float64 if x64 else jnp.float32)
+        tx = mtl.accumulate_task_gradients(T, 2, then=mtl.meta_weighting(T))
+        state = tx.init(given.params)
+        for _ in range(2):
+            updates, state = jax.jit(lambda s, g: step(tx, s, g))(state, given)
+        assert np.any(flat(updates) != 0)
+        assert updates["scale"].dtype == given.params["scale"].dtype

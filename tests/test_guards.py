@@ -299,3 +299,13 @@ def test_weights_stay_readable():
     tx = mtl.skip_nonfinite(optax.chain(mtl.mean_tasks(T), optax.adam(0.1)))
     _, state = jitted(tx)(tx.init(inputs(T).params), in_a_gradient(inputs(T), jnp.nan))
     np.testing.assert_allclose(weights_of(state), [1 / 3, 0, 1 / 3, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_strict_dtype_promotion(x64):
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        given = inputs(T, dtype=jnp.float64 if x64 else jnp.float32)
+        for policy in ("drop_task", "skip_step"):
+            tx = mtl.skip_nonfinite(mtl.meta_weighting(T), policy=policy)
+            updates, _ = jitted(tx)(tx.init(given.params), in_a_gradient(given, jnp.nan))
+            assert np.any(flat(updates) != 0) == (policy == "drop_task")
