@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -40,6 +41,7 @@ def accumulate_task_gradients(
     *,
     then: optax.GradientTransformation | None = None,
     shared: _contract.Shared = True,
+    head_tasks: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Averages the task gradients of `every_k` micro-batches before a method sees them.
 
@@ -51,7 +53,10 @@ def accumulate_task_gradients(
         every_k: the number of micro-batches of one step, at least 1.
         then: the method and all that follows: `optax.chain(method, optax.adam(lr))`.
         shared: which leaves are shared, as for `on_shared`, if `then` begins with it; all by
-            default. Heads are averaged over all micro-batches.
+            default.
+        head_tasks: which task each head leaf belongs to, a tree of task indices as for `on_shared`;
+            an array of indices where a leaf's leading axis runs over tasks. It lets `task_mask`
+            work on heads too: without it they are averaged over all micro-batches.
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)`, heads `p.shape`, to what
@@ -123,35 +128,37 @@ def accumulate_task_gradients(
         present = state.present + mask.astype(jnp.int32)
         micro_step = state.micro_step + 1
 
-        def add(total: Array, rows: Array) -> Array:
-            rows = rows.astype(total.dtype)
-            return total + jnp.where(along_tasks(mask, rows), rows, 0)
+        def by_leaf(values: Array, unknown: Array) -> Any:
+            """Lays values of the tasks along the leaves."""
+            if head_tasks is None:
+                of_heads = jax.tree.map(lambda _: unknown, heads)
+            else:
+                of_heads = _by_head(values, heads, head_tasks)
+            return merge_trees(jax.tree.map(lambda g: along_tasks(values, g), trunk), of_heads)
 
-        def mean(total: Array, like: Array) -> Array:
-            counts = along_tasks(jnp.maximum(present, 1), total)
-            return (total / counts.astype(total.dtype)).astype(like.dtype)
+        def add(total: Array, new: Array, kept: Array) -> Array:
+            return total + jnp.where(kept, new.astype(total.dtype), jnp.zeros_like(total))
 
-        trunk_sums, head_sums = split_tree(stacked, state.sums)
-        trunk_sums = jax.tree.map(add, trunk_sums, trunk)
-        head_sums = jax.tree.map(lambda s, h: s + h.astype(s.dtype), head_sums, heads)
-        means = merge_trees(
-            jax.tree.map(mean, trunk_sums, trunk),
-            jax.tree.map(
-                lambda s, h: (s / micro_step.astype(s.dtype)).astype(h.dtype), head_sums, heads
-            ),
-        )
+        def mean(total: Array, like: Array, count: Array) -> Array:
+            return (total / count.astype(total.dtype)).astype(like.dtype)
+
+        number = jnp.maximum(present, 1)
+        leaf_mask, leaf_number = by_leaf(mask, jnp.array(True)), by_leaf(number, micro_step)
+        sums = jax.tree.map(add, state.sums, task_gradients, leaf_mask)
+        means = jax.tree.map(mean, sums, task_gradients, leaf_number)
         loss_sums, query_sums = state.loss_sums, state.query_sums
         if task_losses is not None:
             task_losses = _contract.check_losses(name, num_tasks, task_losses)
-            loss_sums = add(loss_sums, task_losses)
-            extra["task_losses"] = mean(loss_sums, task_losses)
+            loss_sums = add(loss_sums, task_losses, mask)
+            extra["task_losses"] = mean(loss_sums, task_losses, number)
         if jax.tree.leaves(query_sums) and query_gradients is not None:
             query_gradients = _contract.hide_leaves(task_gradients, query_gradients)
             _check_structure("query_gradients", query_gradients, state.sums)
             query, unread = split_tree(stacked, query_gradients)
             _check_shapes("query_gradients", query, query_sums)
-            query_sums = jax.tree.map(add, query_sums, query)
-            extra["query_gradients"] = merge_trees(jax.tree.map(mean, query_sums, query), unread)
+            query_sums = jax.tree.map(add, query_sums, query, split_tree(stacked, leaf_mask)[0])
+            query = jax.tree.map(mean, query_sums, query, split_tree(stacked, leaf_number)[0])
+            extra["query_gradients"] = merge_trees(query, unread)
 
         def step() -> tuple[optax.Updates, Any]:
             return following.update(means, state.inner, params, task_mask=present > 0, **extra)
@@ -162,14 +169,7 @@ def accumulate_task_gradients(
         shapes, _ = jax.eval_shape(step)
         full = micro_step == jnp.asarray(every_k, jnp.int32)
         updates, inner = jax.lax.cond(full, step, wait)
-        gathered = AccumulationState(
-            micro_step,
-            present,
-            merge_trees(trunk_sums, head_sums),
-            query_sums,
-            loss_sums,
-            inner=(),
-        )
+        gathered = AccumulationState(micro_step, present, sums, query_sums, loss_sums, inner=())
         emptied = jax.tree.map(lambda x: jnp.where(full, jnp.zeros_like(x), x), gathered)
         return updates, emptied._replace(inner=inner)
 
@@ -191,6 +191,40 @@ def _reads_query(
         except _contract.MissingArgumentError as missing:
             return missing.argument == "query_gradients"
     return False
+
+
+def _by_head(values: Array, heads: Any, head_tasks: Any) -> Any:
+    """Lays values of the tasks, `(T,)`, along the heads' leaves."""
+    name, num_tasks = "accumulate_task_gradients", values.shape[0]
+    structure: Any = jax.tree.structure(head_tasks)
+    try:
+        parts = structure.flatten_up_to(heads)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: head_tasks must be a tree of task indices with the structure of params, or "
+            f"a prefix of it. {error}"
+        ) from error
+
+    def lay(path: _contract.KeyPath, tasks: Any, leaf: Array) -> Array:
+        index = np.asarray(tasks)
+        fits = np.issubdtype(index.dtype, np.integer) and index.shape in ((), leaf.shape[:1])
+        if not fits or not np.all((index >= 0) & (index < num_tasks)):
+            raise ValueError(
+                f"{name}: head_tasks must give {_contract.leaf_name('params', path)} of shape "
+                f"{leaf.shape} a task index below num_tasks={num_tasks}, or an array of them along "
+                f"its leading axis, got {tasks!r}."
+            )
+        return along_tasks(values[index], leaf)
+
+    laid = [
+        jax.tree_util.tree_map_with_path(
+            lambda rest, leaf, path=path, tasks=tasks: lay((*path, *rest), tasks, leaf), part
+        )
+        for (path, tasks), part in zip(
+            jax.tree_util.tree_leaves_with_path(head_tasks), parts, strict=True
+        )
+    ]
+    return structure.unflatten(laid)
 
 
 def _check_structure(argument: str, tree: Any, sums: Any) -> None:

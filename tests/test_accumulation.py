@@ -100,6 +100,32 @@ def test_a_task_is_averaged_over_the_micro_batches_where_it_was_present():
         close(state.inner, plain_state)
 
 
+@pytest.mark.parametrize("labels", ["rows", "leaves", None])
+def test_heads_are_averaged_where_their_task_was_present(labels):
+    """If their tasks are named; otherwise over all micro-batches."""
+    p = {"trunk": jnp.zeros(2), "heads": jnp.zeros((2, 3))}
+    head_tasks = {"trunk": -1, "heads": np.arange(2)}
+    absent = 0.0 if labels is None else jnp.nan
+    gradients = [
+        {"trunk": jnp.ones((2, 2)), "heads": jnp.array([[2.0] * 3, [4.0] * 3])},
+        {"trunk": jnp.ones((2, 2)), "heads": jnp.array([[4.0] * 3, [absent] * 3])},
+    ]
+    if labels == "leaves":
+        by_name = lambda tree: {**tree, "heads": {"a": tree["heads"][0], "b": tree["heads"][1]}}
+        p, gradients = by_name(p), [by_name(g) for g in gradients]
+        head_tasks["heads"] = {"a": 0, "b": 1}
+    then = mtl.on_shared(mtl.mean_tasks(2), SHARED)
+    tx = mtl.accumulate_task_gradients(
+        2, 2, then=then, shared=SHARED, head_tasks=None if labels is None else head_tasks
+    )
+    state = tx.init(p)
+    for given, mask in zip(gradients, ([True, True], [True, False]), strict=True):
+        updates, state = jax.jit(tx.update)(given, state, p, task_mask=jnp.array(mask))
+    first, second = jax.tree.leaves(updates["heads"]) if labels == "leaves" else updates["heads"]
+    np.testing.assert_array_equal(first, 3)
+    np.testing.assert_array_equal(second, 2 if labels is None else 4)
+
+
 def test_losses_are_averaged_where_present():
     """The scale-invariant weights are one over the mean loss."""
     tx = mtl.accumulate_task_gradients(2, 2, then=mtl.scale_invariant(2))
@@ -183,6 +209,17 @@ def test_mistakes_are_named():
     _, stacked = mtl.value_and_task_grads(losses_of)(params(), batch())
     with pytest.raises(ValueError, match=r"task_gradients\['heads'\] has shape .*shared=\.\.\."):
         tx.update(stacked, tx.init(params()), params())
+    for labels, message in (
+        (
+            {"trunk": -1, "heads": 3},
+            r"\['heads'\] of shape \(3, 5\) a task index below num_tasks=3",
+        ),
+        ({"trunk": -1, "heads": np.arange(2)}, r"along its leading axis, got array\(\[0, 1\]\)"),
+        ({"heads": 0}, "must be a tree of task indices with the structure of params"),
+    ):
+        tx = mtl.accumulate_task_gradients(HEADS, 2, then=then, shared=SHARED, head_tasks=labels)
+        with pytest.raises(ValueError, match=f"{name}: head_tasks .*{message}"):
+            tx.update(mixed, tx.init(params()), params())
     whole = mtl.accumulate_task_gradients(HEADS, 2, then=then)
     with pytest.raises(ValueError, match=r"task_gradients\['heads'\] has shape \(3, 5\), wanted"):
         whole.update(mixed, whole.init(params()), params())

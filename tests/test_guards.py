@@ -61,6 +61,27 @@ def test_a_dropped_task_is_an_absent_task(name):
             assert (int(after.skipped), int(after.consecutive)) == (0, 1)
 
 
+def test_what_follows_sees_zeros_for_a_dropped_task():
+    seen = {}
+
+    def look(updates, state, params=None, **extra):
+        seen.update(extra, gradients=updates)
+        return updates, state
+
+    spy = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), look)
+    tx = mtl.skip_nonfinite(optax.chain(spy, mtl.mean_tasks(T)))
+    given = in_a_query_gradient(in_a_loss(inputs(T), jnp.nan), jnp.inf)
+    step(tx, tx.init(given.params), given)
+    clean = inputs(T)
+    for got, wanted in (
+        (seen["gradients"], clean.gradients),
+        (seen["query_gradients"], clean.query_gradients),
+        (seen["task_losses"], clean.losses),
+    ):
+        jax.tree.map(lambda g, w: np.testing.assert_array_equal(g, w.at[BAD].set(0)), got, wanted)
+    assert seen["task_mask"].tolist() == WITHOUT_BAD.tolist()
+
+
 @pytest.mark.parametrize("policy", ["drop_task", "skip_step"])
 @pytest.mark.parametrize("name", ["mgda", "dwa", "adatask", "meta_weighting"])
 def test_a_finite_step_is_the_methods_own(name, policy):
