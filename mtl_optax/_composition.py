@@ -147,9 +147,9 @@ def on_shared(
     ) -> tuple[optax.Updates, OnSharedState]:
         trunk, head = split(updates)
         trunk_params, head_params = (None, None) if params is None else split(params)
+        trunk, shared_state = on_shared_leaves.update(trunk, state.shared, trunk_params, **extra)
         if params is not None:
             _check_heads(head, head_params)
-        trunk, shared_state = on_shared_leaves.update(trunk, state.shared, trunk_params, **extra)
         head, heads_state = on_heads.update(head, state.heads, head_params, **extra)
         if heads == "weighted":
             head = _weigh_heads(_weights_of(shared_state), head, head_tasks)

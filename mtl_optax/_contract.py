@@ -12,15 +12,36 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Key
 
 KeyPath = tuple[Any, ...]
 Shared: TypeAlias = Any | Callable[[KeyPath], bool]
 """Which leaves are shared by all tasks: a tree of booleans, or a predicate on a leaf's key path."""
 
+
+class TaskAxisError(ValueError):
+    """A leaf without the leading task axis; tells guards how many tasks a method is made for."""
+
+    def __init__(self, message: str, num_tasks: int) -> None:
+        super().__init__(message)
+        self.num_tasks = num_tasks
+
+
+class MissingArgumentError(ValueError):
+    """An extra argument that a method reads was not given."""
+
+    def __init__(self, message: str, argument: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+
 _HOW_TO_STACK = (
     "Get them from mtl_optax.value_and_task_grads(loss_fn)(params, ...), or stack one gradient "
     "tree per task with jax.tree.map(lambda *g: jnp.stack(g), *gradients)."
+)
+_AROUND_A_METHOD = (
+    "If optax.MultiSteps stands around the method, use mtl_optax.accumulate_task_gradients instead."
 )
 
 
@@ -153,24 +174,28 @@ def check_task_gradients(
         name = leaf_name(argument, path)
         _check_real_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
-            raise ValueError(
+            unstacked = f" {_AROUND_A_METHOD}" if leaf.shape == shape else ""
+            raise TaskAxisError(
                 f"{method}: {name} has shape {leaf.shape}, wanted {(num_tasks, *shape)}: one "
-                f"gradient per task, stacked on the leading axis. {_HOW_TO_STACK}"
+                f"gradient per task, stacked on the leading axis. {_HOW_TO_STACK}{unstacked}",
+                num_tasks,
             )
         if leaf.ndim == 0 or leaf.shape[0] != num_tasks:
-            raise ValueError(
+            raise TaskAxisError(
                 f"{method}: {name} has shape {leaf.shape}, wanted a leading axis of num_tasks="
-                f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}"
+                f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}",
+                num_tasks,
             )
 
 
 def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[Array, " T"]:
     """Returns the task losses in float32 (float64 stays), or raises if missing or misshapen."""
     if task_losses is None:
-        raise ValueError(
+        raise MissingArgumentError(
             f"{method}: task_losses is missing, and this method reads it. Call "
             "tx.update(task_gradients, state, params, task_losses=losses) with losses of shape "
-            f"({num_tasks},)."
+            f"({num_tasks},).",
+            "task_losses",
         )
     _check_real_array(method, "task_losses", task_losses)
     if task_losses.shape != (num_tasks,):
@@ -257,6 +282,18 @@ def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "share
             "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
         )
     return mask
+
+
+def hide_leaves(like: Any, tree: Any) -> Any:
+    """Puts the placeholders of `like` for the leaves of `tree`; another structure stays as it is.
+
+    `optax.masked` and `on_shared` hide leaves of gradients and params, not of extra arguments.
+    """
+    hidden = lambda node: isinstance(node, optax.MaskedNode)
+    try:
+        return jax.tree.map(lambda a, b: a if hidden(a) else b, like, tree, is_leaf=hidden)
+    except ValueError:
+        return tree
 
 
 def layer_names(tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:

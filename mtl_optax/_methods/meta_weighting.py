@@ -1,6 +1,5 @@
 """MetaWeighting: task weights learned on held-out losses (Mao et al. 2022)."""
 
-import contextlib
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -140,21 +139,13 @@ def meta_weighting(
 def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) -> Any:
     """Returns the leaves of the query gradients that this method sees, or raises."""
     if query_gradients is None:
-        raise ValueError(
+        raise _contract.MissingArgumentError(
             "meta_weighting: query_gradients is missing, and this method reads it. Call "
             "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
-            "of a second batch, at the same params and of the same shapes as task_gradients."
+            "of a second batch, at the same params and of the same shapes as task_gradients.",
+            "query_gradients",
         )
-    # `optax.masked` and `on_shared` hide leaves of gradients and params, not of extra arguments.
-    hidden = lambda node: isinstance(node, optax.MaskedNode)
-    # Trees of different structures are left as they are, for the check to name.
-    with contextlib.suppress(ValueError):
-        query_gradients = jax.tree.map(
-            lambda rows, query: rows if hidden(rows) else query,
-            support,
-            query_gradients,
-            is_leaf=hidden,
-        )
+    query_gradients = _contract.hide_leaves(support, query_gradients)
     like = jax.tree.map(lambda rows: rows[0], support)
     _contract.check_task_gradients(
         "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"
