@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.report import method_list, suite_list
 from benchmarks.reporting.command import Report
+from benchmarks.speed.command import Speed
 from benchmarks.suite import Suite
 from benchmarks.suites import SUITES
 from benchmarks.sweep import sweep_of
@@ -50,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Suite | Toy | Report | List:
+def _parse(args: Sequence[str] | None) -> Suite | Toy | Speed | Report | List:
     arguments = list(sys.argv[1:] if args is None else args)
     commands: dict[str, Callable[..., Any]]
     if arguments[:1] == ["sweep"]:
@@ -62,7 +63,7 @@ def _parse(args: Sequence[str] | None) -> Suite | Toy | Report | List:
         )
     else:
         commands = {suite.name: suite for suite in COMMANDS}
-        commands |= {"report": Report, "list": List}
+        commands |= {"speed": Speed, "report": Report, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

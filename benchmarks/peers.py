@@ -50,6 +50,7 @@ LOSSES = np.array([1.3, 0.7, 1.9, 0.5, 1.1])  # Of the first T tasks, where a me
 Record = dict[str, Any]
 
 
+@functools.cache
 def weightings() -> Any:
     """Imports `LibMTL.weighting` without `LibMTL/__init__.py`."""
     spec = importlib.util.find_spec("LibMTL")

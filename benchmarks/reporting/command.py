@@ -11,8 +11,6 @@ from benchmarks.errors import UserError
 from benchmarks.reporting.gather import gather
 from benchmarks.reporting.render import html, markdown
 
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -32,18 +30,19 @@ class Report:
         write(page, html(found))
         write(text, markdown(found))
         if self.into is not None:
-            write(self.into, between_markers(self.into, markdown(found)))
+            write(self.into, between_markers(self.into, "results", markdown(found)))
         Console().print(f"{page} and {text} are written.", highlight=False, soft_wrap=True)
 
 
-def between_markers(path: Path, tables: str) -> str:
-    """The text of a file with what lies between its markers replaced."""
+def between_markers(path: Path, name: str, tables: str) -> str:
+    """The text of a file with what lies between its markers of that name replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--into {path}: cannot be read ({error.strerror})") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"--into {path}: needs a line {BEGIN} and below it a line {END}")
-    return f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}"
+    before, begins, rest = text.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise UserError(f"--into {path}: needs a line {begin} and below it a line {end}")
+    return f"{before}{begin}\n\n{tables.strip()}\n\n{end}{after}"

@@ -15,7 +15,6 @@ from benchmarks.cells import Store
 from benchmarks.papers import PaperResult
 from benchmarks.problem import Metric
 from benchmarks.reporting import heatmap, tell
-from benchmarks.reporting.command import BEGIN, END
 from tests.benchmarks.test_summary import CELLS
 
 PROTOCOL = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "learning_rates": [0.1, 0.2]}
@@ -308,18 +307,18 @@ def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_go_between_the_markers_of_a_file(tmp_path: Path, capsys) -> None:
     save(tmp_path / "toy")
     into = tmp_path / "README.md"
-    into.write_text(f"before\n{BEGIN}\nstale words\n{END}\nafter\n")
+    into.write_text(f"before\n<!-- results -->\nstale words\n<!-- end of results -->\nafter\n")
     command = ["report", "--results", str(tmp_path), "--into", str(into)]
     assert command_line.main(command) == 0
     first = into.read_text()
-    assert first.startswith(f"before\n{BEGIN}\n\n### toy\n")
-    assert first.endswith(f"\n\n{END}\nafter\n")
+    assert first.startswith(f"before\n<!-- results -->\n\n### toy\n")
+    assert first.endswith(f"\n\n<!-- end of results -->\nafter\n")
     assert "stale words" not in first
     assert command_line.main(command) == 0
     assert into.read_text() == first
     into.write_text("no markers")
     assert command_line.main(command) == 2
-    assert f"--into {into}: needs a line {BEGIN}" in capsys.readouterr().err
+    assert f"--into {into}: needs a line <!-- results -->" in capsys.readouterr().err
     assert into.read_text() == "no markers"
 
 

@@ -1,0 +1,130 @@
+"""The command ``speed``: what a method costs, against the limit, equal weighting and the peers."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+import mtl_optax as mtl
+from benchmarks.cells import provenance, write
+from benchmarks.errors import UserError
+from benchmarks.reporting.command import between_markers
+from benchmarks.speed import aggregation, memory, peers, solvers, steps
+from benchmarks.speed.show import draw, tables
+from benchmarks.speed.timing import Question
+
+Part = Literal["aggregation", "solvers", "steps", "memory"]
+PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "memory")
+SOLVER_TASKS = (2, 4, 8, 14, 40, 100)
+
+_Switch = tyro.conf.FlagCreatePairsOff[bool]
+_Several = tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Measure time and memory, as ratios within one run, beside TorchJD and LibMTL.
+
+    Needs the extra `peers`, or --no-peers. An interrupted run goes on where it stopped.
+    """
+
+    name: ClassVar[str] = "speed"
+
+    parts: Annotated[tuple[Part, ...], _Several] = ()
+    """Aggregation of given gradients, inner solvers, whole training steps, memory."""
+    methods: Annotated[tuple[str, ...], _Several] = ()
+    """Methods to measure."""
+    tasks: tuple[int, ...] = (2, 4, 14, 40)
+    """Numbers of tasks, T, of aggregation and memory."""
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    """Numbers of parameters, N, of aggregation and memory."""
+    most_gigabytes: float = 1.0
+    """Larger stacks of task gradients are left out."""
+    rounds: int = 7
+    """Turns of each contender; the median counts."""
+    peers: bool = True
+    """Whether TorchJD and LibMTL take part."""
+    out: Path = Path("results/speed")
+    """Folder for the rows measured and the picture."""
+    into: Path | None = None
+    """A Markdown file to write the tables into as well, between its two markers."""
+    fresh: _Switch = False
+    """Measure again what --out holds."""
+    quiet: _Switch = False
+    """Print nothing but errors."""
+
+    def run(self) -> None:
+        """Measure what is missing, print the tables, draw the picture."""
+        asked = list(self._questions())
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "rows.jsonl"
+        if self.fresh:
+            path.unlink(missing_ok=True)
+        known = {} if not path.exists() else dict(_read(path))
+        rows: list[dict[str, Any]] = []
+        console = Console(stderr=True, quiet=self.quiet)
+        for question in track(asked, "measuring", console=console):
+            key = _key(question)
+            if key not in known:
+                answer = [{**question.asked, **row} for row in question.answer()]
+                known[key] = [{"part": question.part, **row} for row in answer]
+                with path.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"key": key, "rows": known[key]}) + "\n")
+            rows += known[key]
+        made = provenance()
+        made["versions"] |= peers.versions() if self.peers else {}
+        made["threads"] = peers.threads()
+        draw(rows, self.out / "speed.png")
+        found = tables(rows, made)
+        write(self.out / "speed.md", found)
+        if self.into is not None:
+            write(self.into, between_markers(self.into, self.name, found))
+        if not self.quiet:
+            Console().print(found, markup=False, highlight=False, soft_wrap=True)
+            Console().print(f"Rows, tables and a picture are in {self.out}/", highlight=False)
+
+    def _questions(self) -> Iterator[Question]:
+        methods = self.methods or tuple(mtl.list_methods())
+        for method in methods:
+            try:
+                mtl.method_info(method)
+            except ValueError as error:
+                raise UserError(f"--methods: {error}") from error
+        for option, values in (("tasks", self.tasks), ("sizes", self.sizes)):
+            if not values or min(values) < 1:
+                raise UserError(f"--{option} must be at least 1, not {values}")
+        if self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
+        if self.peers:
+            peers.load()
+        how: dict[str, Any] = {"rounds": self.rounds, "with_peers": self.peers}
+        most = int(self.most_gigabytes * 1e9)
+        parts: dict[Part, Iterator[Question]] = {
+            "aggregation": aggregation.questions(
+                methods, self.tasks, self.sizes, most_bytes=most, **how
+            ),
+            "solvers": solvers.questions(SOLVER_TASKS, **how),
+            "steps": steps.questions(methods, **how),
+            "memory": memory.questions(self.tasks, self.sizes),
+        }
+        return itertools.chain.from_iterable(parts[part] for part in self.parts or PARTS)
+
+
+def _key(question: Question) -> str:
+    return json.dumps([question.part, question.asked], sort_keys=True)
+
+
+def _read(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yields what earlier runs measured; a line that an interruption cut short is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            yield str(entry["key"]), list(entry["rows"])
+        except (ValueError, TypeError, KeyError):
+            continue

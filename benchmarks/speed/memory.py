@@ -1,0 +1,114 @@
+"""What XLA sets aside for one step, in each way of gathering a method's evidence: exact figures."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import mtl_optax as mtl
+from benchmarks.speed.timing import Question
+
+ROWS = 32
+FEATURES = 128
+INPUTS = 64
+EQUAL = "equal weighting"
+PyTree = Any
+
+
+class Cost(NamedTuple):
+    """What the compiler says of a program."""
+
+    temporaries: int
+    """Bytes beside arguments and results."""
+    flops: float
+
+
+def questions(tasks: Sequence[int], sizes: Sequence[int]) -> Iterator[Question]:
+    """Yields one question for each number of tasks and of parameters."""
+    for num_tasks, size in itertools.product(tasks, sizes):
+        asked = {"tasks": num_tasks, "size": size}
+        yield Question("memory", asked, functools.partial(_answer, num_tasks, size))
+
+
+def _answer(num_tasks: int, size: int) -> list[dict[str, Any]]:
+    costs = {way: cost(lower) for way, lower in ways(num_tasks, size).items()}
+    plain = costs[EQUAL]
+    return [
+        {
+            "way": way,
+            "bytes": found.temporaries,
+            "over equal": found.temporaries / plain.temporaries,
+            "flops over equal": found.flops / plain.flops,
+        }
+        for way, found in costs.items()
+    ]
+
+
+def ways(num_tasks: int, size: int) -> dict[str, Callable[[], Any]]:
+    """Returns, by name, what lowers one step of MGDA (of UW, where only losses are read)."""
+    params, batch = _shapes(num_tasks, size)
+    shared = {"trunk": True, "heads": False}
+    gram, losses = mtl.mgda(num_tasks), mtl.uw(num_tasks)
+    stacked = mtl.on_shared(gram, shared)
+
+    def summed(params: PyTree, batch: PyTree) -> Any:
+        return jnp.sum(_losses(params, batch))
+
+    def stacked_step(params: PyTree, batch: PyTree) -> Any:
+        _, gradients = mtl.value_and_task_grads(_losses, shared=shared)(params, batch)
+        return stacked.update(gradients, stacked.init(params), params)[0]
+
+    def one_pass(made: Callable[..., Any], method: Any) -> Callable[..., Any]:
+        return lambda params, batch: made(params, method.init(params), batch)[1]
+
+    weighted = mtl.weighted_value_and_grad(_losses, losses)
+    streamed = mtl.streamed_value_and_grad(_losses, gram, shared=shared)
+    features = mtl.feature_value_and_grad(
+        lambda p, b: _trunk(p, b), lambda p, z, b: _heads(p, z, b), gram
+    )
+    steps = {
+        EQUAL: jax.grad(summed),
+        "losses only": one_pass(weighted, losses),
+        "features": one_pass(features, gram),
+        "streamed Gram": one_pass(streamed, gram),
+        "stacked": stacked_step,
+    }
+    return {
+        name: lambda step=step: jax.jit(step).lower(params, batch)  # type: ignore[misc]
+        for name, step in steps.items()
+    }
+
+
+def cost(lower: Callable[[], Any]) -> Cost:
+    """Compiles a program and reads its cost."""
+    compiled = lower().compile()
+    return Cost(
+        compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis().get("flops", 0.0)
+    )
+
+
+def _shapes(num_tasks: int, size: int) -> tuple[PyTree, PyTree]:
+    """A trunk of two layers with about `size` parameters, and a head for each task."""
+    width = max(1, round(size / (INPUTS + FEATURES)))
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = {
+        "trunk": {"first": array(INPUTS, width), "second": array(width, FEATURES)},
+        "heads": array(num_tasks, FEATURES),
+    }
+    return params, {"x": array(ROWS, INPUTS), "y": array(ROWS, num_tasks)}
+
+
+def _trunk(params: PyTree, batch: PyTree) -> Any:
+    hidden = jnp.tanh(batch["x"] @ params["trunk"]["first"])
+    return jnp.tanh(hidden @ params["trunk"]["second"])
+
+
+def _heads(params: PyTree, features: Any, batch: PyTree) -> Any:
+    return jnp.mean((features @ params["heads"].T - batch["y"]) ** 2, axis=0)
+
+
+def _losses(params: PyTree, batch: PyTree) -> Any:
+    return _heads(params, _trunk(params, batch), batch)
