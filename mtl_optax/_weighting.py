@@ -261,5 +261,5 @@ def measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
 
 def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
     """Returns the softmax over the present tasks, zero for the others."""
-    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+    weights = jax.nn.softmax(jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf))
     return jnp.where(mask, weights, 0)

@@ -351,18 +351,6 @@ def test_float64(name):
 
 
 @every_method
-@pytest.mark.parametrize("x64", [False, True])
-def test_strict_dtype_promotion(name, x64):
-    """The methods themselves promote nothing; optax's Adam does, so SGD stands in for it."""
-    takes_optimizer = "optimizer" in inspect.signature(mtl.method_info(name).factory).parameters
-    arguments = {"optimizer": optax.sgd(0.1)} if takes_optimizer else {}
-    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
-        given = inputs(T, dtype=jnp.float64 if x64 else jnp.float32)
-        updates, _ = first_update(make(name, T, **arguments), given)
-    assert np.all(np.isfinite(flat(updates)))
-
-
-@every_method
 def test_a_nan_gradient_propagates_and_ends(name):
     given = inputs(T)
     bad = given.gradients["dense"]["kernel"].at[1, 0, 0].set(jnp.nan)

@@ -2,7 +2,6 @@
 
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,6 +17,7 @@ from mtl_optax._weighting import (
     from_weighting,
     no_report,
     report,
+    softmax_present,
     uniform,
 )
 
@@ -145,7 +145,7 @@ def _official(
     divisors = jnp.where(norms > 0, norms, 1)
     divisors *= jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
     beta = min_norm(gram / jnp.outer(divisors, divisors), mask).weights
-    w = jax.nn.softmax(jnp.where(mask, x * beta, -jnp.inf))
+    w = softmax_present(x * beta, mask)
     square = jnp.dot(w, jnp.matmul(gram, w, precision=HIGHEST), precision=HIGHEST)
     norm = evidence.scale * jnp.sqrt(jnp.maximum(square, 0))
     ratio = (norm + 1e-8) / (a * (evidence.scale * length) + 1e-8)
