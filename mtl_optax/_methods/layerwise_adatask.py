@@ -110,6 +110,8 @@ def layerwise_adatask(
     _contract.check_number(name, "decay", decay, low=0, high=1, open_high=True)
     _contract.check_number(name, "eps", eps, low=0)
     _contract.check_number(name, "min_share", min_share, low=0, high=1)
+    if group is not None:
+        _contract.check_callable(name, "group", group)
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
