@@ -12,6 +12,24 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz", type=int, metavar="N", help="draw N new examples in each fuzz test, not 50 fixed"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("fuzz"):
+        hypothesis.settings.register_profile(
+            "fuzz",
+            hypothesis.settings.get_profile("default"),
+            derandomize=False,
+            max_examples=config.getoption("fuzz"),
+        )
+        hypothesis.settings.load_profile("fuzz")
+
+
 # XLA maps several pieces of memory per program, and Linux allows a process 65,530 of them: a
 # worker that keeps every program of the suite ends in a segmentation fault.
 _MOST_PROGRAMS = 1000

@@ -72,7 +72,9 @@ def getmtl(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
         state reports the gap and the iterations of stage two (of `x` for "official"). Scale: mean;
         one task gives `g / (1 - a)`. Where `g_0 = 0` the update is zero. "official" is T times
-        that, and not zero there.
+        that, and not zero there. MGDA's weights of tasks 1e6 apart fall to the 1e-6 below which a
+        task sits out stage two, so that in float32 rounding can choose who does, and move `d` by
+        some per cent.
 
     References:
         Chai et al., `Improving Gradient Trade-offs between Tasks in Multi-task Text Classification

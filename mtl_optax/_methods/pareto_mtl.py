@@ -60,8 +60,10 @@ def pareto_mtl(
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: sum (`Σ|α| = T`) once feasible; before, `α` is as the
-        hull has it. Weights can be negative. With `K = 1` it is T times MGDA. The columns of
-        absent tasks are left out, and with them the preferences that name no other task.
+        hull has it. Weights can be negative. Losses that are all zero have no angle, and activate
+        no constraint unless there is slack; negative ones are taken as they come. With `K = 1` it
+        is T times MGDA. The columns of absent tasks are left out, and with them the preferences
+        that name no other task.
 
     References:
         Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_, 2019,
