@@ -159,11 +159,12 @@ def gated_reversal(
         [-0. -0.]
     """
     _contract.check_choice("gated_reversal", "gate", gate, get_args(Gate))
+    loss = jnp.asarray(loss, float)  # Its value is the model's, and may be NaN.
     for name, value in (("loss", loss), ("threshold", threshold), ("strength", strength)):
         _check_scalar("gated_reversal", name, value)
     strength = jnp.asarray(strength, float)
     if gate != "always":
-        loss = jax.lax.stop_gradient(jnp.asarray(loss, float))
+        loss = jax.lax.stop_gradient(loss)
         limit = jax.lax.stop_gradient(jnp.asarray(threshold, float))
         is_open = loss > limit if gate == "above" else loss < limit
         strength = jnp.where(jnp.isnan(loss), loss, jnp.where(is_open, strength, 0))
