@@ -20,6 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "nans: makes a NaN on purpose, with JAX_DEBUG_NANS=1 too")
     if config.getoption("fuzz"):
         hypothesis.settings.register_profile(
             "fuzz",
@@ -51,3 +52,9 @@ def _forget_programs():
     if _programs > _MOST_PROGRAMS:
         jax.clear_caches()
         _programs = 0
+
+
+@pytest.fixture(autouse=True)
+def _nans_on_purpose(request):
+    with jax.debug_nans(jax.config.jax_debug_nans and "nans" not in request.keywords):
+        yield

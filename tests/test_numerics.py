@@ -170,6 +170,7 @@ def test_losses_of_any_sign_and_size_leave_update_and_state_finite(name):
     assert all(np.all(np.isfinite(leaf)) for leaf in floats(state))
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("name", ["dwa", "uw", "gradnorm", "bandit_mtl", "nash_mtl"])
 def test_a_step_after_a_bad_one_shows_it_or_has_recovered(name):
     """Never a NaN that hides in the state: either the next update is NaN, or the state is sound."""
