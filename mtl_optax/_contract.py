@@ -5,6 +5,7 @@ the step is traced, and leave nothing in the compiled program.
 """
 
 import difflib
+import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -76,8 +77,9 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{method}: {name} must be a real number, got {value!r}.")
     number = float(value)
-    below = low is not None and (number <= low if open_low else number < low)
-    above = high is not None and (number >= high if open_high else number > high)
+    bottom, top = -math.inf if low is None else low, math.inf if high is None else high
+    below = number <= bottom if open_low or low is None else number < bottom
+    above = number >= top if open_high or high is None else number > top
     if below or above or number != number:
         left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
         right = "inf)" if high is None else f"{high:g}{')' if open_high else ']'}"
@@ -114,6 +116,8 @@ def check_vector(
         raise ValueError(
             f"{method}: {name} has shape {array.shape}, wanted ({num_tasks},): one number per task."
         )
+    if known and not np.all(np.isfinite(np.asarray(value, np.float64))):
+        raise ValueError(f"{method}: {name} must be finite, got {value!r}.")
     if known and positive and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{method}: {name} must be positive, got {value!r}.")
     return array
@@ -126,6 +130,12 @@ def check_choice(method: str, name: str, value: object, choices: Sequence[str]) 
             f"{method}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}."
             f"{did_you_mean(value, choices)}"
         )
+
+
+def check_callable(caller: str, name: str, value: object) -> None:
+    """Raises unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{caller}: {name} must be a function, got {value!r}.")
 
 
 def check_optimizer(method: str, name: str, optimizer: object) -> None:
@@ -172,7 +182,7 @@ def check_task_gradients(
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
         name = leaf_name(argument, path)
-        _check_real_array(method, name, leaf)
+        check_real_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
             unstacked = f" {_AROUND_A_METHOD}" if leaf.shape == shape else ""
             raise TaskAxisError(
@@ -188,6 +198,33 @@ def check_task_gradients(
             )
 
 
+def check_stack(caller: str, argument: str, tree: Any) -> int:
+    """Returns T, the leading axis that all leaves share, or raises if they do not."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves or not jnp.ndim(leaves[0]):
+        raise ValueError(
+            f"{caller}: {argument} must have leaves of shape (T, *p.shape), got {tree!r}. "
+            f"{_HOW_TO_STACK}"
+        )
+    num_tasks = jnp.shape(leaves[0])[0]
+    check_task_gradients(caller, num_tasks, tree, None, argument)
+    return num_tasks
+
+
+def check_params(caller: str, params: Any) -> None:
+    """Raises unless there are leaves, and every one can be differentiated."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{caller}: params has no array leaves to differentiate, got {params!r}.")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{caller}: {leaf_name('params', path)} has dtype "
+                f"{jnp.result_type(leaf)}; gradients need real floating parameters. Keep other "
+                "values out of the differentiated argument."
+            )
+
+
 def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[Array, " T"]:
     """Returns the task losses in float32 (float64 stays), or raises if missing or misshapen."""
     if task_losses is None:
@@ -197,7 +234,7 @@ def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[
             f"({num_tasks},).",
             "task_losses",
         )
-    _check_real_array(method, "task_losses", task_losses)
+    check_real_array(method, "task_losses", task_losses)
     if task_losses.shape != (num_tasks,):
         raise ValueError(
             f"{method}: task_losses has shape {task_losses.shape}, wanted ({num_tasks},): one "
@@ -206,21 +243,26 @@ def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[
     return jnp.asarray(task_losses, at_least_float32(task_losses))
 
 
-def check_mask(method: str, num_tasks: int, task_mask: Any | None) -> Bool[Array, " T"]:
+def check_mask(
+    method: str, num_tasks: int, task_mask: Any | None, argument: str = "task_mask"
+) -> Bool[Array, " T"]:
     """Returns the mask of the present tasks, all of them where `task_mask` is None."""
     if task_mask is None:
         return jnp.ones(num_tasks, bool)
     if not hasattr(task_mask, "dtype") or task_mask.dtype != bool:
         raise TypeError(
-            f"{method}: task_mask must be a boolean array of shape ({num_tasks},), True for a task "
-            f"that is present, got {task_mask!r}."
+            f"{method}: {argument} must be a boolean array of shape ({num_tasks},), True for a "
+            f"task that is present, got {task_mask!r}."
         )
     if task_mask.shape != (num_tasks,):
-        raise ValueError(f"{method}: task_mask has shape {task_mask.shape}, wanted ({num_tasks},).")
+        raise ValueError(
+            f"{method}: {argument} has shape {task_mask.shape}, wanted ({num_tasks},)."
+        )
     return jnp.asarray(task_mask)
 
 
-def _check_real_array(method: str, name: str, value: Any) -> None:
+def check_real_array(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array of real floating numbers."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise TypeError(
             f"{method}: {name} must be an array, got {type(value).__name__} {value!r}. "

@@ -53,7 +53,12 @@ def conflict(gram: Float[Array, "T T"], mask: Bool[Array, " T"] | None = None) -
         >>> print(found.cosines[2], round(float(found.conflicting), 3), found.norm_ratios)
         [-0.6  0.8  1. ] 0.333 [0.2 0.4 1. ]
     """
-    mask = jnp.ones(gram.shape[0], bool) if mask is None else mask
+    _contract.check_real_array("conflict", "gram", gram)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise ValueError(
+            f"conflict: gram has shape {gram.shape}, wanted (T, T). Get it from mtl_optax.gram."
+        )
+    mask = _contract.check_mask("conflict", gram.shape[0], mask, argument="mask")
     pairs = jnp.outer(mask, mask)
     gram = jnp.where(pairs, gram, 0)
     norms = jnp.sqrt(jnp.diagonal(gram))
@@ -209,6 +214,7 @@ def dominance_ratio(squares: Any) -> Any:
         `AU^t / Σ_s AU^s`, leaves `(T, *p.shape)`, which sum to one over tasks; `1/T` where a
         parameter was not moved by any task.
     """
+    _contract.check_stack("dominance_ratio", "squares", squares)
 
     def ratio(leaf: Array) -> Array:
         # Divided by the largest, the sum does not overflow.
@@ -240,6 +246,8 @@ def dominance_histogram(squares: Any, *, buckets: int = 5) -> Float[Array, "T bu
         [[0.  0.  0.5 0.  0.5]
          [0.5 0.  0.5 0.  0. ]]
     """
+    _check_buckets("dominance_histogram", buckets)
+    _contract.check_stack("dominance_histogram", "squares", squares)
     return _histogram(jax.tree.leaves(dominance_ratio(squares)), buckets)
 
 
@@ -267,6 +275,10 @@ def dominance_by_layer(
         >>> list(layers)
         ['', "['trunk']"]
     """
+    _check_buckets("dominance_by_layer", buckets)
+    if group is not None:
+        _contract.check_callable("dominance_by_layer", "group", group)
+    _contract.check_stack("dominance_by_layer", "squares", squares)
     layers: dict[str, list[Array]] = {}
     ratios = jax.tree.leaves(dominance_ratio(squares))
     for name, ratio in zip(_contract.layer_names(squares, group), ratios, strict=True):
@@ -274,11 +286,12 @@ def dominance_by_layer(
     return {name: _histogram(members, buckets) for name, members in layers.items()}
 
 
-def _histogram(ratios: list[Array], buckets: int) -> Float[Array, "T buckets"]:
+def _check_buckets(caller: str, buckets: Any) -> None:
     if isinstance(buckets, bool) or not isinstance(buckets, int) or buckets < 1:
-        raise ValueError(
-            f"dominance_histogram: buckets must be an int of at least 1, got {buckets!r}."
-        )
+        raise ValueError(f"{caller}: buckets must be an int of at least 1, got {buckets!r}.")
+
+
+def _histogram(ratios: list[Array], buckets: int) -> Float[Array, "T buckets"]:
     flat = jnp.concatenate([r.astype(jnp.float32).reshape(r.shape[0], -1) for r in ratios], axis=1)
     place = jnp.clip(jnp.floor(flat * buckets).astype(jnp.int32), 0, buckets - 1)
     inside = [jnp.mean((place == bucket).astype(jnp.float32), axis=1) for bucket in range(buckets)]

@@ -51,7 +51,9 @@ def value_and_task_grads(
         [[1. 1.]
          [1. 2.]]
     """
-    name, numbers = "value_and_task_grads", _as_tuple(argnums)
+    name = "value_and_task_grads"
+    _contract.check_callable(name, "fun", fun)
+    numbers = _as_tuple(name, argnums)
 
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
@@ -120,7 +122,20 @@ def per_task_value_and_grad(
         >>> print(losses, gradients.shape)
         [4. 4. 4.] (3, 2)
     """
-    name, numbers = "per_task_value_and_grad", _as_tuple(argnums)
+    name = "per_task_value_and_grad"
+    _contract.check_callable(name, "fun", fun)
+    numbers = _as_tuple(name, argnums)
+
+    @functools.wraps(fun)
+    def of_one_task(*args: Any, **kwargs: Any) -> Any:
+        out = fun(*args, **kwargs)
+        loss = split_aux(name, out)[0] if has_aux else out
+        if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            raise ValueError(
+                f"{name}: the function must return one real scalar, the loss of one task, got "
+                f"{jnp.result_type(loss)} of shape {jnp.shape(loss)}. Reduce it with jnp.mean."
+            )
+        return out
 
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
@@ -137,15 +152,18 @@ def per_task_value_and_grad(
             for number, part in zip(numbers, params_axes, strict=True):
                 axes[number] = part
         _check_task_axis(name, args, axes, kwargs)
-        graded = jax.value_and_grad(fun, argnums, has_aux)
+        graded = jax.value_and_grad(of_one_task, argnums, has_aux)
         mapped = jax.vmap(lambda a, k: graded(*a, **k), in_axes=(tuple(axes), 0))
         return mapped(args, kwargs)
 
     return value_and_grads
 
 
-def _as_tuple(argnums: int | Sequence[int]) -> tuple[int, ...]:
-    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+def _as_tuple(name: str, argnums: int | Sequence[int]) -> tuple[int, ...]:
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not numbers or not all(isinstance(number, int) for number in numbers):
+        raise TypeError(f"{name}: argnums must be an int or several, got {argnums!r}.")
+    return numbers
 
 
 def _differentiated(
@@ -163,13 +181,7 @@ def _differentiated(
             f"ones given to {getattr(fun, '__name__', fun)!r}. Pass it by position."
         )
     params = args[argnums] if isinstance(argnums, int) else tuple(args[n] for n in numbers)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"{name}: {_contract.leaf_name('params', path)} has dtype "
-                f"{jnp.result_type(leaf)}; gradients need real floating parameters. Keep other "
-                "values out of the differentiated argument."
-            )
+    _contract.check_params(name, params)
 
     def call(value: Any) -> Any:
         full = list(args)

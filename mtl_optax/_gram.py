@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax._contract import at_least_float32
+from mtl_optax._contract import at_least_float32, check_real_array, check_stack
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -55,6 +55,7 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
         Array([[25.,  3.],
                [ 3.,  1.]], dtype=float32)
     """
+    check_stack("gram", "task_gradients", task_gradients)
     return _products(task_gradients, task_gradients)
 
 
@@ -215,6 +216,13 @@ def combine(weights: Float[Array, " T"], task_gradients: Any) -> Any:
     Returns:
         pytree with leaves `p.shape` in the dtype of the gradients.
     """
+    num_tasks = check_stack("combine", "task_gradients", task_gradients)
+    check_real_array("combine", "weights", weights)
+    if weights.shape[-1:] != (num_tasks,):
+        raise ValueError(
+            f"combine: weights has shape {weights.shape}, wanted ({num_tasks},): one for each row "
+            "of task_gradients."
+        )
     return jax.tree.map(lambda g: _contract_tasks(weights, g), task_gradients)
 
 

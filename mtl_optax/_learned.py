@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax._gram import select_tasks
 
+# Beyond it an optimiser's squares overflow for good, and the scalar would never move again.
+_LARGEST_GRADIENT = 1e18
+
 
 class LearnedScalars(NamedTuple):
     """Per-task scalars and the state of their optimiser, each leaf with a leading task axis.
@@ -35,6 +38,7 @@ class LearnedScalars(NamedTuple):
     ) -> "LearnedScalars":
         """Takes one optimiser step for the tasks in `mask`."""
         gradients = jnp.asarray(gradients, self.values.dtype)
+        gradients = jnp.clip(gradients, -_LARGEST_GRADIENT, _LARGEST_GRADIENT)
         updates, state = jax.vmap(optimizer.update)(gradients, self.optimizer, self.values)
         stepped = LearnedScalars(self.values + updates, state)
         return LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))

@@ -345,7 +345,7 @@ def list_methods() -> list[str]:
 
 def method_info(name: str) -> MethodInfo:
     """Returns the registry's row of a method, or raises a ValueError that suggests a name."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(
             f"mtl_optax has no method {name!r}.{_contract.did_you_mean(name, METHODS)} "
             f"Methods: {', '.join(METHODS)}."

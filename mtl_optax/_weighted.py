@@ -70,6 +70,7 @@ def weighted_value_and_grad(
         [4. 2.] [ 3. -1.] [0.5 0.5]
     """
     name = "weighted_value_and_grad"
+    _contract.check_callable(name, "fun", fun)
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
     if heads == "unweighted" and shared is None:
@@ -91,10 +92,13 @@ def weighted_value_and_grad(
         task_mask: Array | None = None,
         **kwargs: Any,
     ) -> Any:
+        _check_arguments(name, params, state)
+
         def losses_of(p: Any) -> tuple[Array, Any]:
             return _losses_and_aux(name, fun(p, *args, **kwargs), has_aux)
 
         losses, pullback, aux = jax.vjp(losses_of, params, has_aux=True)
+        _contract.check_losses(weighting.name, weighting.num_tasks, losses)
         evidence = gather_evidence(weighting, None, losses, task_mask)
         _, weights, state = weigh(weighting, evidence, state)
         (gradient,) = pullback(weights.astype(losses.dtype))
@@ -154,6 +158,8 @@ def feature_value_and_grad(
         [1. 9.] [0.97, 0.03]
     """
     name = "feature_value_and_grad"
+    _contract.check_callable(name, "encoder", encoder)
+    _contract.check_callable(name, "decoder", decoder)
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
     if weighting.norm_mask is not None:
@@ -165,6 +171,8 @@ def feature_value_and_grad(
     def value_and_grad(
         params: Any, state: WeightingState, *args: Any, task_mask: Array | None = None
     ) -> Any:
+        _check_arguments(name, params, state)
+
         def losses_of(p: Any, z: Any) -> tuple[Array, Any]:
             return _losses_and_aux(name, decoder(p, z, *args), has_aux)
 
@@ -231,6 +239,7 @@ def streamed_value_and_grad(
         [6. 1.] [0.4 0.8] [0.2 0.8]
     """
     name = "streamed_value_and_grad"
+    _contract.check_callable(name, "fun", fun)
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
 
@@ -242,6 +251,7 @@ def streamed_value_and_grad(
         task_mask: Array | None = None,
         **kwargs: Any,
     ) -> Any:
+        _check_arguments(name, params, state)
         chosen = True if shared is None else shared
         trunk, head = split_tree(_contract.shared_leaves(name, chosen, params), params)
 
@@ -305,6 +315,15 @@ def _weighting_of(caller: str, method: Any) -> Any:
             "way, value_and_task_grads."
         )
     return method.weighting
+
+
+def _check_arguments(caller: str, params: Any, state: Any) -> None:
+    _contract.check_params(caller, params)
+    if not isinstance(state, WeightingState):
+        raise TypeError(
+            f"{caller}: state must be what method.init(params) returned, or the last step, got "
+            f"{state!r}."
+        )
 
 
 def _losses_and_aux(caller: str, out: Any, has_aux: bool) -> tuple[Array, Any]:

@@ -127,6 +127,8 @@ def stateless(
     weigh: Callable[[Evidence], Array],
 ) -> Weighting:
     """Makes a weighting without state from a function of the evidence."""
+    _contract.check_num_tasks(name, num_tasks)
+    _contract.check_callable(name, "weigh", weigh)
     return Weighting(
         name, num_tasks, reads, optax.EmptyState, lambda evidence, state: (weigh(evidence), state)
     )
@@ -161,9 +163,14 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         >>> updates
         Array([0.5 , 0.25], dtype=float32)
     """
+    if not isinstance(weighting, Weighting):
+        raise TypeError(
+            "from_weighting: weighting must be a Weighting, such as mtl_optax.stateless makes of a "
+            f"function, got {weighting!r}."
+        )
     name, num_tasks = weighting.name, weighting.num_tasks
     _contract.check_num_tasks(name, num_tasks)
-    unknown = weighting.reads - _READS
+    unknown = set(weighting.reads) - _READS
     if unknown:
         raise ValueError(
             f"{name}: reads must be a subset of {sorted(_READS)}, got {sorted(unknown)} too."
@@ -207,6 +214,12 @@ def weigh(
     Evidence that is not finite makes them NaN, and absent tasks get zeros.
     """
     result, inner = weighting.update(evidence, state.inner)
+    num_tasks = weighting.num_tasks
+    if jnp.shape(result) not in ((num_tasks,), (num_tasks, num_tasks)):
+        raise ValueError(
+            f"{weighting.name}: the weighting returned shape {jnp.shape(result)}, wanted weights "
+            f"({num_tasks},) or rows ({num_tasks}, {num_tasks}) of coefficients."
+        )
     for read in (evidence.gram, evidence.losses, evidence.norms):
         if read is not None:
             result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
@@ -261,5 +274,5 @@ def measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
 
 def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
     """Returns the softmax over the present tasks, zero for the others."""
-    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+    weights = jax.nn.softmax(jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf))
     return jnp.where(mask, weights, 0)

@@ -71,13 +71,17 @@ def gradient_reversal(x: Any, strength: Any = 1.0) -> Any:
         >>> print(loss(3.0, 5), jax.grad(loss)(3.0, 5))
         9.0 -3.0
     """
-    _contract.check_number("gradient_reversal", "strength", strength)
-    if jnp.ndim(strength):
-        raise ValueError(
-            f"gradient_reversal: strength must be a scalar, got shape {jnp.shape(strength)}. For "
-            "one strength per task use jax.vmap over the task axis."
-        )
+    _check_scalar("gradient_reversal", "strength", strength)
     return _reverse(x, jnp.asarray(strength, float))
+
+
+def _check_scalar(caller: str, name: str, value: Any) -> None:
+    _contract.check_number(caller, name, value)
+    if jnp.ndim(value):
+        raise ValueError(
+            f"{caller}: {name} must be a scalar, got shape {jnp.shape(value)}. For one {name} per "
+            "task use jax.vmap over the task axis."
+        )
 
 
 @jax.custom_vjp
@@ -155,11 +159,12 @@ def gated_reversal(
         [-0. -0.]
     """
     _contract.check_choice("gated_reversal", "gate", gate, get_args(Gate))
-    _contract.check_number("gated_reversal", "threshold", threshold)
-    _contract.check_number("gated_reversal", "strength", strength)
+    loss = jnp.asarray(loss, float)  # Its value is the model's, and may be NaN.
+    for name, value in (("loss", loss), ("threshold", threshold), ("strength", strength)):
+        _check_scalar("gated_reversal", name, value)
     strength = jnp.asarray(strength, float)
     if gate != "always":
-        loss = jax.lax.stop_gradient(jnp.asarray(loss, float))
+        loss = jax.lax.stop_gradient(loss)
         limit = jax.lax.stop_gradient(jnp.asarray(threshold, float))
         is_open = loss > limit if gate == "above" else loss < limit
         strength = jnp.where(jnp.isnan(loss), loss, jnp.where(is_open, strength, 0))
@@ -209,6 +214,8 @@ def orthogonality_penalty(
     """
     name = "orthogonality_penalty"
     _contract.check_choice(name, "reduction", reduction, get_args(Reduction))
+    _contract.check_real_array(name, "shared", shared)
+    _contract.check_real_array(name, "private", private)
     if shared.ndim not in (2, 3) or shared.shape[:-1] != private.shape[:-1]:
         raise ValueError(
             f"{name}: shared and private must be (B, D) and (B, E), or (T, B, D) and (T, B, E), "
@@ -261,15 +268,26 @@ def task_discriminator_loss(
         >>> print(adversarial.task_discriminator_loss(logits, tasks).round(4), jnp.log(3).round(4))
         1.0986 1.0986
     """
+    name = "task_discriminator_loss"
+    _contract.check_real_array(name, "logits", logits)
+    if not hasattr(tasks, "dtype"):
+        raise TypeError(f"{name}: tasks must be an array of integers, got {tasks!r}.")
     if logits.shape[:-1] != tasks.shape:
         raise ValueError(
-            f"task_discriminator_loss: tasks has shape {tasks.shape}, wanted {logits.shape[:-1]}, "
+            f"{name}: tasks has shape {tasks.shape}, wanted {logits.shape[:-1]}, "
             f"one task index for each row of logits {logits.shape}."
         )
     if not jnp.issubdtype(tasks.dtype, jnp.integer):
         raise TypeError(
-            f"task_discriminator_loss: tasks must be integers, got {tasks.dtype}. One-hot rows "
+            f"{name}: tasks must be integers, got {tasks.dtype}. One-hot rows "
             "become indices with jnp.argmax(rows, axis=-1)."
+        )
+    if where is not None and not (
+        hasattr(where, "dtype") and where.dtype == bool and where.shape == tasks.shape
+    ):
+        raise ValueError(
+            f"{name}: where must be a boolean array of shape {tasks.shape}, True for a text that "
+            f"counts, got {where!r}."
         )
     logits = logits.astype(_contract.at_least_float32(logits))
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tasks)

@@ -5,10 +5,12 @@ averages over all metrics and counts a drop as positive, so that less is better;
 over tasks the mean over each task's metrics and counts a gain as positive, so that more is better.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mtl_optax._contract import at_least_float32
@@ -79,11 +81,12 @@ def delta_p(
         1.5
     """
     gains = _gains("delta_p", metrics, baseline, higher_is_better)
-    owners = list(range(gains.shape[-1])) if tasks is None else [int(t) for t in tasks]
-    if len(owners) != gains.shape[-1]:
+    owners = list(range(gains.shape[-1])) if tasks is None else list(tasks)
+    whole = all(isinstance(t, numbers.Integral) for t in owners)
+    if not whole or len(owners) != gains.shape[-1]:
         raise ValueError(
-            f"delta_p: tasks must name the task of each of the {gains.shape[-1]} metrics, got "
-            f"{owners!r}."
+            f"delta_p: tasks must hold an int for each of the {gains.shape[-1]} metrics, the "
+            f"number of its task, got {owners!r}."
         )
     names = list(dict.fromkeys(owners))
     weights = [1 / (len(names) * owners.count(owner)) for owner in owners]
@@ -110,7 +113,7 @@ def task_variance(losses: Any) -> Float[Array, "..."]:
         >>> print(metrics.task_variance(jnp.array([[1.0, 3.0], [2.0, 2.0]])))
         [1. 0.]
     """
-    losses = _floats(losses)
+    losses = _floats("task_variance", "losses", losses)
     return jnp.var(losses, axis=-1)
 
 
@@ -118,7 +121,8 @@ def _gains(
     name: str, metrics: Any, baseline: Any, higher_is_better: Sequence[bool]
 ) -> Float[Array, "... K"]:
     """Returns each metric's relative gain in per cent, positive where it is better."""
-    found, base, flags = _floats(metrics), _floats(baseline), jnp.asarray(higher_is_better)
+    found, base = _floats(name, "metrics", metrics), _floats(name, "baseline", baseline)
+    flags = np.asarray(higher_is_better)
     if flags.dtype != bool:
         raise TypeError(
             f"{name}: higher_is_better must hold booleans, one for each metric, got "
@@ -129,11 +133,25 @@ def _gains(
             f"{name}: metrics {found.shape}, baseline {base.shape} and higher_is_better "
             f"{flags.shape} must agree in the last axis, the metrics."
         )
-    found, base = jnp.broadcast_arrays(found, base)
+    try:
+        found, base = jnp.broadcast_arrays(found, base)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: metrics {found.shape} and baseline {base.shape} must agree in the leading "
+            "axes too, or the baseline have none."
+        ) from error
     signs = jnp.broadcast_to(jnp.where(flags, 100.0, -100.0).astype(found.dtype), found.shape)
     return signs * ((found - base) / jnp.abs(base))
 
 
-def _floats(values: Any) -> Array:
-    array = jnp.asarray(values)
+def _floats(caller: str, name: str, values: Any) -> Array:
+    try:
+        array = jnp.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{caller}: {name} must hold real numbers, got {values!r}.") from error
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"{caller}: {name} has shape {array.shape}, wanted at least one number along the last "
+            "axis."
+        )
     return array.astype(at_least_float32(array))

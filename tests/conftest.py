@@ -12,6 +12,25 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz", type=int, metavar="N", help="draw N new examples in each fuzz test, not 50 fixed"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nans: makes a NaN on purpose, with JAX_DEBUG_NANS=1 too")
+    if config.getoption("fuzz"):
+        hypothesis.settings.register_profile(
+            "fuzz",
+            hypothesis.settings.get_profile("default"),
+            derandomize=False,
+            max_examples=config.getoption("fuzz"),
+        )
+        hypothesis.settings.load_profile("fuzz")
+
+
 # XLA maps several pieces of memory per program, and Linux allows a process 65,530 of them: a
 # worker that keeps every program of the suite ends in a segmentation fault.
 _MOST_PROGRAMS = 1000
@@ -33,3 +52,9 @@ def _forget_programs():
     if _programs > _MOST_PROGRAMS:
         jax.clear_caches()
         _programs = 0
+
+
+@pytest.fixture(autouse=True)
+def _nans_on_purpose(request):
+    with jax.debug_nans(jax.config.jax_debug_nans and "nans" not in request.keywords):
+        yield

@@ -202,6 +202,7 @@ def spoil(given, task):
     )
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_an_absent_task_changes_nothing_for_the_others(name):
     """Masked steps equal those of the method built for the present tasks, state included."""
@@ -221,6 +222,7 @@ def test_an_absent_task_changes_nothing_for_the_others(name):
             np.testing.assert_allclose(got[np.array(present)], wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.nans
 @every_method
 def test_an_absent_tasks_state_stands_still(name):
     num_tasks = 5  # No parameter has an axis of five, so these are the leaves with a task axis.
@@ -235,6 +237,7 @@ def test_an_absent_tasks_state_stands_still(name):
             np.testing.assert_array_equal(old[1], new[1])
 
 
+@pytest.mark.nans
 @linear_method
 def test_an_absent_task_has_no_weight_and_none_present_gives_zero(name):
     tx, given = make(name, T), inputs(T)
@@ -350,18 +353,7 @@ def test_float64(name):
     assert relative_error(flat(updates), flat(wanted)) < 1e-5
 
 
-@every_method
-@pytest.mark.parametrize("x64", [False, True])
-def test_strict_dtype_promotion(name, x64):
-    """The methods themselves promote nothing; optax's Adam does, so SGD stands in for it."""
-    takes_optimizer = "optimizer" in inspect.signature(mtl.method_info(name).factory).parameters
-    arguments = {"optimizer": optax.sgd(0.1)} if takes_optimizer else {}
-    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
-        given = inputs(T, dtype=jnp.float64 if x64 else jnp.float32)
-        updates, _ = first_update(make(name, T, **arguments), given)
-    assert np.all(np.isfinite(flat(updates)))
-
-
+@pytest.mark.nans
 @every_method
 def test_a_nan_gradient_propagates_and_ends(name):
     given = inputs(T)
@@ -374,6 +366,7 @@ def test_a_nan_gradient_propagates_and_ends(name):
     assert not np.all(np.isfinite(flat(updates)))
 
 
+@pytest.mark.nans
 @every_method
 def test_an_infinite_gradient_does_not_vanish(name):
     given = inputs(T)
@@ -383,6 +376,7 @@ def test_an_infinite_gradient_does_not_vanish(name):
     assert not np.all(np.isfinite(flat(updates)))
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("name", [n for n in METHODS if "losses" in mtl.method_info(n).reads])
 def test_a_non_finite_loss_propagates(name, bad):

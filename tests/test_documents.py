@@ -42,6 +42,16 @@ def test_links_between_the_documents_lead_somewhere():
             assert (document.parent / target).exists(), (document.name, target)
 
 
+def test_every_guarantee_names_tests_that_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("|") and not row.startswith("| **")]
+    for row in rows[2:]:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), (file, test)
+
+
 def test_the_benchmarks_readme_knows_every_suite_and_its_commands_parse():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for suite in COMMANDS:

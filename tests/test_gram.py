@@ -145,6 +145,7 @@ def test_long_leaves_need_no_memory_and_lower_for_every_platform():
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("num_tasks", [2, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
 def test_combine_keeps_what_is_not_finite(num_tasks):
     leaf = jnp.ones((num_tasks, 3)).at[0, 0].set(jnp.inf).at[1, 1].set(jnp.nan)

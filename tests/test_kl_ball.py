@@ -112,6 +112,7 @@ def test_only_the_tasks_in_the_mask_count():
     assert got.iterations == wanted.iterations
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_end_on_nan(bad):
     solution = project(jnp.array([1.0, bad, 0.0]), 0.3)

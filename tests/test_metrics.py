@@ -53,5 +53,5 @@ def test_arguments_are_checked():
         metrics.delta_m(FOUND, BASELINE, [1, 1, -1, -1])
     with pytest.raises(ValueError, match=r"delta_p: metrics \(2, 4\), baseline \(4,\) and higher"):
         metrics.delta_p(FOUND, BASELINE, HIGHER[:3])
-    with pytest.raises(ValueError, match="delta_p: tasks must name the task of each of the 4"):
+    with pytest.raises(ValueError, match="delta_p: tasks must hold an int for each of the 4"):
         metrics.delta_p(FOUND, BASELINE, HIGHER, tasks=[0, 1])

@@ -1,9 +1,11 @@
 """The properties that the registry declares, on matrices of every kind and scale."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import mtl_optax as mtl
 from tests.common import (
@@ -175,3 +177,50 @@ def test_first_update_and_cached_update_agree():
     np.testing.assert_array_equal(
         flat(first_update(make("mgda", 3), given)[0]), flat(update("mgda", given)[0])
     )
+
+
+# Any finite task gradients, at any scale and as far apart as float32 can weigh them.
+fuzzed = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**31),
+        "rank": st.integers(0, 3),
+        "exponent": st.integers(-25, 15),
+        "apart": st.lists(st.integers(-3, 3), min_size=3, max_size=3),
+        "copies": st.sampled_from([(0, 1, 2), (0, 0, 2), (1, 1, 1)]),
+        "signs": st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=3, max_size=3),
+        "losses": st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3),
+    }
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@hypothesis.given(fuzzed)
+def test_fuzz(name, drawn):
+    """`--fuzz N` draws N examples for each method."""
+    rng = np.random.default_rng(drawn["seed"])
+    matrix = rng.normal(size=(3, drawn["rank"])) @ rng.normal(size=(drawn["rank"], 17))
+    matrix = matrix[list(drawn["copies"])] * np.array(drawn["signs"])[:, None]
+    matrix = matrix * 10.0 ** np.array(drawn["apart"])[:, None]
+    scale = 10.0 ** drawn["exponent"]
+    losses = jnp.array(drawn["losses"], jnp.float32)
+    updates, state = update(name, from_matrix(matrix, scale)._replace(losses=losses))
+    assert np.all(np.isfinite(flat(updates)))
+    assert all(np.all(np.isfinite(leaf)) for leaf in numbers(state))
+    properties = mtl.method_info(name).properties
+    direction = flat(updates) / (1 if mtl.method_info(name).scale == "unit" else scale)
+    if "non-conflicting" in properties:
+        lengths = np.linalg.norm(matrix, axis=1)
+        assert np.all(matrix @ direction >= -2e-6 * lengths * max(np.max(lengths), 1))
+    if "linear" in properties:
+        weights = weights_of(state).astype(np.float64)
+        size = np.abs(weights) @ np.abs(matrix)
+        np.testing.assert_allclose(
+            flat(updates),
+            weights @ matrix * scale,
+            rtol=0,
+            atol=1e-5 * scale * np.max(size) + 1e-37,
+        )
+        if "conic" in properties:
+            assert np.all(weights >= 0)
+        if "convex" in properties:
+            np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)

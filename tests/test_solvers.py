@@ -172,6 +172,7 @@ def test_min_norm_degenerate_inputs(solver):
     np.testing.assert_allclose(solve(one_zero).weights, [0, 1], atol=1e-3)
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_non_finite_input_ends_and_propagates(solver, bad):

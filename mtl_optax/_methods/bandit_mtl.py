@@ -51,9 +51,10 @@ def bandit_mtl(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: mean (`Σp = 1`). Adding a constant to all losses
-        changes nothing. With `r >= log T` the ball holds every distribution, and `p` collapses
-        onto the task of the largest loss: so it does for the default ρ and up to three tasks.
+        `update` reads `task_losses`. Scale: mean (`Σp = 1`). Losses may have either sign: adding a
+        constant to all of them changes nothing. With `r >= log T` the ball holds every
+        distribution, and `p` collapses onto the task of the largest loss: so it does for the
+        default ρ and up to three tasks.
 
     References:
         Mao et al., `BanditMTL: Bandit-based Multi-task Learning for Text Classification

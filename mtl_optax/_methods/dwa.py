@@ -54,7 +54,8 @@ def dwa(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
         A task's mean is over the steps of the epoch in which it is present; an epoch in which it
-        never is does not count for it. A ratio to a mean of zero counts as one.
+        never is does not count for it. A ratio to a mean of zero counts as one; losses of either
+        sign are taken as they come.
 
     References:
         Liu, Johns and Davison, `End-to-End Multi-Task Learning with Attention

@@ -2,7 +2,6 @@
 
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,6 +17,7 @@ from mtl_optax._weighting import (
     from_weighting,
     no_report,
     report,
+    softmax_present,
     uniform,
 )
 
@@ -72,7 +72,9 @@ def getmtl(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
         state reports the gap and the iterations of stage two (of `x` for "official"). Scale: mean;
         one task gives `g / (1 - a)`. Where `g_0 = 0` the update is zero. "official" is T times
-        that, and not zero there.
+        that, and not zero there. MGDA's weights of tasks 1e6 apart fall to the 1e-6 below which a
+        task sits out stage two, so that in float32 rounding can choose who does, and move `d` by
+        some per cent.
 
     References:
         Chai et al., `Improving Gradient Trade-offs between Tasks in Multi-task Text Classification
@@ -145,7 +147,7 @@ def _official(
     divisors = jnp.where(norms > 0, norms, 1)
     divisors *= jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
     beta = min_norm(gram / jnp.outer(divisors, divisors), mask).weights
-    w = jax.nn.softmax(jnp.where(mask, x * beta, -jnp.inf))
+    w = softmax_present(x * beta, mask)
     square = jnp.dot(w, jnp.matmul(gram, w, precision=HIGHEST), precision=HIGHEST)
     norm = evidence.scale * jnp.sqrt(jnp.maximum(square, 0))
     ratio = (norm + 1e-8) / (a * (evidence.scale * length) + 1e-8)

@@ -59,7 +59,9 @@ def gradnorm(
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
-        A negative `r_t` counts as zero. `L_t(0)` is the loss at the task's first presence.
+        A negative `r_t` counts as zero. `L_t(0)` is the loss at the task's first presence; a zero
+        counts as 1e-12. The slopes of `w` have the size of the gradients, at most 1e18: where
+        norms fall to the optimiser's epsilon, 1e-8 for Adam, the weights come to rest.
 
     References:
         Chen et al., `GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep

@@ -1,5 +1,6 @@
 """Layer-wise AdaTask: each task's share of a joint step size, by layer (Yang et al. 2023)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -9,19 +10,21 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import along_tasks, zero_absent
+from mtl_optax._gram import along_tasks, norms, zero_absent
 from mtl_optax._weighting import uniform
 
 Total = Literal["sum_sq", "sq_sum"]
 
 
 class LayerwiseAdaTaskState(NamedTuple):
-    """Accumulated squares: N numbers for the parameters, and T for each layer.
+    """Roots of accumulated squares: N numbers for the parameters, and T for each layer.
+
+    The squares themselves would overflow where the gradients do not.
 
     Attributes:
-        parameters: leaves `p.shape`, the joint accumulator of every parameter.
-        layers: `(T, L)` float32, each task's mean square in each layer, in the order in which the
-            layers first appear among the leaves.
+        parameters: leaves `p.shape`, `sqrt(G_i)`, the root of the joint accumulator.
+        layers: `(T, L)` float32, `sqrt(C_l^t)`, each task's root mean square in each layer, in the
+            order in which the layers first appear among the leaves.
         steps: `()` int32, the steps taken.
     """
 
@@ -107,6 +110,8 @@ def layerwise_adatask(
     _contract.check_number(name, "decay", decay, low=0, high=1, open_high=True)
     _contract.check_number(name, "eps", eps, low=0)
     _contract.check_number(name, "min_share", min_share, low=0, high=1)
+    if group is not None:
+        _contract.check_callable(name, "group", group)
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
@@ -136,28 +141,28 @@ def layerwise_adatask(
 
         def average(old: Array, new: Array) -> Array:
             rate = jnp.asarray(decay, old.dtype)
-            return rate * old + (1 - rate) * new.astype(old.dtype)
+            return _root(
+                jnp.stack([jnp.sqrt(rate) * old, jnp.sqrt(1 - rate) * new.astype(old.dtype)])
+            )
 
         parameters = [
-            jnp.where(somebody, average(v, _joint_squares(total, g)), v)
+            jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
         layer_of = _contract.layer_names(task_gradients, group)
         order = list(dict.fromkeys(layer_of))
-        squares = jnp.stack([_layer_square(wide, layer_of, layer) for layer in order], axis=1)
-        layers = jnp.where(along_tasks(mask, squares), average(state.layers, squares), state.layers)
-        shares = _shares(layers, mask, jnp.asarray(min_share, jnp.float32))
+        roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
+        layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)
+        shares = _root_shares(layers, mask, jnp.asarray(min_share, jnp.float32))
 
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
         steps = []
         for g, v, layer, row in zip(wide, parameters, layer_of, rows, strict=True):
             if bias_correction:
                 passed = jnp.asarray(decay, v.dtype) ** steps_taken.astype(v.dtype)
-                v = v / jnp.where(passed < 1, 1 - passed, 1)
-            root = jnp.sqrt(shares[:, order.index(layer)]).astype(g.dtype)
-            size = along_tasks(root, g) * jnp.sqrt(v).astype(g.dtype)[None] + jnp.asarray(
-                eps, g.dtype
-            )
+                v = v / jnp.sqrt(jnp.where(passed < 1, 1 - passed, 1))
+            share = along_tasks(shares[:, order.index(layer)].astype(g.dtype), g)
+            size = share * v.astype(g.dtype)[None] + jnp.asarray(eps, g.dtype)
             step = -jnp.asarray(rate, g.dtype) * (g / jnp.where(size > 0, size, 1))
             step = jnp.sum(step, axis=0) if combine else step
             steps.append(step.astype(row.dtype))
@@ -170,26 +175,30 @@ def layerwise_adatask(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _joint_squares(total: Total, rows: Float[Array, "T ..."]) -> Float[Array, "..."]:
-    if total == "sum_sq":
-        return jnp.sum(rows**2, axis=0)
-    return jnp.sum(rows, axis=0) ** 2
+def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:
+    """Computes `sqrt(Σ_k x_k²)` without squares that overflow or underflow."""
+    largest = jnp.max(jnp.abs(rows), axis=0)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * jnp.sqrt(jnp.sum((rows / unit[None]) ** 2, axis=0))
 
 
-def _layer_square(rows: list[Array], layer_of: list[str], layer: str) -> Float[Array, " T"]:
-    """Returns each task's mean square over the leaves of a layer."""
+def _joint_root(total: Total, rows: Float[Array, "T ..."]) -> Float[Array, "..."]:
+    return _root(rows) if total == "sum_sq" else jnp.abs(jnp.sum(rows, axis=0))
+
+
+def _layer_root(rows: list[Array], layer_of: list[str], layer: str) -> Float[Array, " T"]:
+    """Returns each task's root mean square over the leaves of a layer."""
     members = [g for g, name in zip(rows, layer_of, strict=True) if name == layer]
-    size = sum(g[0].size for g in members)
-    squares = [jnp.sum(g**2, axis=tuple(range(1, g.ndim))).astype(jnp.float32) for g in members]
-    return jnp.sum(jnp.stack(squares), axis=0) / max(size, 1)
+    size = max(sum(g[0].size for g in members), 1)
+    return norms(members).astype(jnp.float32) / math.sqrt(size)
 
 
-def _shares(
+def _root_shares(
     layers: Float[Array, "T L"], mask: Array, least: Float[Array, ""]
 ) -> Float[Array, "T L"]:
-    """Returns each task's share of a layer's squares among the present tasks."""
+    """Returns the root of each task's share of a layer's squares among the present tasks."""
     layers = jnp.where(along_tasks(mask, layers), layers, 0)
-    sums = jnp.sum(layers, axis=0, keepdims=True)
-    even = along_tasks(uniform(mask), layers)
+    sums = _root(layers)[None]
+    even = along_tasks(jnp.sqrt(uniform(mask)), layers)
     shares = jnp.where(sums == 0, even, layers / jnp.where(sums == 0, 1, sums))
-    return jnp.maximum(shares, least)
+    return jnp.maximum(shares, jnp.sqrt(least))

@@ -64,8 +64,9 @@ def meta_weighting(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `query_gradients`, a stack like that of the task gradients. Scale: mean, at
         the start. The state holds the support gradients; of the two stacks only a `(T, T)` matrix
-        is formed. The step of `w` is quadratic in the scale of the gradients. With `task_mask`, T
-        is the number of present tasks.
+        is formed. The step of `w` is quadratic in the scale of the gradients, and ends in infinity
+        where their squares do, at 1e19 in float32. With `task_mask`, T is the number of present
+        tasks.
 
     References:
         Mao et al., `MetaWeighting: Learning to Weight Tasks in Multi-Task Learning

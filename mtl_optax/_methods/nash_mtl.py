@@ -77,7 +77,7 @@ def nash_mtl(
     """
     if max_norm is not None:
         _contract.check_number("nash_mtl", "max_norm", max_norm, low=0, open_low=True)
-    _contract.check_number("nash_mtl", "update_every", update_every, low=1)
+    _contract.check_count("nash_mtl", "update_every", update_every)
 
     def init() -> NashMTLState:
         zero = jnp.zeros((), jnp.int32)

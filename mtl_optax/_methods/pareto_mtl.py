@@ -1,5 +1,6 @@
 """Pareto MTL: one subproblem for each preference between the tasks (Lin et al. 2019)."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -59,8 +60,10 @@ def pareto_mtl(
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: sum (`Σ|α| = T`) once feasible; before, `α` is as the
-        hull has it. Weights can be negative. With `K = 1` it is T times MGDA. The columns of
-        absent tasks are left out, and with them the preferences that name no other task.
+        hull has it. Weights can be negative. Losses that are all zero have no angle, and activate
+        no constraint unless there is slack; negative ones are taken as they come. With `K = 1` it
+        is T times MGDA. The columns of absent tasks are left out, and with them the preferences
+        that name no other task.
 
     References:
         Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_, 2019,
@@ -127,7 +130,13 @@ def _check_preferences(num_tasks: int, preferences: Any) -> Any:
     if isinstance(preferences, jax.core.Tracer):
         table: Any = preferences
     else:
-        table = np.asarray(preferences, np.float64)
+        try:
+            table = np.asarray(preferences, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"pareto_mtl: preferences must be a (K, {num_tasks}) table of numbers, got "
+                f"{preferences!r}."
+            ) from error
     if table.ndim != 2 or table.shape[1] != num_tasks or table.shape[0] == 0:
         raise ValueError(
             f"pareto_mtl: preferences has shape {table.shape}, wanted (K, {num_tasks}): one row "
@@ -147,7 +156,8 @@ def _check_preferences(num_tasks: int, preferences: Any) -> Any:
 def _check_index(num_preferences: int, index: Any) -> None:
     if isinstance(index, jax.core.Tracer):
         return
-    if isinstance(index, bool) or np.ndim(index) != 0 or int(index) != index:
+    whole = isinstance(index, numbers.Integral) or getattr(index, "shape", None) == ()
+    if isinstance(index, bool) or not whole or int(index) != index:
         raise TypeError(f"pareto_mtl: index must be an integer, got {index!r}.")
     if not 0 <= int(index) < num_preferences:
         raise ValueError(

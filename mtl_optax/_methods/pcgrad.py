@@ -79,7 +79,8 @@ def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> F
             product = jnp.dot(gram[other], row, precision=HIGHEST)
             square = gram[other, other]
             conflict = (other != task) & (product < 0) & (square > 0)
-            return row.at[other].add(jnp.where(conflict, -product / square, 0))
+            share = -product / jnp.where(conflict, square, 1)
+            return row.at[other].add(jnp.where(conflict, share, 0))
 
         own = jax.nn.one_hot(task, num_tasks, dtype=gram.dtype)
         return jax.lax.fori_loop(0, num_tasks, meet, own)

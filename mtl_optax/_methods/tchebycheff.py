@@ -42,9 +42,10 @@ def tchebycheff(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: mean (with `w` of ones, the weights of the step sum
-        to one). Heads are best updated by each task's own gradient, `on_shared(tchebycheff(T),
-        shared)`: weighted, the heads of all tasks but the worst would stand still.
+        `update` reads `task_losses`. Scale: mean (with `w` of ones, the weights of the step sum to
+        one). Losses may have either sign. Heads are best updated by each task's own gradient,
+        `on_shared(tchebycheff(T), shared)`: weighted, the heads of all tasks but the worst would
+        stand still.
 
     References:
         Mao et al., `Tchebycheff Procedure for Multi-task Text Classification

@@ -99,7 +99,8 @@ def conic(
 
     def within_radius(multipliers: Float[Array, " T"]) -> Float[Array, " T"]:
         square = jnp.dot(multipliers, product(multipliers))
-        return multipliers * jnp.where(square > kappa**2, kappa / jnp.sqrt(square), 1)
+        outside = square > kappa**2
+        return multipliers * jnp.where(outside, kappa / jnp.sqrt(jnp.where(outside, square, 1)), 1)
 
     def value(point: Float[Array, " T"]) -> Float[Array, ""]:
         square = jnp.maximum(jnp.dot(point, product(point)), 0)
@@ -136,8 +137,8 @@ def conic(
         # The longest step that keeps the point in the simplex.
         blocked = support & jnp.where(bounded, target <= 0, direction < 0)
         ratios = jnp.where(blocked, point / jnp.where(blocked, -direction, 1), jnp.inf)
-        step = jnp.min(ratios)
         free = ~jnp.any(blocked)
+        step = jnp.where(free, 0, jnp.min(ratios))
         moved = jnp.where(ratios <= step, 0, jnp.maximum(point + step * direction, 0))
         moved = jnp.where(free, jnp.where(bounded, target, point), moved)
         moved = jnp.where(support, moved, 0)

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Kept from falling further, a task's log probability can rise again within a few steps.
 _LOWEST = -30.0
+# A ratio to the uniform weight below e to this is zero, and its square is to be finite: 0 * inf.
+_ZERO = -1e9
 
 
 class KLBallSolution(NamedTuple):
@@ -89,7 +91,7 @@ def kl_ball(
         ratios = log_ratios(power)
         weights = uniform * jnp.exp(ratios)
         value = jnp.dot(weights, ratios)
-        return value, jnp.dot(weights, (ratios - value) ** 2)
+        return value, jnp.dot(weights, jnp.maximum(ratios - value, _ZERO) ** 2)
 
     def body(state: _Search) -> _Search:
         value, slope = divergence(state.power)

@@ -21,8 +21,11 @@ class Solution(NamedTuple):
 
 
 def present(mask: Bool[Array, " T"] | None, like: Float[Array, "T T"]) -> Bool[Array, " T"]:
-    """Returns the mask of the tasks to solve for, all where `mask` is None."""
-    return jnp.ones(like.shape[0], bool) if mask is None else mask
+    """Returns the mask of the tasks to solve for: all where `mask` is None, or has none.
+
+    Whoever has no tasks ignores the solution, and so it need not be a division by zero.
+    """
+    return jnp.ones(like.shape[0], bool) if mask is None else mask | ~jnp.any(mask)
 
 
 def lowest(values: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, ""]:

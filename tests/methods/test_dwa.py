@@ -64,6 +64,7 @@ def test_a_ratio_beyond_the_range_takes_all_the_weight():
     np.testing.assert_allclose(run(losses)[0][-1], [2, 0], atol=1e-6)
 
 
+@pytest.mark.nans
 def test_a_task_is_averaged_over_the_steps_in_which_it_is_present():
     """Against a loop that keeps, per task, the losses of each epoch in which it was seen."""
     rng = np.random.default_rng(2)

@@ -101,7 +101,7 @@ def test_steps_are_the_equations(total, min_share, corrected):
             bias_correction=corrected,
         )
         close(updates, oracle.step(gradients), rtol=1e-4)
-    np.testing.assert_allclose(state.layers[:, 0], oracle.layer["a"], rtol=1e-5)
+    np.testing.assert_allclose(state.layers[:, 0] ** 2, oracle.layer["a"], rtol=1e-5)
 
 
 def test_state_is_n_plus_l_times_t_numbers():
@@ -144,7 +144,7 @@ def test_equal_tasks_take_that_many_steps():
     close(run(three)[0], jax.tree.map(lambda u: 3 * u, run(one)[0]))
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_the_scale_of_the_gradients_is_free(scale):
     state = scaled_state = None
     for step in range(3):
@@ -210,7 +210,7 @@ def test_absent_tasks():
     jax.tree.map(np.testing.assert_array_equal, after, masked)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
 def test_finite_at_the_edges(scale):
     gradients = jax.tree.map(lambda g: scale * np.concatenate([g, -g[:1]]), draw(2, 0))
     for total in ("sum_sq", "sq_sum"):

@@ -202,5 +202,5 @@ def test_non_finite_gradients_end_the_iteration():
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="nash_mtl: max_norm must lie in"):
         mtl.nash_mtl(2, max_norm=0.0)
-    with pytest.raises(ValueError, match="nash_mtl: update_every must lie in"):
+    with pytest.raises(ValueError, match="nash_mtl: update_every must be at least 1"):
         mtl.nash_mtl(2, update_every=0)

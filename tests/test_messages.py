@@ -1,0 +1,226 @@
+"""Every public callable names itself, the argument, what it got and the mend, while tracing."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import mtl_optax as mtl
+from mtl_optax import adversarial, metrics
+from tests.common import METHODS, inputs, make, step
+
+T = 2
+ONES = jnp.ones((T, 3))
+INTEGERS = jnp.ones((T, 3), jnp.int32)
+SGD = optax.sgd(0.1)
+CASES: list[tuple[str, object, type[Exception], str]] = []
+
+
+def row(name, call, error, message):
+    """Adds a call of the public callable `name` that must raise `error` with `message`."""
+    CASES.append((name, call, error, message))
+
+
+def losses_of(params):
+    return jnp.stack([jnp.sum(params), jnp.sum(params**2)])
+
+
+def updated(tx, gradients=ONES, params=None, **extra):
+    return tx.update(gradients, tx.init(jnp.zeros(3)), params, **extra)
+
+
+# fmt: off
+# One row, one line. Every method: what `tests/test_contract.py` holds for stacks, losses and masks is not repeated.
+for _name in METHODS:
+    _info = mtl.method_info(_name)
+
+    def _made(num_tasks=T, _info=_info, **options):
+        return _info.factory(num_tasks, **{**_info.arguments(T), **options})
+
+    row(_name, lambda made=_made: made("2"), TypeError, r"num_tasks must be a Python int, got '2'.*static_args")
+    for _parameter in inspect.signature(_info.factory).parameters.values():
+        _option, _default = _parameter.name, _parameter.default
+        if isinstance(_default, float):
+            for _bad, _error, _said in (
+                ("1", TypeError, "must be a real number, got '1'"),
+                (-1.0, ValueError, r"must lie in .*, got -1\.0"),
+                (float("nan"), ValueError, r"must lie in .*, got nan"),
+                (float("inf"), ValueError, r"must lie in .*, got inf"),
+            ):
+                row(_name, lambda made=_made, option=_option, bad=_bad: made(**{option: bad}), _error, rf"^{_name}: {_option} {_said}")
+        elif isinstance(_default, str):
+            row(_name, lambda made=_made, option=_option: made(**{option: "?"}), ValueError, rf"^{_name}: {_option} must be one of .*got '\?'")
+        elif _option in ("optimizer", "transformation"):
+            row(_name, lambda made=_made, option=_option: made(**{option: optax.adam}), TypeError, rf"^{_name}: {_option} must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
+        elif _option == "key":
+            row(_name, lambda made=_made: made(key="seed"), TypeError, rf"^{_name}: key must be an int seed or a typed key from jax.random.key\(seed\), got 'seed'")
+for _name in ("dwa", "nash_mtl"):
+    _count = {"dwa": "steps_per_epoch", "nash_mtl": "update_every"}[_name]
+    row(_name, lambda n=_name, c=_count: make(n, T, **{c: 1.5}), TypeError, f"^{_name}: {_count} must be an integer, got 1.5")
+    row(_name, lambda n=_name, c=_count: make(n, T, **{c: 0}), ValueError, f"^{_name}: {_count} must be at least 1, got 0")
+row("nash_mtl", lambda: mtl.nash_mtl(T, max_norm=0.0), ValueError, r"^nash_mtl: max_norm must lie in \(0, inf\), got 0.0")
+row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0]), ValueError, r"^tchebycheff: weights has shape \(1,\), wanted \(2,\): one number per task")
+row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0, -1.0]), ValueError, r"^tchebycheff: weights must be positive, got \[1.0, -1.0\]")
+row("tchebycheff", lambda: mtl.tchebycheff(T, reference=[0.0, float("inf")]), ValueError, "^tchebycheff: reference must be finite, got")
+row("tchebycheff", lambda: mtl.tchebycheff(T, reference="ab"), TypeError, "^tchebycheff: reference must hold 2 real numbers, got 'ab'")
+row("tchebycheff", lambda: mtl.tchebycheff(T, smooth=0.0), ValueError, r"^tchebycheff: smooth must lie in \(0, inf\), got 0.0")
+row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0, -1.0]], 0), ValueError, r"^pareto_mtl: preferences\[0\] must be finite, non-negative and not all zero, got \[1.0, -1.0\]")
+row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0], [1.0, 2.0]], 0), TypeError, r"^pareto_mtl: preferences must be a \(K, 2\) table of numbers, got \[\[1.0\], ")
+row("pareto_mtl", lambda: mtl.pareto_mtl(T, [1.0, 1.0], 0), ValueError, r"^pareto_mtl: preferences has shape \(2,\), wanted \(K, 2\): one row per")
+row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0, 1.0]], "0"), TypeError, "^pareto_mtl: index must be an integer, got '0'")
+row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0, 1.0]], 1), ValueError, "^pareto_mtl: index must name one of the 1 rows of preferences, 0 to 0, got 1")
+row("emtl", lambda: mtl.emtl(T, base=SGD), TypeError, r"^emtl: base must be a method made from a weighting, such as mtl_optax.cagrad\(2\).*got Grad")
+row("emtl", lambda: mtl.emtl(T, base=mtl.mgda(3)), ValueError, "^emtl: base mgda was made for 3 tasks, wanted 2")
+row("gradnorm", lambda: updated(mtl.gradnorm(T, norm_mask=False), task_losses=jnp.ones(T)), ValueError, r"^gradnorm: norm_mask selects no leaf of params")
+row("layerwise_adatask", lambda: mtl.layerwise_adatask(T, group="layer"), TypeError, "^layerwise_adatask: group must be a function, got 'layer'")
+row("meta_weighting", lambda: updated(mtl.meta_weighting(T)), ValueError, r"^meta_weighting: query_gradients is missing.*query_gradients=")
+row("meta_weighting", lambda: updated(mtl.meta_weighting(T), query_gradients=ONES[0]), ValueError, r"^meta_weighting: query_gradients has shape \(3,\), wanted \(2, 3\).*stack")
+
+# Task gradients from loss functions.
+for _name in ("value_and_task_grads", "per_task_value_and_grad"):
+    _of = getattr(mtl, _name)
+    row(_name, lambda of=_of: of(3), TypeError, f"^{_name}: fun must be a function, got 3")
+    row(_name, lambda of=_of: of(losses_of, argnums="params"), TypeError, f"^{_name}: argnums must be an int or several, got 'params'")
+    row(_name, lambda of=_of: of(losses_of, argnums=3)(ONES), ValueError, f"^{_name}: argnums=3 asks for an argument beyond the 1 .*Pass it by position")
+    row(_name, lambda of=_of: of(losses_of)(INTEGERS), TypeError, f"^{_name}: params has dtype int32; gradients need real floating")
+    row(_name, lambda of=_of: of(losses_of)({}), ValueError, rf"^{_name}: params has no array leaves to differentiate, got {{}}")
+    row(_name, lambda of=_of: of(losses_of, shared={"b": True})({"a": ONES}), ValueError, f"^{_name}: shared must be a tree of booleans with the structure of params")
+row("value_and_task_grads", lambda: mtl.value_and_task_grads(jnp.sum)(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(\).*jnp.stack")
+row("value_and_task_grads", lambda: mtl.value_and_task_grads(lambda p: [p, p])(1.0), TypeError, "^value_and_task_grads: the function must return an array .*got list.*jnp.stack")
+row("value_and_task_grads", lambda: mtl.value_and_task_grads(losses_of, has_aux=True)(ONES), TypeError, r"^value_and_task_grads: with has_aux=True the function must return the pair \(losses, aux\)")
+row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: w * b)(ONES[0], ONES), ValueError, r"^per_task_value_and_grad: the function must return one real scalar.*shape \(3,\).*jnp.mean")
+row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b), has_aux=True)(ONES[0], ONES), TypeError, r"^per_task_value_and_grad: with has_aux=True the function must return the pair")
+row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b))(ONES[0], 1.0), ValueError, "^per_task_value_and_grad: argument 1 is a scalar; every task batch must be stacked")
+
+# Gradients of the weighted loss.
+for _name in ("weighted_value_and_grad", "streamed_value_and_grad"):
+    _of = getattr(mtl, _name)
+    row(_name, lambda of=_of: of(3, mtl.uw(T)), TypeError, f"^{_name}: fun must be a function, got 3")
+    row(_name, lambda of=_of: of(losses_of, SGD), TypeError, rf"^{_name}: method must be one made from a weighting, such as mtl_optax.mgda\(3\), got Grad.*value_and_task_grads")
+    row(_name, lambda of=_of: of(losses_of, mtl.uw(T), heads="weigthed"), ValueError, f"^{_name}: heads must be one of 'unweighted', 'weighted', got 'weigthed'. Did you mean 'weighted'")
+    row(_name, lambda of=_of: of(losses_of, mtl.uw(T))(ONES, None), TypeError, rf"^{_name}: state must be what method.init\(params\) returned, .*got None")
+    row(_name, lambda of=_of: of(losses_of, mtl.uw(T))(INTEGERS, mtl.uw(T).init(ONES)), TypeError, f"^{_name}: params has dtype int32")
+    row(_name, lambda of=_of: of(losses_of, mtl.sum_tasks(3))(ONES, mtl.sum_tasks(3).init(ONES)), ValueError, r"^sum_tasks: task_losses has shape \(2,\), wanted \(3,\): one scalar loss per task")
+    row(_name, lambda of=_of: of(jnp.sum, mtl.uw(T))(ONES, mtl.uw(T).init(ONES)), ValueError, rf"^{_name}: the function must return one loss per task, .*got shape \(\)")
+row("weighted_value_and_grad", lambda: mtl.weighted_value_and_grad(losses_of, mtl.mgda(T)), ValueError, r"^weighted_value_and_grad: mgda reads \['gram'\], which the losses do not tell. Use value_and_task_grads")
+row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(3, losses_of, mtl.mgda(T)), TypeError, "^feature_value_and_grad: encoder must be a function, got 3")
+row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, 3, mtl.mgda(T)), TypeError, "^feature_value_and_grad: decoder must be a function, got 3")
+row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, losses_of, mtl.gradnorm(T, norm_mask=True)), ValueError, "^feature_value_and_grad: norms are taken at the features.*Leave it out")
+row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(lambda p: p, lambda p, z: losses_of(z), mtl.mgda(T))(ONES, None), TypeError, "^feature_value_and_grad: state must be what method.init")
+
+# Around a method.
+row("per_task", lambda: mtl.per_task(T, optax.adam), TypeError, r"^per_task: transformation must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
+row("per_task", lambda: updated(mtl.per_task(3, SGD)), ValueError, r"^per_task: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3")
+row("on_shared", lambda: mtl.on_shared("mgda", True), TypeError, "^on_shared: method must be an optax.GradientTransformation.*got 'mgda'")
+row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), True, heads="weigthed"), ValueError, "^on_shared: heads must be one of .*got 'weigthed'. Did you mean 'weighted'")
+row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), {"a": False}).init({"a": ONES}), ValueError, r"^on_shared: shared selects no leaf of params \(params\['a'\]\).*jax.tree_util.keystr")
+row("on_shared", lambda: mtl.on_shared(mtl.graddrop(T), {"a": True, "b": False}, heads="weighted").init({"a": ONES, "b": ONES}), ValueError, '^on_shared: heads="weighted" needs a method that weights tasks.*Use heads="unweighted"')
+
+# Looking on.
+row("conflict", lambda: mtl.conflict([[1.0, 0.0]]), TypeError, "^conflict: gram must be an array, got list .*jnp.asarray")
+row("conflict", lambda: mtl.conflict(ONES), ValueError, r"^conflict: gram has shape \(2, 3\), wanted \(T, T\). Get it from mtl_optax.gram")
+row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(3, bool)), ValueError, r"^conflict: mask has shape \(3,\), wanted \(2,\)")
+row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(2)), TypeError, r"^conflict: mask must be a boolean array of shape \(2,\), True for a task that is present, got")
+row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
+row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
+row("split_step", lambda: mtl.split_step(T, optax.adam), TypeError, "^split_step: optimizer must be an optax.GradientTransformation")
+row("split_step", lambda: mtl.split_step(T, SGD, momentum=2.0), ValueError, r"^split_step: momentum must lie in \[0, 1\), got 2.0")
+for _name in ("dominance_ratio", "dominance_histogram", "dominance_by_layer"):
+    _of = getattr(mtl, _name)
+    row(_name, lambda of=_of: of({}), ValueError, rf"^{_name}: squares must have leaves of shape \(T, \*p.shape\), got {{}}")
+    row(_name, lambda of=_of: of([[1.0, 2.0]]), ValueError, rf"^{_name}: squares must have leaves of shape \(T, ")
+    row(_name, lambda of=_of: of(INTEGERS), TypeError, f"^{_name}: squares must have a real floating dtype, got int32. Convert")
+    row(_name, lambda of=_of: of({"a": ONES, "b": ONES[:1]}), ValueError, rf"^{_name}: squares\['b'\] has shape \(1, 3\), wanted a leading axis of num_tasks=2")
+for _name in ("dominance_histogram", "dominance_by_layer"):
+    row(_name, lambda n=_name: getattr(mtl, n)(ONES, buckets=2.5), ValueError, f"^{_name}: buckets must be an int of at least 1, got 2.5")
+row("dominance_by_layer", lambda: mtl.dominance_by_layer(ONES, group="a"), TypeError, "^dominance_by_layer: group must be a function, got 'a'")
+
+# Figures.
+for _name in ("delta_m", "delta_p"):
+    _of = getattr(metrics, _name)
+    row(f"metrics.{_name}", lambda of=_of: of(["high"], [1.0], [True]), TypeError, rf"^{_name}: metrics must hold real numbers, got \['high'\]")
+    row(f"metrics.{_name}", lambda of=_of: of([1.0], None, [True]), TypeError, f"^{_name}: baseline must hold real numbers, got None")
+    row(f"metrics.{_name}", lambda of=_of: of(1.0, 1.0, True), ValueError, rf"^{_name}: metrics has shape \(\), wanted at least one number")
+    row(f"metrics.{_name}", lambda of=_of: of([1.0, 2.0], [1.0], [True, False]), ValueError, rf"^{_name}: metrics \(2,\), baseline \(1,\) and higher_is_better \(2,\) must agree")
+    row(f"metrics.{_name}", lambda of=_of: of(jnp.ones((2, 1)), jnp.ones((4, 1)), [True]), ValueError, rf"^{_name}: metrics \(2, 1\) and baseline \(4, 1\) must agree in the leading")
+    row(f"metrics.{_name}", lambda of=_of: of([1.0], [1.0], [1]), TypeError, rf"^{_name}: higher_is_better must hold booleans, one for each metric, got \[1\]")
+row("metrics.delta_p", lambda: metrics.delta_p([1.0, 2.0], [1.0, 2.0], [True, True], ["a", "b"]), ValueError, r"^delta_p: tasks must hold an int for each of the 2 metrics.*got \['a', 'b'\]")
+row("metrics.delta_p", lambda: metrics.delta_p([1.0, 2.0], [1.0, 2.0], [True, True], [0]), ValueError, r"^delta_p: tasks must hold an int for each of the 2 metrics.*got \[0\]")
+row("metrics.task_variance", lambda: metrics.task_variance([]), ValueError, r"^task_variance: losses has shape \(0,\), wanted at least one number")
+row("metrics.task_variance", lambda: metrics.task_variance("ab"), TypeError, "^task_variance: losses must hold real numbers, got 'ab'")
+
+# Adversarial parts.
+row("adversarial.gradient_reversal", lambda: adversarial.gradient_reversal(1.0, "1"), TypeError, "^gradient_reversal: strength must be a real number, got '1'")
+row("adversarial.gradient_reversal", lambda: adversarial.gradient_reversal(1.0, jnp.ones(2)), ValueError, r"^gradient_reversal: strength must be a scalar, got shape \(2,\).*jax.vmap")
+row("adversarial.gated_reversal", lambda: adversarial.gated_reversal(1.0, jnp.ones(2), 1.0), ValueError, r"^gated_reversal: loss must be a scalar, got shape \(2,\).*jax.vmap")
+row("adversarial.gated_reversal", lambda: adversarial.gated_reversal(1.0, jnp.ones(()), None), TypeError, "^gated_reversal: threshold must be a real number, got None")
+row("adversarial.gated_reversal", lambda: adversarial.gated_reversal(1.0, 1.0, 1.0, gate="abov"), ValueError, "^gated_reversal: gate must be one of .*got 'abov'. Did you mean 'above'")
+row("adversarial.orthogonality_penalty", lambda: adversarial.orthogonality_penalty([[1.0]], ONES), TypeError, "^orthogonality_penalty: shared must be an array, got list")
+row("adversarial.orthogonality_penalty", lambda: adversarial.orthogonality_penalty(ONES, INTEGERS), TypeError, "^orthogonality_penalty: private must have a real floating dtype, got int32")
+row("adversarial.orthogonality_penalty", lambda: adversarial.orthogonality_penalty(ONES, ONES[:1]), ValueError, r"^orthogonality_penalty: shared and private must be .*got shapes \(2, 3\) and \(1, 3\)")
+row("adversarial.orthogonality_penalty", lambda: adversarial.orthogonality_penalty(ONES, ONES, reduction="men"), ValueError, "^orthogonality_penalty: reduction must be one of .*got 'men'. Did you mean 'mean'")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss([[1.0]], jnp.zeros(1, int)), TypeError, "^task_discriminator_loss: logits must be an array, got list")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, [0, 1]), TypeError, r"^task_discriminator_loss: tasks must be an array of integers, got \[0, 1\]")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, jnp.zeros(3, int)), ValueError, r"^task_discriminator_loss: tasks has shape \(3,\), wanted \(2,\)")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, ONES[:, 0]), TypeError, "^task_discriminator_loss: tasks must be integers, got float32.*jnp.argmax")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, jnp.zeros(2, int), where=jnp.ones(2)), ValueError, r"^task_discriminator_loss: where must be a boolean array of shape \(2,\), .*got")
+
+# The registry, and methods of one's own.
+row("get", lambda: mtl.get("mdga", T), ValueError, "no method 'mdga'. Did you mean 'mgda'")
+row("get", lambda: mtl.get("cagrad", T, C=0.1), ValueError, "^cagrad has no hyper-parameter 'C'.*It takes: c, rescale, combine")
+row("method_info", lambda: mtl.method_info(["mgda"]), ValueError, r"no method \['mgda'\].*Methods: sum_tasks")
+row("gram", lambda: mtl.gram({}), ValueError, r"^gram: task_gradients must have leaves of shape \(T, .*got {}.*stack")
+row("gram", lambda: mtl.gram(INTEGERS), TypeError, "^gram: task_gradients must have a real floating dtype, got int32")
+row("gram", lambda: mtl.gram({"a": ONES, "b": ONES[:1]}), ValueError, r"^gram: task_gradients\['b'\] has shape \(1, 3\), wanted a leading axis of num_tasks=2")
+row("combine", lambda: mtl.combine(jnp.ones(3), ONES), ValueError, r"^combine: weights has shape \(3,\), wanted \(2,\): one for each row of task_gradients")
+row("combine", lambda: mtl.combine([1.0, 2.0], ONES), TypeError, "^combine: weights must be an array, got list .*jnp.asarray")
+row("combine", lambda: mtl.combine(jnp.ones(()), ONES), ValueError, r"^combine: weights has shape \(\), wanted \(2,\)")
+row("from_weighting", lambda: mtl.from_weighting(3), TypeError, "^from_weighting: weighting must be a Weighting, such as mtl_optax.stateless makes.*got 3")
+row("from_weighting", lambda: mtl.from_weighting(mtl.stateless("mine", T, frozenset({"gramm"}), len)), ValueError, r"^mine: reads must be a subset of \['gram', 'losses', 'norms'\], got \['gramm'\]")
+row("from_weighting", lambda: updated(mtl.from_weighting(mtl.stateless("mine", T, frozenset(), lambda e: jnp.ones(3)))), ValueError, r"^mine: the weighting returned shape \(3,\), wanted weights \(2,\)")
+row("stateless", lambda: mtl.stateless("mine", 0, frozenset(), len), ValueError, "^mine: num_tasks must be at least 1, got 0")
+row("stateless", lambda: mtl.stateless("mine", T, frozenset(), 3), TypeError, "^mine: weigh must be a function, got 3")
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [case[1:] for case in CASES],
+    ids=[f"{case[0]}-{number}" for number, case in enumerate(CASES)],
+)
+def test_the_message_says_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        jax.eval_shape(call)
+
+
+def test_every_public_callable_has_a_row():
+    spoken_for = {name for name, *_ in CASES}
+    plain_tuples = {"Conflict", "Evidence", "MethodInfo", "Weighting"}  # They take what they get.
+    no_arguments = {"list_methods"}
+    public = {
+        name
+        for module, prefix, home in (
+            (mtl, "", "mtl_optax"),
+            (metrics, "metrics.", metrics.__name__),
+            (adversarial, "adversarial.", adversarial.__name__),
+        )
+        for name in (
+            prefix + key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and value.__module__.startswith(home)
+        )
+    }
+    assert public - spoken_for == plain_tuples | no_arguments
+    assert spoken_for <= public
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mistake_inside_a_compiled_step_is_named_while_tracing(name):
+    tx, given = make(name, T), inputs(T)
+    wrong = given._replace(losses=given.losses[:, None], gradients=given.params)
+    with pytest.raises(
+        ValueError, match=rf"^{name}: task_gradients\['dense'\]\['bias'\] has shape"
+    ):
+        jax.jit(lambda given: step(tx, tx.init(given.params), given)).lower(wrong)
