@@ -13,7 +13,14 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import along_tasks, combine, scaled_gram, select_tasks, zero_absent
+from mtl_optax._gram import (
+    along_tasks,
+    combine,
+    scaled_gram,
+    select_tasks,
+    stacked_zeros,
+    zero_absent,
+)
 from mtl_optax._weighting import uniform
 
 
@@ -95,8 +102,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
 
     def init_fn(params: optax.Params) -> Conflict:
         del params
-        vector, matrix = jnp.zeros(num_tasks, jnp.float32), jnp.zeros((num_tasks,) * 2, jnp.float32)
-        return Conflict(matrix, jnp.zeros((), jnp.float32), vector, vector)
+        zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+        return Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
 
     def update_fn(
         task_gradients: optax.Updates,
@@ -175,7 +182,7 @@ def track_dominance(
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
-        return DominanceState(_stacked_zeros(num_tasks, params))
+        return DominanceState(stacked_zeros(num_tasks, params, _contract.at_least_float32))
 
     def update_fn(
         task_steps: optax.Updates,
@@ -338,7 +345,9 @@ def split_step(
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
-        moments = () if momentum is None else _stacked_zeros(num_tasks, params)
+        moments = (
+            () if momentum is None else stacked_zeros(num_tasks, params, _contract.at_least_float32)
+        )
         return SplitStepState(joint.init(params), moments)
 
     def update_fn(
@@ -378,9 +387,3 @@ def _parts(step: Array, moments: Array, mask: Bool[Array, " T"]) -> Array:
     absent = jnp.sum(jnp.where(present, 0, own), axis=0, keepdims=True)
     rest = along_tasks(uniform(mask, dtype), moments) * jnp.where(known, absent, wide)
     return (jnp.where(present, own, 0) + rest).astype(step.dtype)
-
-
-def _stacked_zeros(num_tasks: int, params: optax.Params) -> Any:
-    return jax.tree.map(
-        lambda p: jnp.zeros((num_tasks, *p.shape), _contract.at_least_float32(p)), params
-    )
