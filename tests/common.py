@@ -1,5 +1,9 @@
 """Inputs and small helpers that the test files share."""
 
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -113,3 +117,23 @@ def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
     given = inputs(matrix.shape[0])
     gradients = tree_gradients(jnp.asarray(matrix * scale, jnp.float32))
     return given._replace(gradients=gradients)
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run_on_devices(count: int, *arguments: str, timeout: float = 300) -> str:
+    """Runs Python on `count` host devices, which a process is given as it starts."""
+    # Quick to compile: these programs run once or twice.
+    quick = "--xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={count} {quick}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
