@@ -122,18 +122,22 @@ def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run_on_devices(count: int, *arguments: str, timeout: float = 300) -> str:
-    """Runs Python on `count` host devices, which a process is given as it starts."""
-    # Quick to compile: these programs run once or twice.
-    quick = "--xla_backend_optimization_level=0"
-    flags = f"--xla_force_host_platform_device_count={count} {quick}"
+def environment_of(devices: int) -> dict[str, str]:
+    """The environment of a process with several host devices: it is given them as it starts."""
+    # Quick to compile: these programs run a few steps.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
+
+
+def run_on_devices(count: int, *arguments: str) -> None:
+    """Runs Python in a process of its own with `count` host devices."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
+        env=environment_of(count),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout,
+        timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == 0, done.stdout

@@ -213,15 +213,15 @@ def check_ways():
 
                 return jitted, init
 
-            jitted, init = program(method)
-            wanted = jitted(params, init(params), data)[:2]
+            trained, init = program(method)
+            wanted = trained(params, init(params), data)[:2]
             for kind in KINDS:
                 mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
                 with jax.set_mesh(mesh):
                     at = place(params, specs, mesh)
                     batch = place(data, {"x": P("data", None), "y": P("data", None)}, mesh)
                     start = init(at)
-                    compiled = jitted.lower(at, start, batch).compile()
+                    compiled = trained.lower(at, start, batch).compile()
                     losses, gradient, state = compiled(at, start, batch)
                     equal, init_equal = program(mtl.sum_tasks)
                     base = collectives(equal.lower(at, init_equal(at), batch).compile())
