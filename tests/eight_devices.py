@@ -36,6 +36,9 @@ SHAPES = {
     "scale": (),
 }
 
+STACKED = {name: P(None, *spec) for name, spec in SPECS.items()}
+SPECS_OF_INPUTS = Inputs(SPECS, STACKED, P(), STACKED)
+
 COLLECTIVE = re.compile(
     r"= (.*?) ((?:ragged-)?all-[a-z]+|collective-[a-z]+|reduce-scatter)(?:-start)?\("
 )
@@ -68,7 +71,19 @@ def placed_like(got, wanted):
     )
 
 
+def draw_inputs():
+    rng = np.random.default_rng(0)
+
+    def draw(*lead):
+        normal = {name: rng.normal(size=(*lead, *shape)) for name, shape in SHAPES.items()}
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), normal)
+
+    losses = jnp.asarray(rng.uniform(0.5, 2.0, T), jnp.float32)
+    return Inputs(draw(), draw(T), losses, draw(T))
+
+
 def transformations():
+    """Every method, and what goes around methods."""
     for name in METHODS:
         yield name, make(name, T)
     by_task = mtl.per_task(T, optax.scale_by_adam())
@@ -84,18 +99,8 @@ def transformations():
 def check_methods():
     """Two steps, a task absent from the second, on both kinds of mesh and on one device."""
     jax.monitoring.register_event_duration_secs_listener(_count)
-    rng = np.random.default_rng(0)
-
-    def draw(*lead):
-        normal = {k: rng.normal(size=(*lead, *shape)) for k, shape in SHAPES.items()}
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), normal)
-
-    losses = jnp.asarray(rng.uniform(0.5, 2.0, T), jnp.float32)
-    given = Inputs(draw(), draw(T), losses, draw(T))
+    given = draw_inputs()
     masks = [jnp.ones(T, bool), jnp.arange(T) != 1]
-    stacked = {k: P(None, *spec) for k, spec in SPECS.items()}
-    specs = Inputs(SPECS, stacked, P(), stacked)
-
     for name, tx in transformations():
 
         def two_steps(given, tx=tx):
@@ -113,7 +118,7 @@ def check_methods():
         for kind in KINDS:
             mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
             with jax.set_mesh(mesh):
-                cut = place(given, specs, mesh)
+                cut = place(given, SPECS_OF_INPUTS, mesh)
                 compiled, states, updates = two_steps(cut)
                 pass_on = jax.jit(lambda state: state)
                 pass_on(states[0])
@@ -189,8 +194,8 @@ WAYS = {
     "features": (lambda m, _: (mtl.feature_value_and_grad(encoder, decoder, m), m.init), mtl.mgda),
 }
 LAYOUTS = {
-    "data": {"trunk": {"w": P(), "b": P()}, "heads": P()},
-    "fsdp": {"trunk": {"w": P("data", None), "b": P("data")}, "heads": P()},
+    "data": ({"trunk": {"w": P(), "b": P()}, "heads": P()}, [AxisType.Auto]),
+    "fsdp": ({"trunk": {"w": P("data", None), "b": P("data")}, "heads": P()}, KINDS),
 }
 
 
@@ -200,7 +205,7 @@ def check_ways():
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     params = {"trunk": {"w": draw(24, 16), "b": draw(16)}, "heads": draw(16, T)}
     data = {"x": draw(32, 24), "y": draw(32, T)}
-    for layout, specs in LAYOUTS.items():
+    for layout, (specs, kinds) in LAYOUTS.items():
         for name, (way_of, method) in WAYS.items():
 
             def program(method, way_of=way_of, specs=specs):
@@ -215,7 +220,7 @@ def check_ways():
 
             trained, init = program(method)
             wanted = trained(params, init(params), data)[:2]
-            for kind in KINDS:
+            for kind in kinds:
                 mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
                 with jax.set_mesh(mesh):
                     at = place(params, specs, mesh)
