@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import (
@@ -286,10 +286,18 @@ def _histogram(ratios: list[Array], buckets: int) -> Float[Array, "T buckets"]:
         raise ValueError(
             f"dominance_histogram: buckets must be an int of at least 1, got {buckets!r}."
         )
-    flat = jnp.concatenate([r.astype(jnp.float32).reshape(r.shape[0], -1) for r in ratios], axis=1)
-    place = jnp.clip(jnp.floor(flat * buckets).astype(jnp.int32), 0, buckets - 1)
-    inside = [jnp.mean((place == bucket).astype(jnp.float32), axis=1) for bucket in range(buckets)]
-    return jnp.where(jnp.all(jnp.isfinite(flat)), jnp.stack(inside, axis=1), jnp.nan)
+
+    def counts(ratio: Array) -> Int[Array, "T buckets"]:
+        scaled = jnp.floor(ratio.astype(jnp.float32) * buckets)
+        place = jnp.clip(scaled.astype(jnp.int32), 0, buckets - 1)
+        axes = tuple(range(1, ratio.ndim))
+        inside = [jnp.sum(place == b, axis=axes, dtype=jnp.int32) for b in range(buckets)]
+        return jnp.stack(inside, axis=1)
+
+    parameters = sum(ratio.size // ratio.shape[0] for ratio in ratios)
+    total = sum(counts(ratio).astype(jnp.float32) for ratio in ratios)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(ratio)) for ratio in ratios]))
+    return jnp.where(finite, total / parameters, jnp.nan)
 
 
 class SplitStepState(NamedTuple):

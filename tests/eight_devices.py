@@ -143,6 +143,21 @@ def check_methods():
                 assert bool(moved) == bool(beyond or name == "layerwise_adatask"), where
 
 
+def check_diagnostics():
+    rows = draw_inputs().gradients
+    for measure in (mtl.gram, mtl.dominance_histogram):
+        wanted = measure(rows)
+        for kind in KINDS:
+            mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
+            with jax.set_mesh(mesh):
+                cut = place(rows, STACKED, mesh)
+                compiled = jax.jit(measure).lower(cut).compile()
+                got = compiled(cut)
+            assert relative_error(got, wanted) < 1e-6, kind
+            moved = collectives(compiled)
+            assert all(size <= 5 * T for _, size in moved), moved
+
+
 def losses_of(params, data):
     return decoder(params, encoder(params, data), data)
 
@@ -248,4 +263,5 @@ def check_ways():
 if __name__ == "__main__":
     jax.config.update("jax_numpy_rank_promotion", "raise")
     assert jax.device_count() == 8
-    {"methods": check_methods, "ways": check_ways}[sys.argv[1]]()
+    for name in sys.argv[1:]:
+        {"methods": check_methods, "diagnostics": check_diagnostics, "ways": check_ways}[name]()

@@ -5,6 +5,6 @@ import pytest
 from tests.common import run_on_devices
 
 
-@pytest.mark.parametrize("check", ["methods", "ways"])
-def test_on_eight_devices(check):
-    run_on_devices(8, "-m", "tests.eight_devices", check)
+@pytest.mark.parametrize("checks", [["methods"], ["ways", "diagnostics"]])
+def test_on_eight_devices(checks):
+    run_on_devices(8, "-m", "tests.eight_devices", *checks)
