@@ -109,7 +109,12 @@ def _on_mesh_of(leaf: Array, *spec: Any) -> NamedSharding | None:
 
 
 def _product_in_blocks(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
-    left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    left, right = (
+        jax.lax.reshape(
+            x, (x.shape[0], x.size // x.shape[0]), out_sharding=_on_mesh_of(x, None, None)
+        )
+        for x in (left, right)
+    )
     blocks, rest = divmod(left.shape[1], _BLOCK)
 
     def product(start: Any, width: int) -> Float[Array, "T T"]:
