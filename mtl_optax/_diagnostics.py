@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import along_tasks, combine, scaled_gram, select_tasks, zero_absent
+from mtl_optax._gram import (
+    along_tasks,
+    combine,
+    scaled_gram,
+    select_tasks,
+    stacked_zeros,
+    zero_absent,
+)
 from mtl_optax._weighting import uniform
 
 
@@ -100,8 +107,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
 
     def init_fn(params: optax.Params) -> Conflict:
         del params
-        vector, matrix = jnp.zeros(num_tasks, jnp.float32), jnp.zeros((num_tasks,) * 2, jnp.float32)
-        return Conflict(matrix, jnp.zeros((), jnp.float32), vector, vector)
+        zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+        return Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
 
     def update_fn(
         task_gradients: optax.Updates,
@@ -180,7 +187,7 @@ def track_dominance(
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
-        return DominanceState(_stacked_zeros(num_tasks, params))
+        return DominanceState(stacked_zeros(num_tasks, params, _contract.at_least_float32))
 
     def update_fn(
         task_steps: optax.Updates,
@@ -292,10 +299,17 @@ def _check_buckets(caller: str, buckets: Any) -> None:
 
 
 def _histogram(ratios: list[Array], buckets: int) -> Float[Array, "T buckets"]:
-    flat = jnp.concatenate([r.astype(jnp.float32).reshape(r.shape[0], -1) for r in ratios], axis=1)
-    place = jnp.clip(jnp.floor(flat * buckets).astype(jnp.int32), 0, buckets - 1)
-    inside = [jnp.mean((place == bucket).astype(jnp.float32), axis=1) for bucket in range(buckets)]
-    return jnp.where(jnp.all(jnp.isfinite(flat)), jnp.stack(inside, axis=1), jnp.nan)
+    def counts(ratio: Array) -> Int[Array, "T buckets"]:
+        scaled = jnp.floor(ratio.astype(jnp.float32) * buckets)
+        place = jnp.clip(scaled.astype(jnp.int32), 0, buckets - 1)
+        axes = tuple(range(1, ratio.ndim))
+        inside = [jnp.sum(place == b, axis=axes, dtype=jnp.int32) for b in range(buckets)]
+        return jnp.stack(inside, axis=1)
+
+    parameters = sum(ratio.size // ratio.shape[0] for ratio in ratios)
+    total = sum(counts(ratio).astype(jnp.float32) for ratio in ratios)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(ratio)) for ratio in ratios]))
+    return jnp.where(finite, total / parameters, jnp.nan)
 
 
 class SplitStepState(NamedTuple):
@@ -351,7 +365,9 @@ def split_step(
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
-        moments = () if momentum is None else _stacked_zeros(num_tasks, params)
+        moments = (
+            () if momentum is None else stacked_zeros(num_tasks, params, _contract.at_least_float32)
+        )
         return SplitStepState(joint.init(params), moments)
 
     def update_fn(
@@ -391,9 +407,3 @@ def _parts(step: Array, moments: Array, mask: Bool[Array, " T"]) -> Array:
     absent = jnp.sum(jnp.where(present, 0, own), axis=0, keepdims=True)
     rest = along_tasks(uniform(mask, dtype), moments) * jnp.where(known, absent, wide)
     return (jnp.where(present, own, 0) + rest).astype(step.dtype)
-
-
-def _stacked_zeros(num_tasks: int, params: optax.Params) -> Any:
-    return jax.tree.map(
-        lambda p: jnp.zeros((num_tasks, *p.shape), _contract.at_least_float32(p)), params
-    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mtl_optax import _contract
 
@@ -19,7 +20,8 @@ def value_and_task_grads(
     """Makes a function that returns all task losses and the gradient of each.
 
     Like `jax.value_and_grad`, for functions that return the losses of T tasks on the same input.
-    The forward pass runs once, the backward pass once for each task, vectorised.
+    The forward pass runs once, the backward pass once for each task: vectorised, but one after the
+    other on the CPU for large models, where that is faster.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`.
@@ -75,9 +77,8 @@ def value_and_task_grads(
         trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
         heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
         losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
-        stacked = iter(
-            jax.vmap(lambda row: pullback(row)[0])(jnp.eye(len(losses), dtype=losses.dtype))
-        )
+        rows = jnp.eye(len(losses), dtype=losses.dtype)
+        stacked = iter(_for_each_row(lambda row: pullback(row)[0], rows, trunk))
         summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
         gradients = jax.tree.unflatten(
             structure, [next(stacked) if pick else next(summed) for pick in chosen]
@@ -85,6 +86,21 @@ def value_and_task_grads(
         return ((losses, aux) if has_aux else losses), gradients
 
     return value_and_grads
+
+
+# Entries of the parameters from which on task gradients are computed one after the other on the
+# CPU. Together, XLA lays them out parameters first, and what reads them pays for it: with 3e5 to
+# 1e6 parameters whole steps took 1.3 to 4 times as long.
+_LARGE = 300_000
+
+
+def _for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
+    """Calls `pull` for each row and stacks what it returns."""
+    together = jax.vmap(pull)
+    if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < _LARGE:
+        return together(rows)
+    in_turn = functools.partial(jax.lax.map, pull)
+    return jax.lax.platform_dependent(rows, cpu=in_turn, default=together)
 
 
 def per_task_value_and_grad(

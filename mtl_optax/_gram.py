@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax._contract import at_least_float32, check_real_array, check_stack
@@ -92,12 +93,29 @@ def _product(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Arra
     # leaf be contracted where it lies.
     axes = tuple(range(1, left.ndim))
     return jax.lax.dot_general(
-        left, right, ((axes, axes), ((), ())), precision=HIGHEST, preferred_element_type=dtype
+        left,
+        right,
+        ((axes, axes), ((), ())),
+        precision=HIGHEST,
+        preferred_element_type=dtype,
+        out_sharding=_on_mesh_of(left, None, None),
     )
 
 
+def _on_mesh_of(leaf: Array, *spec: Any) -> NamedSharding | None:
+    """Returns where a contraction puts its result, which JAX asks for where shardings are types."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    explicit = AxisType.Explicit in mesh.axis_types
+    return NamedSharding(mesh, PartitionSpec(*spec)) if explicit else None
+
+
 def _product_in_blocks(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
-    left, right = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+    left, right = (
+        jax.lax.reshape(
+            x, (x.shape[0], x.size // x.shape[0]), out_sharding=_on_mesh_of(x, None, None)
+        )
+        for x in (left, right)
+    )
     blocks, rest = divmod(left.shape[1], _BLOCK)
 
     def product(start: Any, width: int) -> Float[Array, "T T"]:
@@ -256,11 +274,13 @@ def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
     if coefficients.ndim == 1 and len(leaf) <= _FEW_TASKS and not _may_be_sharded():
         terms = (coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t in range(len(leaf)))
         return functools.reduce(jnp.add, terms).astype(leaf.dtype)
+    kept = (None,) * (coefficients.ndim - 1)
     contracted = jax.lax.dot_general(
         coefficients.astype(dtype),
         leaf.astype(dtype),
         (((coefficients.ndim - 1,), (0,)), ((), ())),
         precision=HIGHEST,
+        out_sharding=_on_mesh_of(leaf, *kept, *jax.typeof(leaf).sharding.spec[1:]),
     )
     return contracted.astype(leaf.dtype)
 
@@ -288,6 +308,16 @@ def zero_absent(mask: Bool[Array, " T"], task_gradients: Any) -> Any:
     return jax.tree.map(
         lambda g: jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g)), task_gradients
     )
+
+
+def stacked_zeros(num_tasks: int, params: Any, dtype_of: Callable[[Any], Any]) -> Any:
+    """Makes zeros `(T, *p.shape)` that are cut over devices as the parameters are."""
+
+    def zeros(p: Any) -> Array:
+        one = jnp.zeros_like(p, dtype=dtype_of(p))
+        return jnp.broadcast_to(one, (num_tasks, *one.shape))
+
+    return jax.tree.map(zeros, params)
 
 
 def along_tasks(values: Array, leaf: Array) -> Array:

@@ -1,5 +1,9 @@
 """Inputs and small helpers that the test files share."""
 
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -113,3 +117,27 @@ def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
     given = inputs(matrix.shape[0])
     gradients = tree_gradients(jnp.asarray(matrix * scale, jnp.float32))
     return given._replace(gradients=gradients)
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def environment_of(devices: int) -> dict[str, str]:
+    """The environment of a process with several host devices: it is given them as it starts."""
+    # Quick to compile: these programs run a few steps.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
+
+
+def run_on_devices(count: int, *arguments: str) -> None:
+    """Runs Python in a process of its own with `count` host devices."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment_of(count),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,7 +1,6 @@
 """The README's blocks run, its table is fresh, and the package is what it says."""
 
 import importlib.util
-import pathlib
 import re
 
 import pytest
@@ -11,8 +10,8 @@ import mtl_optax as mtl
 from benchmarks.__main__ import COMMANDS
 from benchmarks.suites import SUITES
 from benchmarks.sweep import sweep_of
+from tests.common import ROOT, run_on_devices
 
-ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,6 +23,13 @@ def test_the_readmes_python_blocks_run_in_order():
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["weights"].shape == (3,)
     assert namespace["losses"].shape == (3,)
+
+
+def test_the_guide_to_devices_runs_in_order_on_eight_of_them():
+    text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == text.count("```") // 2 >= 4
+    run_on_devices(8, "-c", "\n".join(blocks))
 
 
 def test_the_readmes_table_is_fresh():

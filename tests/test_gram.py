@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
 from mtl_optax import _gram
@@ -135,6 +136,20 @@ def test_long_leaves_are_contracted_in_blocks_to_the_same_products(dtypes):
         product, scale = jax.jit(_gram.scaled_gram)(small, mask)
         got = np.asarray(product, np.float64) * (float(scale) / size) ** 2
         np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.01)
+
+
+@pytest.mark.parametrize("spec", [("x", None), (None, "x"), (None, None)])
+def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
+    """A program written for many devices runs on one, by blocks too."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
+    leaf = np.random.default_rng(0).normal(size=(2, 3, LONG)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        cut = jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(None, *spec)))
+        got = jax.jit(mtl.gram)(cut)
+        summed = jax.jit(mtl.combine)(jnp.ones(2), cut)
+    matrix = leaf.reshape(2, -1).astype(np.float64)
+    np.testing.assert_allclose(got, matrix @ matrix.T, rtol=1e-5, atol=0.1)
+    assert jax.typeof(summed).sharding.spec == PartitionSpec(*spec)
 
 
 def test_long_leaves_need_no_memory_and_lower_for_every_platform():

@@ -1,7 +1,6 @@
 """One method, several ways to gather its evidence, the same numbers."""
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -143,16 +142,6 @@ def test_streamed_counts_a_backward_pass_of_its_own():
     wanted, stacked = method.update(rows, method.init(w))
     close(gradient, wanted)
     close(state.weights, stacked.weights)
-
-
-@pytest.mark.parametrize("name", ["mgda", "gradnorm"])
-def test_streamed_lowers_for_every_platform(name):
-    method = mtl.get(name, T)
-    way = jax.jit(mtl.streamed_value_and_grad(losses_of, method, shared=SHARED))
-    exported = jax.export.export(way, platforms=["cpu", "cuda", "tpu"])(
-        params(), method.init(params()), batch()
-    )
-    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 def encoder(p, data):

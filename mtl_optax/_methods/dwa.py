@@ -80,8 +80,15 @@ def dwa(
     _contract.check_count("dwa", "steps_per_epoch", steps_per_epoch)
 
     def init() -> DWAState:
-        zeros, none = jnp.zeros(num_tasks, jnp.float32), jnp.zeros(num_tasks, jnp.int32)
-        return DWAState(jnp.zeros((), jnp.int32), none, zeros, none, zeros, zeros)
+        zeros = lambda dtype: jnp.zeros(num_tasks, dtype)
+        return DWAState(
+            step=jnp.zeros((), jnp.int32),
+            epoch=zeros(jnp.int32),
+            mean=zeros(jnp.float32),
+            seen=zeros(jnp.int32),
+            last=zeros(jnp.float32),
+            before=zeros(jnp.float32),
+        )
 
     def update(evidence: Evidence, state: DWAState) -> tuple[Array, DWAState]:
         mask = evidence.mask

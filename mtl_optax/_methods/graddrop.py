@@ -60,7 +60,7 @@ def graddrop(
 
     def init_fn(params: optax.Params) -> GradDropState:
         del params
-        return GradDropState(key)
+        return GradDropState(jax.random.clone(key))
 
     def update_fn(
         task_gradients: optax.Updates,

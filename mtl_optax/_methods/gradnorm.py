@@ -87,9 +87,9 @@ def gradnorm(
     _contract.check_optimizer("gradnorm", "optimizer", optimizer)
 
     def init() -> GradNormState:
-        ones = jnp.ones(num_tasks, jnp.float32)
+        weights, losses = jnp.ones(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
         return GradNormState(
-            LearnedScalars.create(optimizer, ones), ones, jnp.zeros(num_tasks, bool)
+            LearnedScalars.create(optimizer, weights), losses, jnp.zeros(num_tasks, bool)
         )
 
     def update(evidence: Evidence, state: GradNormState) -> tuple[Array, GradNormState]:

@@ -117,7 +117,7 @@ def layerwise_adatask(
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
         layers = len(set(_contract.layer_names(params, group)))
         return LayerwiseAdaTaskState(
-            jax.tree.map(lambda p: jnp.zeros(p.shape, _contract.at_least_float32(p)), params),
+            jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p)), params),
             jnp.zeros((num_tasks, layers), jnp.float32),
             jnp.zeros((), jnp.int32),
         )

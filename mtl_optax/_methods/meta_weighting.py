@@ -8,7 +8,14 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST, cross_gram, select_tasks, weigh_rows, zero_absent
+from mtl_optax._gram import (
+    HIGHEST,
+    cross_gram,
+    select_tasks,
+    stacked_zeros,
+    weigh_rows,
+    zero_absent,
+)
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._weighting import SolverReport, no_report, report
@@ -92,9 +99,7 @@ def meta_weighting(
     _contract.check_choice("meta_weighting", "project", project, get_args(Project))
 
     def init_fn(params: optax.Params) -> MetaWeightingState:
-        support = jax.tree.map(
-            lambda p: jnp.zeros((num_tasks, *jnp.shape(p)), jnp.result_type(p)), params
-        )
+        support = stacked_zeros(num_tasks, params, jnp.result_type)
         zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
         return MetaWeightingState(zeros, ones, support, no_report())
 

@@ -80,13 +80,12 @@ def nash_mtl(
     _contract.check_count("nash_mtl", "update_every", update_every)
 
     def init() -> NashMTLState:
-        zero = jnp.zeros((), jnp.int32)
         return NashMTLState(
             jnp.zeros(num_tasks, jnp.float32),
             jnp.zeros(num_tasks, bool),
-            zero,
+            jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.float32),
-            zero,
+            jnp.zeros((), jnp.int32),
         )
 
     def update(evidence: Evidence, state: NashMTLState) -> tuple[Array, NashMTLState]:

@@ -59,7 +59,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         return project_conflicts(evidence.gram, orders), PCGradState(key)
 
     weighting = Weighting(
-        "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(key), update
+        "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(jax.random.clone(key)), update
     )
     return from_weighting(weighting, combine_tasks=combine)
 

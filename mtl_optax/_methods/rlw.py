@@ -66,5 +66,7 @@ def rlw(
             logits = -jax.random.gumbel(now, (num_tasks,), jnp.float32)
         return softmax_present(logits, evidence.mask), RLWState(key)
 
-    weighting = Weighting("rlw", num_tasks, frozenset(), lambda: RLWState(key), update)
+    weighting = Weighting(
+        "rlw", num_tasks, frozenset(), lambda: RLWState(jax.random.clone(key)), update
+    )
     return from_weighting(weighting, combine_tasks=combine)
