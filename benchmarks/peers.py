@@ -69,7 +69,7 @@ def plain(weighting: Any, num_tasks: int, columns: int = COLUMNS) -> Any:
             super().__init__()
             self.task_num, self.rep_grad = num_tasks, False
             self.device = torch.device("cpu")
-            self.theta = torch.nn.Parameter(torch.zeros(columns))
+            self.theta: Any = torch.nn.Parameter(torch.zeros(columns))
             self.init_param()
 
         def get_share_params(self) -> list[Any]:

@@ -1,0 +1,1 @@
+"""What a method costs, in time and memory: ``python -m benchmarks speed``."""

@@ -66,7 +66,9 @@ class Speed:
         path = self.out / "rows.jsonl"
         if self.fresh:
             path.unlink(missing_ok=True)
-        known = {} if not path.exists() else dict(_read(path))
+        known = dict(_read(path)) if path.exists() else {}
+        # Without the line that an interruption cut short, to which the next would be appended.
+        write(path, "".join(_line(key, rows) for key, rows in known.items()))
         rows: list[dict[str, Any]] = []
         console = Console(stderr=True, quiet=self.quiet)
         for question in track(asked, "measuring", console=console):
@@ -75,7 +77,7 @@ class Speed:
                 answer = [{**question.asked, **row} for row in question.answer()]
                 known[key] = [{"part": question.part, **row} for row in answer]
                 with path.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"key": key, "rows": known[key]}) + "\n")
+                    lines.write(_line(key, known[key]))
             rows += known[key]
         made = provenance()
         made["versions"] |= peers.versions() if self.peers else {}
@@ -120,8 +122,12 @@ def _key(question: Question) -> str:
     return json.dumps([question.part, question.asked], sort_keys=True)
 
 
+def _line(key: str, rows: list[dict[str, Any]]) -> str:
+    return json.dumps({"key": key, "rows": rows}) + "\n"
+
+
 def _read(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yields what earlier runs measured; a line that an interruption cut short is left out."""
+    """Yields what earlier runs measured, and no line that is not whole."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)

@@ -42,6 +42,5 @@ def _shapes(size: int, layout: Layout) -> dict[str, tuple[int, ...]]:
     if layout == "leaf":
         return {"gradient": (size,)}
     width = max(1, round((size / _LAYERS / 4) ** 0.5))
-    kernels = {f"layer {i} kernel {k}": (width, width) for i in range(_LAYERS) for k in range(4)}
-    vectors = {f"layer {i} vector {k}": (width,) for i in range(_LAYERS) for k in range(2)}
-    return kernels | vectors
+    layer: tuple[tuple[int, ...], ...] = (*4 * [(width, width)], *2 * [(width,)])
+    return {f"layer {i} leaf {k}": shape for i in range(_LAYERS) for k, shape in enumerate(layer)}

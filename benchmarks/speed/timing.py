@@ -37,9 +37,7 @@ class Times:
         return float(np.median(self.seconds[name]))
 
     def ratio(self, name: str, reference: str) -> tuple[float, float]:
-        """Returns the median over rounds of the ratio of two contenders, and half its quartiles'
-        distance.
-        """
+        """Returns the ratio of two contenders: its median, and half its quartiles' distance."""
         ours, theirs = self.seconds[name], self.seconds[reference]
         rounds = min(len(ours), len(theirs))
         ratios = ours[:rounds] / theirs[:rounds]

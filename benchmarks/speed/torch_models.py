@@ -77,7 +77,7 @@ def _mlp(torch: Any, inputs: int, widths: tuple[int, ...]) -> tuple[Any, int]:
 def _text_cnn(
     torch: Any, vocabulary: int, embedding: int, channels: int, widths: tuple[int, ...]
 ) -> tuple[Any, int]:
-    class Trunk(torch.nn.Module):  # type: ignore[name-defined]
+    class Trunk(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.embed = torch.nn.Embedding(vocabulary, embedding)
@@ -101,7 +101,7 @@ def _pairs(
     width: int,
     hidden: int,
 ) -> tuple[Any, int]:
-    class Trunk(torch.nn.Module):  # type: ignore[name-defined]
+    class Trunk(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.embed = torch.nn.Embedding(vocabulary, width)

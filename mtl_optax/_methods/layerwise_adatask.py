@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import along_tasks, norms, zero_absent
+from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
 from mtl_optax._weighting import uniform
 
 Total = Literal["sum_sq", "sq_sum"]
@@ -164,7 +164,7 @@ def layerwise_adatask(
             share = along_tasks(shares[:, order.index(layer)].astype(g.dtype), g)
             size = share * v.astype(g.dtype)[None] + jnp.asarray(eps, g.dtype)
             step = -jnp.asarray(rate, g.dtype) * (g / jnp.where(size > 0, size, 1))
-            step = jnp.sum(step, axis=0) if combine else step
+            step = fold_tasks(jnp.add, jnp.asarray, step) if combine else step
             steps.append(step.astype(row.dtype))
         accumulated = jax.tree.unflatten(structure, parameters)
         return (
@@ -177,13 +177,14 @@ def layerwise_adatask(
 
 def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:
     """Computes `sqrt(Σ_k x_k²)` without squares that overflow or underflow."""
-    largest = jnp.max(jnp.abs(rows), axis=0)
+    largest = fold_tasks(lambda most, x: jnp.maximum(most, jnp.abs(x)), jnp.abs, rows)
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return unit * jnp.sqrt(jnp.sum((rows / unit[None]) ** 2, axis=0))
+    square = lambda x: (x / unit) ** 2
+    return unit * jnp.sqrt(fold_tasks(lambda total, x: total + square(x), square, rows))
 
 
 def _joint_root(total: Total, rows: Float[Array, "T ..."]) -> Float[Array, "..."]:
-    return _root(rows) if total == "sum_sq" else jnp.abs(jnp.sum(rows, axis=0))
+    return _root(rows) if total == "sum_sq" else jnp.abs(fold_tasks(jnp.add, jnp.asarray, rows))
 
 
 def _layer_root(rows: list[Array], layer_of: list[str], layer: str) -> Float[Array, " T"]:

@@ -307,12 +307,12 @@ def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_go_between_the_markers_of_a_file(tmp_path: Path, capsys) -> None:
     save(tmp_path / "toy")
     into = tmp_path / "README.md"
-    into.write_text(f"before\n<!-- results -->\nstale words\n<!-- end of results -->\nafter\n")
+    into.write_text("before\n<!-- results -->\nstale words\n<!-- end of results -->\nafter\n")
     command = ["report", "--results", str(tmp_path), "--into", str(into)]
     assert command_line.main(command) == 0
     first = into.read_text()
-    assert first.startswith(f"before\n<!-- results -->\n\n### toy\n")
-    assert first.endswith(f"\n\n<!-- end of results -->\nafter\n")
+    assert first.startswith("before\n<!-- results -->\n\n### toy\n")
+    assert first.endswith("\n\n<!-- end of results -->\nafter\n")
     assert "stale words" not in first
     assert command_line.main(command) == 0
     assert into.read_text() == first
