@@ -25,6 +25,13 @@ def test_the_readmes_python_blocks_run_in_order():
     assert namespace["losses"].shape == (3,)
 
 
+def test_the_blocks_on_performance_run_in_order():
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    exec(compile("\n".join(blocks), "performance.md", "exec"), {})
+
+
 def test_the_guide_to_devices_runs_in_order_on_eight_of_them():
     text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

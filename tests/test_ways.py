@@ -1,5 +1,7 @@
 """One method, several ways to gather its evidence, the same numbers."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -258,3 +260,38 @@ def test_mistakes_are_named():
     other = mtl.mgda(T + 1)
     with pytest.raises(ValueError, match=r"mgda: .*wanted \(4, "):
         mtl.feature_value_and_grad(encoder, decoder, other)(params(), other.init(None), batch())
+
+
+@pytest.mark.parametrize("way", ["stacked", "weighted", "streamed"])
+def test_a_donated_step_copies_no_parameter(way):
+    params = {"trunk": jnp.ones((600, 700)), "heads": jnp.ones((700, 3))}
+    x = jnp.ones((8, 600))
+    optimizer = optax.adam(1e-3)
+
+    def losses_of(params, x):
+        return jnp.mean((jnp.tanh(x @ params["trunk"]) @ params["heads"] - 1.0) ** 2, axis=0)
+
+    if way == "stacked":
+        method = mtl.mgda(3)
+
+        def gradient_of(params, state, x):
+            losses, gradients = mtl.value_and_task_grads(losses_of)(params, x)
+            return losses, *method.update(gradients, state, params)
+
+    elif way == "weighted":
+        method = mtl.uw(3)
+        gradient_of = mtl.weighted_value_and_grad(losses_of, method)
+    else:
+        method = mtl.mgda(3)
+        gradient_of = mtl.streamed_value_and_grad(losses_of, method)
+
+    def step(params, states, x):
+        losses, gradient, of_method = gradient_of(params, states[0], x)
+        updates, of_optimizer = optimizer.update(gradient, states[1], params)
+        return optax.apply_updates(params, updates), (of_method, of_optimizer), losses
+
+    states = method.init(params), optimizer.init(params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, states, x).compile()
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert compiled.memory_analysis().alias_size_in_bytes >= 3 * parameters
+    assert not re.findall(r"= f32\[(?:3,)?600,700\]\S* copy\(", compiled.as_text())
