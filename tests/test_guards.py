@@ -291,14 +291,6 @@ def test_the_number_of_tasks_is_found_in_a_chain(around):
 
 def test_mistakes_are_named():
     p = inputs(T).params
-    with pytest.raises(TypeError, match="skip_nonfinite: method must be an optax"):
-        mtl.skip_nonfinite("mgda")
-    with pytest.raises(ValueError, match=r"policy must be one of .*Did you mean 'drop_task'"):
-        mtl.skip_nonfinite(mtl.mgda(T), policy="drop_tasks")
-    with pytest.raises(ValueError, match="skip_nonfinite: max_consecutive must be at least 1"):
-        mtl.skip_nonfinite(mtl.mgda(T), max_consecutive=0)
-    with pytest.raises(TypeError, match=r"skip_nonfinite: method must be .*optax.apply_if_finite"):
-        mtl.skip_nonfinite(optax.adam(0.1)).init(p)
     tx, given = mtl.skip_nonfinite(mtl.meta_weighting(T)), inputs(T)
     state = tx.init(p)
     with pytest.raises(ValueError, match=r"skip_nonfinite: task_losses has shape \(4, 1\)"):
