@@ -134,7 +134,7 @@ def uniform_draws(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "
     for axis in range(len(shape)):
         step = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         numbers = numbers + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * step
-    first, second = jax.random.bits(key, (2,))
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
     bits = _lowbias32(_lowbias32(numbers + first) ^ second)
     return (bits >> jnp.uint32(8)).astype(jnp.float32) / 2**24
 
