@@ -66,7 +66,7 @@ from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
 from mtl_optax._guards import skip_nonfinite as skip_nonfinite
 
-# Looking on: conflict, dominance, and figures for results.
+# Looking on: conflict, dominance, numbers to log, and figures for results.
 from mtl_optax import metrics as metrics
 from mtl_optax._diagnostics import Conflict as Conflict
 from mtl_optax._diagnostics import conflict as conflict
@@ -76,6 +76,7 @@ from mtl_optax._diagnostics import dominance_ratio as dominance_ratio
 from mtl_optax._diagnostics import split_step as split_step
 from mtl_optax._diagnostics import track_conflict as track_conflict
 from mtl_optax._diagnostics import track_dominance as track_dominance
+from mtl_optax._logging import scalars as scalars
 
 # Adversarial parts of models with shared features.
 from mtl_optax import adversarial as adversarial

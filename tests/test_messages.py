@@ -15,6 +15,8 @@ T = 2
 ONES = jnp.ones((T, 3))
 INTEGERS = jnp.ones((T, 3), jnp.int32)
 SGD = optax.sgd(0.1)
+STATE = mtl.mgda(T).init(ONES[0])
+STATES = jax.tree.map(lambda x: jnp.stack([x, x]), STATE)
 CASES: list[tuple[str, object, type[Exception], str]] = []
 
 
@@ -131,6 +133,9 @@ row("conflict", lambda: mtl.conflict([[1.0, 0.0]]), TypeError, "^conflict: gram 
 row("conflict", lambda: mtl.conflict(ONES), ValueError, r"^conflict: gram has shape \(2, 3\), wanted \(T, T\). Get it from mtl_optax.gram")
 row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(3, bool)), ValueError, r"^conflict: mask has shape \(3,\), wanted \(2,\)")
 row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(2)), TypeError, r"^conflict: mask must be a boolean array of shape \(2,\), True for a task that is present, got")
+row("scalars", lambda: jax.jit(lambda s: mtl.scalars(s))(STATE), TypeError, "^scalars: state is being traced. Return the state from the compiled step")
+row("scalars", lambda: mtl.scalars(STATES), ValueError, r"^scalars: state has weights of shape \(2, 2\), wanted 1 axes. Of several runs")
+row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scalars: tasks has 1 names, but state has weights of 2 tasks. Give one name for each")
 row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
 row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
 row("split_step", lambda: mtl.split_step(T, optax.adam), TypeError, "^split_step: optimizer must be an optax.GradientTransformation")

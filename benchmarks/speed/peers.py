@@ -40,8 +40,8 @@ def load() -> Any:
             "them out with --no-peers"
         ) from error
     torch.set_num_threads(threads())
-    # NashMTL's solver complains at each call of its own options.
-    warnings.filterwarnings("ignore", module="torchjd|cvxpy")
+    # Their solvers and attention complain at each call of options that are their own.
+    warnings.filterwarnings("ignore", module="torch|cvxpy")
     return torch
 
 
