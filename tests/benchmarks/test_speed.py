@@ -45,6 +45,18 @@ def test_contenders_take_turns_and_ratios_pair_them():
     assert times.ratio("a", "b")[0] == pytest.approx(2.0)
 
 
+def test_what_the_contender_before_left_behind_does_not_count(monkeypatch):
+    clock, last = [0.0], [""]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def work(name):
+        clock[0] += 1 if last[0] == name else 10
+        last[0] = name
+
+    times = contest({name: lambda name=name: work(name) for name in "ab"}, rounds=3)
+    assert times.median("a") == times.median("b") == 1
+
+
 @pytest.mark.parametrize(("layout", "leaves"), [("leaf", 1), ("tree", 60)])
 def test_gradients_are_those_of_the_matrix(layout, leaves):
     tree, matrix = task_gradients(4, 4000, layout)
