@@ -311,8 +311,8 @@ def _weighting_of(caller: str, method: Any) -> Any:
     if not isinstance(method, Method):
         raise TypeError(
             f"{caller}: method must be one made from a weighting, such as mtl_optax.mgda(3), got "
-            f"{method!r}. Chained, injected and coordinate-wise transformations need the stacked "
-            "way, value_and_task_grads."
+            f"{method!r}. Chained, guarded, injected and coordinate-wise transformations need the "
+            "stacked way, value_and_task_grads."
         )
     return method.weighting
 

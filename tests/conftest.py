@@ -1,5 +1,7 @@
 """Strict JAX for every test, and the options of the property tests."""
 
+import tempfile
+
 import hypothesis
 import jax
 import pytest
@@ -29,6 +31,16 @@ def pytest_configure(config):
             max_examples=config.getoption("fuzz"),
         )
         hypothesis.settings.load_profile("fuzz")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once():
+    """Tests make the same programs again and again, out of functions of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield
 
 
 # XLA maps several pieces of memory per program, and Linux allows a process 65,530 of them: a
