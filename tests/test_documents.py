@@ -1,8 +1,9 @@
-"""The README's blocks run, its table is fresh, and the package is what it says."""
+"""The documents' blocks run, their links lead somewhere, and the package is what they say."""
 
 import importlib.util
 import re
 
+import jax
 import pytest
 import tyro
 
@@ -15,28 +16,59 @@ from tests.common import ROOT, run_on_devices
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_python_blocks_run_in_order():
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 2
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert namespace["weights"].shape == (3,)
-    assert namespace["losses"].shape == (3,)
+RUN = sorted(
+    {ROOT / "README.md", *ROOT.glob("docs/guides/*.md")}
+    | {page for page in ROOT.glob("docs/**/*.md") if "```python\n" in page.read_text("utf-8")}
+)
+ON_EIGHT_DEVICES = {"docs/devices.md", "docs/guides/checkpoints.md"}
 
 
-def test_the_blocks_on_performance_run_in_order():
-    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    exec(compile("\n".join(blocks), "performance.md", "exec"), {})
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
 
 
-def test_the_guide_to_devices_runs_in_order_on_eight_of_them():
-    text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == text.count("```") // 2 >= 4
-    run_on_devices(8, "-c", "\n".join(blocks))
+def script_of(text):
+    """The python blocks of a page, at the line numbers that they have there."""
+    inside, lines = False, []
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside, line = line == "```python", ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+def run_blocks(name, text):
+    """Runs the blocks of a page in order; a failure's traceback names the page and the line."""
+    script = script_of(text)
+    assert script.strip(), f"{name} has no python blocks"
+    namespace = {"__name__": name}
+    if name in ON_EIGHT_DEVICES:
+        run_on_devices(8, "-c", f"exec(compile({script!r}, {name!r}, 'exec'))")
+    else:
+        # As a user has it: the rest of the tests forbid the broadcasting of ranks.
+        with jax.numpy_rank_promotion("allow"):
+            exec(compile(script, name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_the_python_blocks_of_a_page_run_in_order(page):
+    namespace = run_blocks(name_of(page), page.read_text("utf-8"))
+    if page.name == "README.md":
+        assert namespace["weights"].shape == (3,)
+        assert namespace["losses"].shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["docs/some.md", "docs/devices.md"])
+def test_a_block_that_fails_is_named_by_page_and_line(name):
+    text = "```python\nx = 1\n```\n\n```\nnot python\n```\n\n```python\nassert x == 2\n```\n"
+    with pytest.raises(AssertionError) as failure:
+        run_blocks(name, text)
+    last = failure.traceback[-1]
+    if name in ON_EIGHT_DEVICES:
+        assert f'File "{name}", line 10' in str(failure.value)
+    else:
+        assert (str(last.path).endswith(name), last.lineno + 1) == (True, 10)
 
 
 def test_the_readmes_table_is_fresh():
@@ -49,10 +81,20 @@ def test_the_readmes_table_is_fresh():
 
 
 def test_links_between_the_documents_lead_somewhere():
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
     for document in documents:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), (document.name, target)
+        prose = re.sub(r"```.*?```", "", document.read_text("utf-8"), flags=re.DOTALL)
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", prose):
+            found = document.parent / target if target else document
+            assert found.exists(), (document.name, target)
+            if anchor:
+                assert anchor in anchors_of(found), (document.name, target, anchor)
+
+
+def anchors_of(document):
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
 def test_every_guarantee_names_tests_that_exist():
