@@ -200,7 +200,7 @@ def picture(name: str, num_tasks: int) -> Figure:
         figure.suptitle(
             f"{name}. {info.summary}", x=0.02, ha="left", size=10, weight="bold", wrap=True
         )
-        figure.supxlabel(_note(info, done, scale), x=0.02, ha="left", size=8, color=GREY)
+        figure.supxlabel(_note(info, done, scale), x=0.02, ha="left", size=8, color="#555555")
     return figure
 
 
