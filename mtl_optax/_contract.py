@@ -41,6 +41,10 @@ _HOW_TO_STACK = (
     "Get them from mtl_optax.value_and_task_grads(loss_fn)(params, ...), or stack one gradient "
     "tree per task with jax.tree.map(lambda *g: jnp.stack(g), *gradients)."
 )
+_MIXED = (
+    "Of a tree in which the shared leaves alone are stacked, mtl_optax.on_shared(method, shared) "
+    "shows the method those."
+)
 _AROUND_A_METHOD = (
     "If optax.MultiSteps stands around the method, use mtl_optax.accumulate_task_gradients instead."
 )
@@ -184,10 +188,14 @@ def check_task_gradients(
         name = leaf_name(argument, path)
         check_real_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
-            unstacked = f" {_AROUND_A_METHOD}" if leaf.shape == shape else ""
+            mend = _HOW_TO_STACK
+            if leaf.shape == shape:
+                ranks = zip(leaves, wanted, strict=True)
+                mixed = any(jnp.ndim(g) > len(p or ()) for (_, g), p in ranks)
+                mend = _MIXED if mixed else f"{_HOW_TO_STACK} {_AROUND_A_METHOD}"
             raise TaskAxisError(
                 f"{method}: {name} has shape {leaf.shape}, wanted {(num_tasks, *shape)}: one "
-                f"gradient per task, stacked on the leading axis. {_HOW_TO_STACK}{unstacked}",
+                f"gradient per task, stacked on the leading axis. {mend}",
                 num_tasks,
             )
         if leaf.ndim == 0 or leaf.shape[0] != num_tasks:

@@ -32,7 +32,8 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
     `consecutive`; and each scalar hyper-parameter of `optax.inject_hyperparams`.
 
     Args:
-        state: an optimiser's state, of one run; arrays on devices are fetched in one go.
+        state: an optimiser's state, of one run, or the `opt_state` of an `nnx.Optimizer`; arrays on
+            devices are fetched in one go.
         tasks: T names; their numbers by default.
 
     Returns:
@@ -48,14 +49,15 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
         {'weights/depth': 0.5, 'weights/edges': 0.5, 'gap': 0.0, 'iterations': 1.0}
     """
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    found = [(path, leaf) for path, leaf in leaves if _is_logged(path, leaf)]
+    places = [(_without_variable(path), leaf) for path, leaf in leaves]
+    found = [(path, leaf) for path, leaf in places if _is_logged(path, leaf)]
     if any(isinstance(leaf, jax.core.Tracer) for _, leaf in found):
         raise TypeError(
             "scalars: state is being traced. Return the state from the compiled step, and call "
             "scalars on what comes back."
         )
     repeated = {name for name, n in Counter(_name(path) for path, _ in found).items() if n > 1}
-    numbers = {}
+    numbers: dict[str, float] = {}
     for (path, _), value in zip(found, jax.device_get([leaf for _, leaf in found]), strict=True):
         name = _name(path)
         if value.ndim != _FIELDS.get(name, 0):
@@ -81,6 +83,11 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
     return numbers
 
 
+def _without_variable(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Drops the last step where it leads into one of Flax's variables, which NNX puts around."""
+    return path[:-1] if path[-1:] == (jax.tree_util.GetAttrKey("value"),) else path
+
+
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path[-1:], simple=True)
 
@@ -89,4 +96,5 @@ def _is_logged(path: tuple[Any, ...], leaf: Any) -> bool:
     """Whether a leaf is such a field, or an injected hyper-parameter."""
     if len(path) > 1 and path[-2] == jax.tree_util.GetAttrKey("hyperparams"):
         return getattr(leaf, "ndim", 0) == 0
-    return isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name in _FIELDS
+    last = path[-1] if path else None
+    return isinstance(last, jax.tree_util.GetAttrKey) and last.name in _FIELDS

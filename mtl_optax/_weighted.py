@@ -80,8 +80,8 @@ def weighted_value_and_grad(
     beyond = weighting.reads - {"losses"}
     if beyond:
         raise ValueError(
-            f"{name}: {weighting.name} reads {sorted(beyond)}, which the losses "
-            "do not tell. Use value_and_task_grads, or feature_value_and_grad."
+            f"{name}: {weighting.name} reads {sorted(beyond)}, which the losses do not tell. Use "
+            "streamed_value_and_grad, feature_value_and_grad or value_and_task_grads."
         )
 
     @functools.wraps(fun)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import mtl_optax as mtl
 from tests.common import METHODS, inputs, make, step, weights_of
@@ -69,6 +70,15 @@ def test_what_stands_twice_says_where():
 
 def test_an_optimiser_without_a_method_tells_nothing():
     assert mtl.scalars(optax.adam(1e-3).init({"weights": jnp.ones(3), "gap": jnp.ones(())})) == {}
+
+
+def test_nnx_puts_a_variable_around_each_array():
+    tx = optax.chain(mtl.mgda(2), optax.inject_hyperparams(optax.sgd)(0.5))
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    wanted = mtl.scalars(tx.init(nnx.state(model, nnx.Param)))
+    assert mtl.scalars(optimizer.opt_state) == wanted
+    assert {"weights/0", "gap", "learning_rate"} <= wanted.keys()
 
 
 def test_runs_of_several_seeds_are_read_one_by_one():

@@ -48,8 +48,8 @@ class Times:
 def contest(contenders: Mapping[str, Work], rounds: int) -> Times:
     """Times each contender once per round, in a burst of calls of about ten milliseconds.
 
-    Each turn begins with a call that does not count: the contender before leaves caches, and threads
-    that still spin, of its own.
+    Each turn begins with a call that does not count: the contender before leaves caches of its own,
+    and threads that still spin.
     """
     calls = {}
     turns = {}
