@@ -12,17 +12,16 @@ END = "<!-- end of methods -->"
 def table() -> str:
     """Returns the table of methods in Markdown."""
     lines = [
-        "| method | what it does | reads | scale | cost | properties |",
-        "|---|---|---|---|---|---|",
+        "| method | what it does | reads | scale | cost |",
+        "|---|---|---|---|---|",
     ]
     for name in mtl.list_methods():
         info = mtl.method_info(name)
         paper, _, address = info.source.partition(", https")
         source = f" ([{paper}](https{address}))" if address else ""
-        shown = [p for p in mtl.PROPERTIES if p in info.properties - {"linear", "conic"}]
         lines.append(
             f"| `{name}` | {info.summary}{source} | {', '.join(sorted(info.reads)) or 'nothing'} "
-            f"| {info.scale} | {info.cost} | {', '.join(shown)} |"
+            f"| {info.scale} | {info.cost} |"
         )
     return "\n".join(lines) + "\n"
 
