@@ -49,7 +49,7 @@ def accumulate_task_gradients(
     from running, and moving their states, in the steps between.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         every_k: the number of micro-batches of one step, at least 1.
         then: the method and all that follows: `optax.chain(method, optax.adam(lr))`.
         shared: which leaves are shared, as for `on_shared`, if `then` begins with it; all by

@@ -23,7 +23,7 @@ def per_task(
     """Lifts an optax transformation over the task axis: one independent copy for each task.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         transformation: any optax transformation, such as `optax.scale_by_adam()` or
             `optax.clip_by_global_norm(1.0)`. Its state costs T times what it costs for one task.
 

@@ -87,7 +87,7 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
     and what follows, to see what the method left of the conflict.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to the same. Its state is a
@@ -157,7 +157,7 @@ def track_dominance(
     track_dominance(T), sum_tasks(T))`
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         decay: γ, in [0, 1). The paper does not give it.
 
     Returns:
@@ -338,7 +338,7 @@ def split_step(
     `sum_tasks` is trained as by the optimiser alone.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         optimizer: any optax optimiser whose step is, coordinate by coordinate, a multiple of the
             gradient, or of its moving average: SGD, AdaGrad, RMSProp, Adam. What adds to the
             step, weight decay for instance, is to follow `sum_tasks`.

@@ -358,7 +358,7 @@ def get(name: str, num_tasks: int, **hyperparameters: Any) -> optax.GradientTran
 
     Args:
         name: one of `list_methods()`.
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         **hyperparameters: keyword arguments of the factory. Those that have no default there
             (AdaTask's optimiser: `optax.adam(1e-3)`) are filled in from the registry.
 

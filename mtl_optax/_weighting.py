@@ -49,7 +49,7 @@ class Weighting(NamedTuple):
 
     Attributes:
         name: the method's name, for error messages.
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         reads: which entries of `Evidence` it needs, out of "gram", "losses" and "norms".
         init: makes the weighting's own state; `optax.EmptyState` where it has none.
         update: maps (evidence, state) to (result, state). The result is either the weights `(T,)`

@@ -35,7 +35,7 @@ def adatask(
     `per_task(T, optimizer)` followed by a sum.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         optimizer: any optax optimiser, `optax.adam(lr)` say, with its learning rate; or a part of
             one, `optax.scale_by_adam()` say, to be chained with `optax.scale_by_learning_rate`.
         reduction: "sum" as in the paper, or "mean" over the present tasks. T identical tasks make

@@ -42,7 +42,7 @@ def bandit_mtl(
     uniform.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         rho: ρ, at least 0. With `ρ = 0` it is `mean_tasks`.
         step_size: η of the adversary, at least 0.
         radius: `r = ρ` ("rho"), `r = sqrt(ρ)` ("sqrt"), or `r = ρ²/2` ("variance"), for which

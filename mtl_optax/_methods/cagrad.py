@@ -33,7 +33,7 @@ def cagrad(
     matrix to a certified gap.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         c: radius of the ball as a share of `‖g_0‖`, at least 0. With `c = 0` it is `mean_tasks`;
             as `c` grows, the direction tends to MGDA's.
         rescale: divide `d` by nothing, by `1 + c²` or by `1 + c`.

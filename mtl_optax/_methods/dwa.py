@@ -44,7 +44,7 @@ def dwa(
     the first two epochs all weights are one.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         temperature: τ, positive. Towards infinity the weights become equal.
         steps_per_epoch: over how many steps losses are averaged, at least 1. With the default, 1,
             `r` compares the losses of the last two steps, which is noisy on mini-batches.

@@ -55,7 +55,7 @@ def emtl(
     `d = Σ_t W_t g_t`, `W_t = (α_t / T) [mix + (1 - mix) p_t / n_t]`.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         rho: ρ, at least 0. With `sqrt(ρ) >= log T` the ball holds every distribution and restrains
             nothing, of which the factory warns: for two tasks from 0.48 on, the default included,
             for three from 1.21 on.

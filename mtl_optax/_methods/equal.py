@@ -12,7 +12,7 @@ def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     axis.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         combine: if False, return the rows `g_t`, leaves `(T, *p.shape)`, unchanged.
 
     Returns:
@@ -40,7 +40,7 @@ def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     """Averages the task gradients: `d = (1/T) Σ_t g_t`, with T the number of present tasks.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         combine: if False, return the rows `g_t / T`, leaves `(T, *p.shape)`.
 
     Returns:

@@ -57,7 +57,7 @@ def getmtl(
       divides. It grows as the gradients shrink, up to the code's constants of 1e-8.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         epsilon: ε, at least 0. The paper uses 0.0075 and 0.025.
         variant: "paper", "exact" or "official"; the last reads `task_losses`, which count as at
             least 1e-8, and is the same as the code for ε up to one.

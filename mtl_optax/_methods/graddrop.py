@@ -29,7 +29,7 @@ def graddrop(
     where `leak = 0`.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         leak: the share of the other sign that passes, in [0, 1]; 1 is `sum_tasks`. The paper has
             one for each task.
         key: integer seed or typed key; lives in the state and moves at every step.

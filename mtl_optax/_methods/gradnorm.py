@@ -46,7 +46,7 @@ def gradnorm(
     to T.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         alpha: α, at least 0: how strongly tasks that learn slowly are favoured. With `α = 0` the
             norms become equal. The paper uses 1.5, and 0.12 for nearly symmetric tasks.
         optimizer: any optax optimiser for `w`; `optax.adam(0.025)` by default. Each task has an

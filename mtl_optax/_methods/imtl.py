@@ -25,7 +25,7 @@ def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method
     every task alike.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         safe: divide by `|1'v|`, so that `d` descends for every task; it is the paper's `d` where
             `1'v > 0`, and `-d` elsewhere. False is the paper.
         combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
@@ -73,7 +73,7 @@ def imtl_l(
     finds and then updates it. It is twice `uw` with `-s` for `s`.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         optimizer: any optax optimiser for `s`; `optax.adam(1e-3)` by default. The paper learns `s`
             along with the network, so give it the network's learning rate. Each task has an
             optimiser state of its own.
@@ -118,7 +118,7 @@ def imtl(
     projects on every task alike, and `Σ_t α_t = 1` for the weights `α_t e^{s_t}` of the update.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         optimizer: any optax optimiser for `s`, as for `imtl_l`.
         safe: as for `imtl_g`.
         clip: as for `imtl_l`.

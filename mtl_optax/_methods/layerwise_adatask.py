@@ -58,7 +58,7 @@ def layerwise_adatask(
     than `N T`; if each layer is one parameter, they are the same.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         learning_rate: η, a number or a schedule.
         decay: decay of the moving averages, in [0, 1).
         eps: added outside the root, as in `adatask`'s default; at least 0.

@@ -58,7 +58,7 @@ def meta_weighting(
     made with the new `w`. It starts at ones and stays there in the first step.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         step_size: α, at least 0. The paper uses 0.1 and 0.5.
         learning_rate: η, at least 0: the learning rate of the optimiser that takes the updates.
             With the default, 1, `step_size` is the whole factor. Only SGD moves the parameters

@@ -40,7 +40,7 @@ def mgda(
     gradients, so `α = λ/v`, rescaled to sum to one, is what keeps `d` a common descent direction.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         normalization: what the gradients are divided by before the search.
         solver: "fully_corrective" is exact in a few iterations; "frank_wolfe" and
             "projected_gradient" stop at a duality gap of 1e-6 of the mean squared norm or after

@@ -47,7 +47,7 @@ def nash_mtl(
     does not shrink near an optimum, so a decaying learning rate is needed.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         max_norm: `d` is scaled to at most this norm, positive; None for no limit. Any limit up to
             `sqrt(T)` makes the norm constant.
         update_every: keep `a` for this many steps, at least 1, applied to each step's gradients.

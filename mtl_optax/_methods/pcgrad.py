@@ -25,7 +25,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     coefficients `K` `(T, T)`, `g_i' = Σ_j K_ij g_j`, from the Gram matrix alone.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         key: integer seed or typed key; lives in the state and moves at every step. For two tasks
             the order, and so the key, changes nothing.
         combine: if False, return the projected rows `g_i'`, leaves `(T, *p.shape)`, for AdaTask

@@ -26,7 +26,7 @@ def rlw(
     It is a baseline that any method with learned weights should beat.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         distribution: "normal" takes `w = softmax(z)` with `z ~ N(0, I)`; "dirichlet" draws `w`
             uniformly from the simplex.
         key: integer seed or typed key; lives in the state and moves at every step.

@@ -14,7 +14,7 @@ def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) 
     changes nothing as long as the loss stays far above ε.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         eps: ε, positive.
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 

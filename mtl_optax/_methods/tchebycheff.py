@@ -32,7 +32,7 @@ def tchebycheff(
     to `Σ_t w_t g_t / T` as it grows.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         weights: `w`, `(T,)`, positive, an array or a sequence of numbers; ones by default. Each
             choice leads to a point of its own on the Pareto front.
         reference: `z`, `(T,)`, a loss that each task cannot go below, an array or a sequence of

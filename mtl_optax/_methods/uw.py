@@ -24,7 +24,7 @@ def uw(
     that the weights tend to those of `Σ_t log L_t`.
 
     Args:
-        num_tasks: T.
+        num_tasks: the number T of tasks.
         optimizer: any optax optimiser for `s`; `optax.adam(1e-3)` by default. The paper learns
             `s` along with the network, so give it the network's learning rate. Each task has an
             optimiser state of its own.

@@ -1,0 +1,173 @@
+"""The pages of the site that are made from the package: one for each method, and the reference."""
+
+import inspect
+import pathlib
+import re
+from collections.abc import Mapping
+
+import pictures
+
+import mtl_optax as mtl
+
+ROOT = pathlib.Path(__file__).parent.parent
+METHODS = ROOT / "docs" / "methods"
+REFERENCE = ROOT / "docs" / "reference.md"
+PACKAGE = ROOT / "mtl_optax"
+
+CONTENTS = {
+    "First steps": ["docs/getting-started", "docs/which-method", "docs/gallery", "docs/notebooks"],
+    "How to": [
+        "docs/guides/heads",
+        "docs/guides/missing-tasks",
+        "docs/guides/accumulation",
+        "docs/composition",
+        "docs/guides/logging",
+        "docs/guides/checkpoints",
+        "docs/devices",
+        "docs/performance",
+        "docs/guides/migrating",
+    ],
+    "Methods": ["docs/methods/index"],
+    "Evidence": ["docs/reliability", "benchmarks/README"],
+    "Reference": ["docs/reference", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
+}
+
+
+def write() -> None:
+    """Writes the pages, and the pictures that are older than the package."""
+    METHODS.mkdir(exist_ok=True)
+    newest = max(file.stat().st_mtime for file in [*PACKAGE.rglob("*.py"), pictures_file()])
+    for name in mtl.list_methods():
+        drawn = METHODS / f"{name}_3.svg"
+        if not drawn.exists() or drawn.stat().st_mtime < newest:
+            pictures.draw(name, METHODS)
+        _update(METHODS / f"{name}.md", method_page(name))
+    _update(METHODS / "index.md", methods_page())
+    _update(REFERENCE, reference_page())
+
+
+def pictures_file() -> pathlib.Path:
+    """Returns the script that draws."""
+    return pathlib.Path(inspect.getfile(pictures))
+
+
+def _update(page: pathlib.Path, text: str) -> None:
+    """Leaves a page that has not changed its date, so that it is not built again."""
+    if not page.exists() or page.read_text(encoding="utf-8") != text:
+        page.write_text(text, encoding="utf-8")
+
+
+def toctree(caption: str, documents: list[str], depth: int = 1) -> str:
+    """Returns the table of contents of a page, which MyST reads."""
+    listed = "\n".join(f"/{document}" for document in documents)
+    return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: {depth}\n\n{listed}\n```\n"
+
+
+def read(app: object, document: str, source: list[str]) -> None:
+    """Adds to the README, as it is read, the contents of the site and links to the methods."""
+    del app
+    if document == "README":
+        text = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](docs/methods/\1.md) |", source[0], flags=re.M)
+        source[0] = text + "".join(toctree(*entry) for entry in CONTENTS.items())
+
+
+def method_page(name: str) -> str:
+    """Returns the page of a method: what the registry knows, its pictures, its docstring."""
+    info = mtl.method_info(name)
+    paper, _, address = info.source.partition(", https")
+    source = f"[{paper}](https{address})" if address else info.source
+    holds = "\n".join(
+        f"- *{key}*: {meaning}" for key, meaning in mtl.PROPERTIES.items() if key in info.properties
+    )
+    return f"""# {name}
+
+{info.summary} {source}
+
+- **Reads:** {", ".join(sorted(info.reads)) or "nothing"}.
+- **Scale of the update:** {info.scale}.
+- **Cost beyond the forward pass:** {info.cost}.
+- **Heads:** {info.heads}, with `on_shared`.
+
+![Update on two task gradients]({name}_2.svg)
+
+![Update on three task gradients]({name}_3.svg)
+
+```{{eval-rst}}
+.. autofunction:: mtl_optax.{name}
+```
+
+## Properties
+
+Declared in the registry, and held by the tests:
+
+{holds}
+"""
+
+
+def methods_page() -> str:
+    """Returns the page that leads to the methods, in the README's groups and order."""
+    table = ROOT / "README.md"
+    _, _, rest = table.read_text(encoding="utf-8").partition("<!-- methods")
+    rows = rest.partition("-->\n")[2].partition("<!--")[0]
+    rows = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](\1.md) |", rows, flags=re.M)
+    names = [f"docs/methods/{name}" for name in mtl.list_methods()]
+    return f"""# Methods
+
+*Reads* is what the update depends on. *Scale* says what T equal gradients `g` give: about `T g`
+(sum), about `g` (mean), an optimiser's step, or something of its own. *Cost* is what a step takes
+beyond the forward pass. [Which method?](../which-method.md) leads from what you see to what to try.
+
+Each page shows the update on the same two and three task gradients, drawn by running the method.
+
+{rows}
+{toctree("Methods", names)}"""
+
+
+def groups() -> dict[str, list[str]]:
+    """Returns the public names in the groups of `mtl_optax/__init__.py`, by their heading."""
+    found: dict[str, list[str]] = {}
+    heading = ""
+    for line in (PACKAGE / "__init__.py").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"# (.+)\.$", line):
+            heading = match[1]
+        elif match := re.match(r"from mtl_optax\S* import \w+ as (\w+)$", line):
+            found.setdefault(heading, []).append(match[1])
+    return found
+
+
+def check(found: dict[str, list[str]]) -> None:
+    """Raises if a public name stands in no group, or has no documentation of its own."""
+    grouped = {name for names in found.values() for name in names}
+    missing = {name for name in vars(mtl) if not name.startswith("_")} - grouped
+    missing -= {name for name in missing if inspect.ismodule(getattr(mtl, name))}
+    if missing:
+        raise ValueError(f"mtl_optax/__init__.py: {sorted(missing)} stand in no group.")
+    for name in grouped:
+        value = getattr(mtl, name)
+        if callable(value) and not (value.__doc__ or "").strip():
+            raise ValueError(f"mtl_optax.{name} has no docstring.")
+
+
+def reference_page() -> str:
+    """Returns the reference of everything public, whose methods have pages of their own."""
+    found = groups()
+    check(found)
+    parts = ["# Reference\n\n`import mtl_optax as mtl`\n"]
+    for heading, names in found.items():
+        parts.append(f"\n## {heading}\n")
+        for name in names:
+            value = getattr(mtl, name)
+            if name in mtl.list_methods():
+                parts.append(f"- [`{name}`](methods/{name}.md): {mtl.method_info(name).summary}")
+                continue
+            if isinstance(value, Mapping):
+                parts.append(f"\n**mtl_optax.{name}**\n")
+                parts.append("\n".join(f"- *{key}*: {meaning}" for key, meaning in value.items()))
+                continue
+            if inspect.ismodule(value):
+                directive = f".. automodule:: mtl_optax.{name}\n   :members:"
+            else:
+                kind = "class" if inspect.isclass(value) else "function"
+                directive = f".. auto{kind}:: mtl_optax.{name}"
+            parts.append(f"\n```{{eval-rst}}\n{directive}\n```\n")
+    return "\n".join(parts) + "\n"

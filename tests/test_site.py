@@ -1,0 +1,71 @@
+"""The site holds every document, and what it makes from the package covers the package."""
+
+import types
+
+import pytest
+
+import mtl_optax as mtl
+from tests.common import METHODS, ROOT
+
+
+@pytest.fixture(scope="module")
+def pages():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        import pages
+
+        yield pages
+
+
+def test_every_document_is_in_the_contents(pages):
+    listed = {f"{document}.md" for documents in pages.CONTENTS.values() for document in documents}
+    written = {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")}
+    made = {str(page.relative_to(ROOT)) for page in [*pages.METHODS.glob("*.md"), pages.REFERENCE]}
+    assert written - made <= listed
+    assert listed - {"docs/methods/index.md", "docs/reference.md"} - written == {
+        "benchmarks/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    }
+
+
+def test_the_reference_names_everything_public(pages):
+    text = pages.reference_page()
+    for name, value in vars(mtl).items():
+        if not name.startswith("_") and not isinstance(value, types.ModuleType):
+            shown = f"](methods/{name}.md)" if name in METHODS else f"mtl_optax.{name}"
+            assert text.count(shown + "\n") + text.count(shown + "*") + text.count(f"{shown}:") == 1
+    assert ".. automodule:: mtl_optax.metrics\n" in text
+
+
+def test_a_public_name_without_a_docstring_fails_the_build(pages, monkeypatch):
+    monkeypatch.setattr(mtl, "extra", lambda: None, raising=False)
+    with pytest.raises(ValueError, match=r"mtl_optax.extra has no docstring"):
+        pages.check(pages.groups() | {"More": ["extra"]})
+
+
+def test_a_public_name_in_no_group_fails_the_build(pages, monkeypatch):
+    monkeypatch.setattr(mtl, "extra", len, raising=False)
+    with pytest.raises(ValueError, match=r"\['extra'\] stand in no group"):
+        pages.check(pages.groups())
+
+
+def test_a_methods_page_shows_what_the_registry_knows(pages):
+    page = pages.method_page("mgda")
+    for shown in (
+        "[Sener and Koltun 2018](https://arxiv.org/abs/1810.04650)",
+        "**Reads:** gram.",
+        "**Scale of the update:** mean.",
+        "![Update on two task gradients](mgda_2.svg)",
+        ".. autofunction:: mtl_optax.mgda\n",
+        "- *convex*: the weights are non-negative and sum to one",
+    ):
+        assert shown in page
+
+
+def test_the_first_page_leads_to_the_methods_and_the_contents(pages):
+    source = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    pages.read(None, "README", source)
+    for name in METHODS:
+        assert f"[`{name}`](docs/methods/{name}.md)" in source[0]
+    assert source[0].count("```{toctree}") == len(pages.CONTENTS)
