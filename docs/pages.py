@@ -142,10 +142,13 @@ def check(found: dict[str, list[str]]) -> None:
     missing -= {name for name in missing if inspect.ismodule(getattr(mtl, name))}
     if missing:
         raise ValueError(f"mtl_optax/__init__.py: {sorted(missing)} stand in no group.")
-    for name in grouped:
-        value = getattr(mtl, name)
+    public = {name: getattr(mtl, name) for name in grouped}
+    for module in (mtl.metrics, mtl.adversarial):
+        members = inspect.getmembers(module, inspect.isfunction)
+        public |= {f"{module.__name__}.{name}": value for name, value in members if name[0] != "_"}
+    for name, value in public.items():
         if callable(value) and not (value.__doc__ or "").strip():
-            raise ValueError(f"mtl_optax.{name} has no docstring.")
+            raise ValueError(f"{name} has no docstring.")
 
 
 def reference_page() -> str:

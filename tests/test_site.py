@@ -40,8 +40,14 @@ def test_the_reference_names_everything_public(pages):
 
 def test_a_public_name_without_a_docstring_fails_the_build(pages, monkeypatch):
     monkeypatch.setattr(mtl, "extra", lambda: None, raising=False)
-    with pytest.raises(ValueError, match=r"mtl_optax.extra has no docstring"):
+    with pytest.raises(ValueError, match=r"extra has no docstring"):
         pages.check(pages.groups() | {"More": ["extra"]})
+
+
+def test_a_function_without_a_docstring_in_a_public_module_does_too(pages, monkeypatch):
+    monkeypatch.setattr(mtl.metrics.delta_m, "__doc__", "")
+    with pytest.raises(ValueError, match=r"metrics.delta_m has no docstring"):
+        pages.check(pages.groups())
 
 
 def test_a_public_name_in_no_group_fails_the_build(pages, monkeypatch):
