@@ -15,12 +15,12 @@ import mtl_optax as mtl
 from benchmarks.cells import provenance, write
 from benchmarks.errors import UserError
 from benchmarks.reporting.command import between_markers
-from benchmarks.speed import aggregation, memory, peers, solvers, steps
+from benchmarks.speed import aggregation, peers, solvers, steps, ways
 from benchmarks.speed.show import draw, tables
 from benchmarks.speed.timing import Question
 
-Part = Literal["aggregation", "solvers", "steps", "memory"]
-PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "memory")
+Part = Literal["aggregation", "solvers", "steps", "ways"]
+PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "ways")
 SOLVER_TASKS = (2, 4, 8, 14, 40, 100)
 
 _Switch = tyro.conf.FlagCreatePairsOff[bool]
@@ -37,13 +37,13 @@ class Speed:
     name: ClassVar[str] = "speed"
 
     parts: Annotated[tuple[Part, ...], _Several] = ()
-    """Aggregation of given gradients, inner solvers, whole training steps, memory."""
+    """Aggregation of given gradients, inner solvers, whole training steps, and the four ways."""
     methods: Annotated[tuple[str, ...], _Several] = ()
     """Methods to measure."""
     tasks: tuple[int, ...] = (2, 4, 14, 40)
-    """Numbers of tasks, T, of aggregation and memory."""
+    """Numbers of tasks, T, of aggregation and of the four ways."""
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    """Numbers of parameters, N, of aggregation and memory."""
+    """Numbers of parameters, N, of aggregation and of the four ways."""
     most_gigabytes: float = 1.0
     """Larger stacks of task gradients are left out."""
     rounds: int = 7
@@ -113,7 +113,7 @@ class Speed:
             ),
             "solvers": solvers.questions(SOLVER_TASKS, **how),
             "steps": steps.questions(methods, **how),
-            "memory": memory.questions(self.tasks, self.sizes),
+            "ways": ways.questions(self.tasks, self.sizes, rounds=self.rounds, most_bytes=most),
         }
         return itertools.chain.from_iterable(parts[part] for part in self.parts or PARTS)
 

@@ -23,6 +23,7 @@ class Question(NamedTuple):
 
 
 _BURST = 0.01  # Seconds of work in a turn, where one call takes less.
+_PAUSE = 0.01  # Seconds in which idle threads go to sleep.
 _SLOW = 1.0  # Seconds; work that takes longer has fewer turns.
 
 
@@ -48,8 +49,8 @@ class Times:
 def contest(contenders: Mapping[str, Work], rounds: int) -> Times:
     """Times each contender once per round, in a burst of calls of about ten milliseconds.
 
-    Each turn begins with a call that does not count: the contender before leaves caches of its own,
-    and threads that still spin.
+    Each turn begins with a pause and a call that does not count: the contender before leaves
+    threads that still spin, and caches of its own.
     """
     calls = {}
     turns = {}
@@ -62,6 +63,7 @@ def contest(contenders: Mapping[str, Work], rounds: int) -> Times:
     for turn in range(rounds):
         for name, work in contenders.items():
             if turn < turns[name]:
+                time.sleep(_PAUSE)
                 work()
                 seconds_of[name].append(_time(work, calls[name]))
     return Times({name: np.array(seconds) for name, seconds in seconds_of.items()})

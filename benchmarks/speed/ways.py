@@ -1,4 +1,4 @@
-"""What XLA sets aside for one step, in each way of gathering a method's evidence: exact figures."""
+"""Each way of gathering a method's evidence: what XLA sets aside for one step, and its time."""
 
 import functools
 import itertools
@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import mtl_optax as mtl
-from benchmarks.speed.timing import Question
+from benchmarks.speed import limit
+from benchmarks.speed.timing import Question, contest
 
 ROWS = 32
 FEATURES = 128
 INPUTS = 64
-EQUAL = "equal weighting"
+EQUAL, STACKED = "equal weighting", "stacked"
 PyTree = Any
 
 
@@ -26,17 +28,24 @@ class Cost(NamedTuple):
     flops: float
 
 
-def questions(tasks: Sequence[int], sizes: Sequence[int]) -> Iterator[Question]:
-    """Yields one question for each number of tasks and of parameters."""
+def questions(
+    tasks: Sequence[int], sizes: Sequence[int], *, rounds: int, most_bytes: int
+) -> Iterator[Question]:
+    """Yields one question for each number of tasks and of parameters.
+
+    Where the stack of task gradients is larger than `most_bytes`, nothing runs: there is no time.
+    """
     for num_tasks, size in itertools.product(tasks, sizes):
         asked = {"tasks": num_tasks, "size": size}
-        yield Question("memory", asked, functools.partial(_answer, num_tasks, size))
+        turns = rounds if 4 * num_tasks * size <= most_bytes else 0
+        yield Question("ways", asked, functools.partial(_answer, num_tasks, size, turns))
 
 
-def _answer(num_tasks: int, size: int) -> list[dict[str, Any]]:
-    costs = {way: cost(lower) for way, lower in ways(num_tasks, size).items()}
+def _answer(num_tasks: int, size: int, rounds: int) -> list[dict[str, Any]]:
+    programs = {way: lower().compile() for way, lower in ways(num_tasks, size).items()}
+    costs = {way: cost(program) for way, program in programs.items()}
     plain = costs[EQUAL]
-    return [
+    rows = [
         {
             "way": way,
             "bytes": found.temporaries,
@@ -45,6 +54,16 @@ def _answer(num_tasks: int, size: int) -> list[dict[str, Any]]:
         }
         for way, found in costs.items()
     ]
+    if rounds:
+        rng = np.random.default_rng(0)
+        draw = lambda shape: jnp.asarray(0.1 * rng.normal(size=shape.shape), shape.dtype)
+        arguments = jax.tree.map(draw, _shapes(num_tasks, size))
+        times = contest(
+            {way: limit.on(program, *arguments) for way, program in programs.items()}, rounds
+        )
+        for row in rows:
+            row["time over stacked"] = times.ratio(str(row["way"]), STACKED)[0]
+    return rows
 
 
 def ways(num_tasks: int, size: int) -> dict[str, Callable[[], Any]]:
@@ -74,7 +93,7 @@ def ways(num_tasks: int, size: int) -> dict[str, Callable[[], Any]]:
         "losses only": one_pass(weighted, losses),
         "features": one_pass(features, gram),
         "streamed Gram": one_pass(streamed, gram),
-        "stacked": stacked_step,
+        STACKED: stacked_step,
     }
     return {
         name: lambda step=step: jax.jit(step).lower(params, batch)  # type: ignore[misc]
@@ -82,11 +101,10 @@ def ways(num_tasks: int, size: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def cost(lower: Callable[[], Any]) -> Cost:
-    """Compiles a program and reads its cost."""
-    compiled = lower().compile()
+def cost(program: Any) -> Cost:
+    """Reads the cost of a compiled program."""
     return Cost(
-        compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis().get("flops", 0.0)
+        program.memory_analysis().temp_size_in_bytes, program.cost_analysis().get("flops", 0.0)
     )
 
 
