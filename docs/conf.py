@@ -30,6 +30,7 @@ include_patterns = [
 ]
 nitpicky = True
 
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 
