@@ -16,26 +16,21 @@ from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problem import Problem
 from benchmarks.recipes import EQUAL_WEIGHTING, recipe
 from benchmarks.speed import limit, peers, torch_models
+from benchmarks.speed.sizes import (
+    MLP,
+    MLP_ROWS,
+    PAIR_ROWS,
+    PAIRS,
+    RATE,
+    TASKS,
+    TEXT,
+    TEXT_LENGTH,
+    TEXT_ROWS,
+)
 from benchmarks.speed.timing import Question, Work, contest
 from benchmarks.suites.networks import in_trunk, network
 
-TASKS = 4
-RATE = 1e-3
-
 MODELS = ("mlp", "text_cnn", "transformer")
-MLP: dict[str, Any] = {"inputs": 256, "widths": (768, 768, 256)}
-MLP_ROWS = 128
-TEXT: dict[str, Any] = {"vocabulary": 4000, "embedding": 64, "channels": 64, "widths": (3, 5, 7)}
-TEXT_ROWS, TEXT_LENGTH = 16, 64
-PAIRS: dict[str, Any] = {
-    "vocabulary": 4000,
-    "length": 32,
-    "layers": 2,
-    "attention_heads": 4,
-    "width": 128,
-    "hidden": 256,
-}
-PAIR_ROWS = 32
 
 
 def questions(methods: Sequence[str], *, rounds: int, with_peers: bool) -> Iterator[Question]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.problem import Problem
 from benchmarks.speed import peers
+from benchmarks.speed.sizes import MLP, PAIRS, RATE, TEXT
 
 
 class Steps(NamedTuple):
@@ -22,8 +23,6 @@ def steps(model: str, problem: Problem) -> Steps:
     """Makes the torch model of that name, and its steps on the problem's data."""
     torch = peers.load()
     from torchjd.autojac import jac_to_grad, mtl_backward
-
-    from benchmarks.speed.steps import MLP, PAIRS, RATE, TEXT
 
     trunk, width = {
         "mlp": lambda: _mlp(torch, **MLP),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ import mtl_optax as mtl
 from benchmarks.cells import Config, Store, plain, provenance, write
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.recipes import default_hyperparameters, own_optimizer
-from benchmarks.toy.landscape import FLOOR, STARTS, losses
+from benchmarks.toy.landscape import FLOOR, STARTS, Trajectories, losses
 from benchmarks.toy.show import draw, table
 
 PRESETS: dict[str, tuple[int, float]] = {"paper": (100_000, 1e-3), "quick": (25_000, 4e-3)}
@@ -36,14 +36,6 @@ PRESETS: dict[str, tuple[int, float]] = {"paper": (100_000, 1e-3), "quick": (25_
 POINTS = 250  # along each trajectory at most, the start not counted
 
 _Switch = tyro.conf.FlagCreatePairsOff[bool]
-
-
-class Trajectories(NamedTuple):
-    """What one method did: ``p`` points from each of ``s`` starting points."""
-
-    step: list[int]
-    params: Float[np.ndarray, "s p 2"]
-    losses: Float[np.ndarray, "s p 2"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,14 @@ FLOOR = -20.0
 _TINY = 5e-6  # Where the logarithm of a valley's floor ends.
 
 
+class Trajectories(NamedTuple):
+    """What one method did: ``p`` points from each of ``s`` starting points."""
+
+    step: list[int]
+    params: Float[np.ndarray, "s p 2"]
+    losses: Float[np.ndarray, "s p 2"]
+
+
 def losses(params: Float[Array, "2 ..."], scale: float = 1.0) -> Float[Array, "2 ..."]:
     """Both losses, the first one times ``scale``.
 

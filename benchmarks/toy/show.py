@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -19,10 +18,7 @@ from rich.table import Table
 
 from benchmarks.errors import UserError
 from benchmarks.pictures import STYLE
-from benchmarks.toy.landscape import EXTENT, STARTS, Front, losses, pareto_front
-
-if TYPE_CHECKING:
-    from benchmarks.toy.command import Trajectories
+from benchmarks.toy.landscape import EXTENT, STARTS, Front, Trajectories, losses, pareto_front
 
 TOLERANCE = 0.01
 """How near the front an end must be to count, as a fraction of each loss's range on the front."""
@@ -32,7 +28,7 @@ TIME = "plasma"  # The colour map of early to late.
 FRONT = "#009E73"
 
 
-def table(runs: Mapping[str, "Trajectories"], scale: float) -> Table:
+def table(runs: Mapping[str, Trajectories], scale: float) -> Table:
     """One row for each method: how many starts reach the front, and where on it."""
     front = pareto_front(scale)
     last = next(iter(runs.values())).step[-1]
@@ -66,7 +62,7 @@ def table(runs: Mapping[str, "Trajectories"], scale: float) -> Table:
     return result
 
 
-def draw(runs: Mapping[str, "Trajectories"], scale: float, folder: Path) -> None:
+def draw(runs: Mapping[str, Trajectories], scale: float, folder: Path) -> None:
     """Write ``toy.png``, over the parameters, and ``toy_losses.png``, over the losses."""
     with mpl.rc_context(STYLE):
         pictures = {"toy.png": _landscape(runs, scale), "toy_losses.png": _loss_plane(runs, scale)}
@@ -83,7 +79,7 @@ def _places_reached(ends: Float[np.ndarray, "s 2"], front: Front) -> Float[np.nd
     return places[distances <= TOLERANCE]
 
 
-def _landscape(runs: Mapping[str, "Trajectories"], scale: float) -> Figure:
+def _landscape(runs: Mapping[str, Trajectories], scale: float) -> Figure:
     figure, panels, key = _panels(runs, scale)
     axis = np.linspace(-EXTENT, EXTENT, 401)
     x, y = np.meshgrid(axis, axis)
@@ -106,7 +102,7 @@ def _landscape(runs: Mapping[str, "Trajectories"], scale: float) -> Figure:
     return figure
 
 
-def _loss_plane(runs: Mapping[str, "Trajectories"], scale: float) -> Figure:
+def _loss_plane(runs: Mapping[str, Trajectories], scale: float) -> Figure:
     figure, panels, key = _panels(runs, scale)
     front = pareto_front(scale).losses
     for method, axes in panels.items():
@@ -120,9 +116,7 @@ def _loss_plane(runs: Mapping[str, "Trajectories"], scale: float) -> Figure:
     return figure
 
 
-def _panels(
-    runs: Mapping[str, "Trajectories"], scale: float
-) -> tuple[Figure, dict[str, Axes], Axes]:
+def _panels(runs: Mapping[str, Trajectories], scale: float) -> tuple[Figure, dict[str, Axes], Axes]:
     """A panel for each method, with how many of its ends are on the front, and one for the key."""
     columns = min(COLUMNS, len(runs) + 1)
     rows = math.ceil((len(runs) + 1) / columns)
