@@ -5,9 +5,15 @@ site and in a clone.
 """
 
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -43,6 +49,38 @@ html_theme = "furo"
 html_title = f"mtl_optax {release}"
 html_css_files = ["site.css"]
 html_static_path = ["static"]
+html_math_renderer = "mathml"  # Without a script from elsewhere.
+pygments_dark_style = "monokai"  # The theme's own underlines imports as if they were links.
+
+PUBLIC = {name.rpartition(".")[2]: name for name in pages.public(pages.groups())}
+
+
+def _link(app: Any, tree: Any) -> None:
+    """Makes a link of every public name that stands in code, in Markdown and docstrings alike."""
+    inside = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.download_reference)
+    for code in list(tree.findall(nodes.literal)):
+        target = PUBLIC.get(re.sub(r"^(mtl|mtl_optax)\.|\(\)$", "", code.astext()))
+        if target and not any(isinstance(node, inside) for node in _above(code)):
+            link = addnodes.pending_xref(
+                refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname
+            )
+            code.replace_self(link)
+            link += code
+
+
+def _above(node: Any) -> Iterator[Any]:
+    while node := node.parent:
+        yield node
+
+
+def _inline(writer: Any, node: Any) -> None:
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _block(writer: Any, node: Any) -> None:
+    writer.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
 
 
 def _index(app: Any, error: Exception | None) -> None:
@@ -55,5 +93,7 @@ def _index(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> None:
     """Writes the pages that are made from the package, and hooks into the build."""
     pages.write()
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("source-read", pages.read)
+    app.connect("doctree-read", _link)
     app.connect("build-finished", _index)

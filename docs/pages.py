@@ -88,6 +88,8 @@ def method_page(name: str) -> str:
 - **Cost beyond the forward pass:** {info.cost}.
 - **Heads:** {info.heads}, with `on_shared`.
 
+What these words mean stands above [the table of all methods](index.md).
+
 ![Update on two task gradients]({name}_2.svg)
 
 ![Update on three task gradients]({name}_3.svg)
@@ -111,11 +113,13 @@ def methods_page() -> str:
     rows = rest.partition("-->\n")[2].partition("<!--")[0]
     rows = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](\1.md) |", rows, flags=re.M)
     names = [f"docs/methods/{name}" for name in mtl.list_methods()]
-    return f"""# Methods
+    return f"""# All methods
 
 *Reads* is what the update depends on. *Scale* says what T equal gradients `g` give: about `T g`
 (sum), about `g` (mean), an optimiser's step, or something of its own. *Cost* is what a step takes
-beyond the forward pass. [Which method?](../which-method.md) leads from what you see to what to try.
+beyond the forward pass. *Heads* is how the paper treats parameters that belong to one task:
+[shared parameters and heads](../guides/heads.md). [Which method?](../which-method.md) leads from
+what you see to what to try.
 
 Each page shows the update on the same two and three task gradients, drawn by running the method.
 
@@ -135,18 +139,26 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
+def public(found: dict[str, list[str]]) -> dict[str, object]:
+    """Returns what the groups hold, the functions of public modules included, by full name."""
+    grouped = {name: getattr(mtl, name) for names in found.values() for name in names}
+    values = {f"mtl_optax.{name}": value for name, value in grouped.items()}
+    for module in filter(inspect.ismodule, grouped.values()):
+        for name, value in inspect.getmembers(module, inspect.isfunction):
+            if value.__module__ == module.__name__ and not name.startswith("_"):
+                values[f"{module.__name__}.{name}"] = value
+    return values
+
+
 def check(found: dict[str, list[str]]) -> None:
     """Raises if a public name stands in no group, or has no documentation of its own."""
-    grouped = {name for names in found.values() for name in names}
-    missing = {name for name in vars(mtl) if not name.startswith("_")} - grouped
+    values = public(found)
+    missing = {name for name in vars(mtl) if not name.startswith("_")}
+    missing -= {name.removeprefix("mtl_optax.") for name in values}
     missing -= {name for name in missing if inspect.ismodule(getattr(mtl, name))}
     if missing:
         raise ValueError(f"mtl_optax/__init__.py: {sorted(missing)} stand in no group.")
-    public = {name: getattr(mtl, name) for name in grouped}
-    for module in (mtl.metrics, mtl.adversarial):
-        members = inspect.getmembers(module, inspect.isfunction)
-        public |= {f"{module.__name__}.{name}": value for name, value in members if name[0] != "_"}
-    for name, value in public.items():
+    for name, value in values.items():
         if callable(value) and not (value.__doc__ or "").strip():
             raise ValueError(f"{name} has no docstring.")
 
@@ -155,7 +167,7 @@ def reference_page() -> str:
     """Returns the reference of everything public, whose methods have pages of their own."""
     found = groups()
     check(found)
-    parts = ["# Reference\n\n`import mtl_optax as mtl`\n"]
+    parts = ["# API reference\n\n`import mtl_optax as mtl`\n"]
     for heading, names in found.items():
         parts.append(f"\n## {heading}\n")
         for name in names:
@@ -164,13 +176,14 @@ def reference_page() -> str:
                 parts.append(f"- [`{name}`](methods/{name}.md): {mtl.method_info(name).summary}")
                 continue
             if isinstance(value, Mapping):
-                parts.append(f"\n**mtl_optax.{name}**\n")
-                parts.append("\n".join(f"- *{key}*: {meaning}" for key, meaning in value.items()))
-                continue
-            if inspect.ismodule(value):
+                meanings = "\n".join(f"   - *{key}*: {said}" for key, said in value.items())
+                directive = f".. py:data:: {name}\n   :module: mtl_optax\n\n{meanings}"
+            elif inspect.ismodule(value):
                 directive = f".. automodule:: mtl_optax.{name}\n   :members:"
             else:
                 kind = "class" if inspect.isclass(value) else "function"
                 directive = f".. auto{kind}:: mtl_optax.{name}"
+                if properties := inspect.getmembers(value, lambda of: isinstance(of, property)):
+                    directive += f"\n   :members: {', '.join(key for key, _ in properties)}"
             parts.append(f"\n```{{eval-rst}}\n{directive}\n```\n")
     return "\n".join(parts) + "\n"

@@ -12,7 +12,7 @@ gradient methods, so they go with any method of the library:
 
 AdvMTL minimises `Σ_t [L_t + λ L_adv,t + γ L_diff,t]` with λ = 0.05 and γ = 0.01, where `L_adv,t` is
 the discriminator's loss on reversed features and `L_diff,t` the penalty. As a JAX function of a
-batch of texts for each task:
+batch of texts for each task::
 
     def losses_of(params, tokens, labels):  # tokens (T, B, length), labels (T, B)
         shared, private = features(params, tokens)  # (T, B, d) each

@@ -1,5 +1,6 @@
 """The site holds every document, and what it makes from the package covers the package."""
 
+import re
 import types
 
 import pytest
@@ -33,8 +34,11 @@ def test_the_reference_names_everything_public(pages):
     text = pages.reference_page()
     for name, value in vars(mtl).items():
         if not name.startswith("_") and not isinstance(value, types.ModuleType):
-            shown = f"](methods/{name}.md)" if name in METHODS else f"mtl_optax.{name}"
-            assert text.count(shown + "\n") + text.count(shown + "*") + text.count(f"{shown}:") == 1
+            shown = rf"\.\. (auto\w+:: mtl_optax\.|py:data:: ){name}$"
+            if name in METHODS:
+                shown = rf"- \[`{name}`\]\(methods/{name}\.md\)"
+            assert len(re.findall(f"^{shown}", text, flags=re.M)) == 1, name
+    assert ".. autoclass:: mtl_optax.MethodInfo\n   :members: cost\n" in text
     assert ".. automodule:: mtl_optax.metrics\n" in text
 
 
@@ -48,6 +52,13 @@ def test_a_function_without_a_docstring_in_a_public_module_does_too(pages, monke
     monkeypatch.setattr(mtl.metrics.delta_m, "__doc__", "")
     with pytest.raises(ValueError, match=r"metrics.delta_m has no docstring"):
         pages.check(pages.groups())
+
+
+def test_links_lead_to_the_functions_of_public_modules_and_not_to_what_they_import(pages):
+    names = pages.public(pages.groups())
+    assert names["mtl_optax.metrics.delta_m"] is mtl.metrics.delta_m
+    assert names["mtl_optax.PROPERTIES"] is mtl.PROPERTIES
+    assert "mtl_optax.metrics.at_least_float32" not in names
 
 
 def test_a_public_name_in_no_group_fails_the_build(pages, monkeypatch):
