@@ -399,7 +399,14 @@ def test_a_non_finite_loss_propagates(name, bad):
 @every_method
 def test_docstring_states_what_the_contract_asks_for(name):
     text = inspect.getdoc(mtl.method_info(name).factory)
-    for part in ("Args:", "Returns:", "References:", "Example:", ">>>", "num_tasks: T"):
+    for part in (
+        "Args:",
+        "Returns:",
+        "References:",
+        "Example:",
+        ">>>",
+        "num_tasks: the number T of tasks",
+    ):
         assert part in text
     assert "scale" in text.lower()
     for parameter in inspect.signature(mtl.method_info(name).factory).parameters:

@@ -115,9 +115,9 @@ def _solvers(rows: Sequence[Row], all_rows: Sequence[Row]) -> Table:
     ]
     return (
         "The inner problem alone; its time also as a share of a step with equal weighting of the "
-        f"MLP below, of 1e6 parameters, target ≤ {SOLVE_LIMIT:g} %. The gap is the largest over 256 "
-        "problems (16 for TorchJD), computed in float64 from the weights: for min_norm the duality gap over the mean squared "
-        "norm, for bargaining the residual max |a (Ma) - 1|.",
+        f"MLP below, of 1e6 parameters, target ≤ {SOLVE_LIMIT:g} %. The gap is the largest over "
+        "256 problems (16 for TorchJD), computed in float64 from the weights: for min_norm the "
+        "duality gap over the mean squared norm, for bargaining the residual max |a (Ma) - 1|.",
         head,
         body,
     )
