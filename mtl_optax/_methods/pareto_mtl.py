@@ -48,7 +48,7 @@ def pareto_mtl(
       it descends all losses and keeps to the sector.
 
     Args:
-        num_tasks: T, any number.
+        num_tasks: the number T of tasks; any will do.
         preferences: `(K, T)`, one preference vector per row, non-negative and not zero; only their
             directions count. A loss is the larger, the larger its preference. For two tasks the
             paper spaces them evenly over the quarter circle.
