@@ -155,7 +155,11 @@ def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
 def test_long_leaves_need_no_memory_and_lower_for_every_platform():
     leaf = jax.ShapeDtypeStruct((4, 10, LONG), jnp.float32)
     scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(4, bool)))
-    assert scaled.lower(leaf).compile().memory_analysis().temp_size_in_bytes < 2**20
+    copies = (
+        1 if jax.__version_info__ < (0, 10) else 0
+    )  # Older versions of XLA lay the leaf out anew.
+    plan = scaled.lower(leaf).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < copies * 4 * leaf.size + 2**20
     exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(leaf)
     assert exported.platforms == ("cpu", "cuda", "tpu")
 

@@ -305,7 +305,10 @@ def test_sam_around_passes_no_arguments_on():
 
 def test_multi_steps_around_names_accumulation():
     tx = optax.MultiSteps(optax.chain(mtl.mgda(T), optax.sgd(0.1)), 2)
-    with pytest.raises(ValueError, match=r"use mtl_optax\.accumulate_task_gradients instead"):
+    # Before 0.2.8 it fails on its own sums before it calls the method.
+    old = tuple(int(part) for part in optax.__version__.split(".")[:3]) < (0, 2, 8)
+    message = "broadcast" if old else r"use mtl_optax\.accumulate_task_gradients instead"
+    with pytest.raises(ValueError, match=message):
         after_steps(tx, inputs(T).params, steps=1)
 
 
