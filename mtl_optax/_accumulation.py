@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._composition import merge_trees, split_tree
-from mtl_optax._gram import along_tasks
+from mtl_optax._gram import along_tasks, stacked_zeros
 
 
 class AccumulationState(NamedTuple):
@@ -93,18 +93,16 @@ def accumulate_task_gradients(
 
     def init_fn(params: optax.Params) -> AccumulationState:
         stacked = _contract.shared_leaves(name, shared, params)
-
-        def zeros(p: Array, has_task_axis: bool) -> Array:
-            lead = (num_tasks,) if has_task_axis else ()
-            return jnp.zeros((*lead, *jnp.shape(p)), _contract.at_least_float32(p))
-
-        sums = jax.tree.map(zeros, params, stacked)
+        trunk, heads = split_tree(stacked, params)
+        rows = lambda: stacked_zeros(num_tasks, trunk, _contract.at_least_float32)
+        wide = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
+        sums = merge_trees(rows(), jax.tree.map(wide, heads))
         losses = jnp.zeros(num_tasks, _contract.at_least_float32(*jax.tree.leaves(params)))
         return AccumulationState(
             jnp.zeros((), jnp.int32),
             jnp.zeros(num_tasks, jnp.int32),
             sums,
-            split_tree(stacked, sums)[0] if _reads_query(following, params, sums, losses) else (),
+            rows() if _reads_query(following, params, sums, losses) else (),
             losses,
             following.init(params),
         )

@@ -79,9 +79,9 @@ def skip_nonfinite(
     guarded = optax.with_extra_args_support(method)
 
     def init_fn(params: optax.Params) -> SkipNonfiniteState:
-        zero = jnp.zeros((), jnp.int32)
-        dropped = jnp.zeros(_num_tasks_of(guarded, params), jnp.int32)
-        return SkipNonfiniteState(dropped, zero, zero, guarded.init(params))
+        count = lambda *shape: jnp.zeros(shape, jnp.int32)
+        dropped = count(_num_tasks_of(guarded, params))
+        return SkipNonfiniteState(dropped, count(), count(), guarded.init(params))
 
     def update_fn(
         task_gradients: optax.Updates,

@@ -61,11 +61,19 @@ def test_state_keeps_its_shapes_and_the_step_compiles_once(name):
     assert len(traces) == 1
 
 
+AROUND = {
+    "track_conflict": lambda method: optax.chain(mtl.track_conflict(T), method),
+    "skip_nonfinite": mtl.skip_nonfinite,
+    "accumulate": lambda method: mtl.accumulate_task_gradients(T, 1, then=method),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
 @every_method
-def test_a_donated_state_can_be_made_anew(name):
+def test_a_donated_state_can_be_made_anew(name, around):
     """No array lies in a state twice, and none is the factory's own."""
     given = inputs(T)
-    tx = optax.chain(mtl.track_conflict(T), make(name, T))
+    tx = AROUND[around](make(name, T))
     donating = jax.jit(lambda state: step(tx, state, given), donate_argnums=0)
     first, _ = donating(tx.init(given.params))
     again, state = donating(tx.init(given.params))
