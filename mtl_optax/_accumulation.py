@@ -162,7 +162,7 @@ def accumulate_task_gradients(
             return following.update(means, state.inner, params, task_mask=present > 0, **extra)
 
         def wait() -> tuple[optax.Updates, Any]:
-            return jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes), state.inner
+            return jax.tree.map(jnp.zeros_like, shapes), state.inner
 
         shapes, _ = jax.eval_shape(step)
         full = micro_step == jnp.asarray(every_k, jnp.int32)

@@ -92,6 +92,8 @@ def transformations():
         "adam by task on pcgrad",
         optax.chain(mtl.track_conflict(T), rows, by_task, mtl.sum_tasks(T)),
     )
+    yield "micro-batches", mtl.accumulate_task_gradients(T, 1, then=mtl.meta_weighting(T))
+    yield "guarded", mtl.skip_nonfinite(mtl.mgda(T))
     split = mtl.split_step(T, optax.adam(1e-3), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T), mtl.sum_tasks(T))
 
