@@ -169,11 +169,8 @@ def split_tree(chosen: Any, tree: Any) -> tuple[Any, Any]:
 
 def merge_trees(first: Any, second: Any) -> Any:
     """Undoes `split_tree`."""
-    return jax.tree.map(lambda f, s: s if _hidden(f) else f, first, second, is_leaf=_hidden)
-
-
-def _hidden(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+    hidden = _contract.is_hidden
+    return jax.tree.map(lambda f, s: s if hidden(f) else f, first, second, is_leaf=hidden)
 
 
 def _weights_of(state: Any) -> Array:

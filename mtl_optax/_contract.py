@@ -334,14 +334,18 @@ def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "share
     return mask
 
 
+def is_hidden(node: Any) -> bool:
+    """Whether a node is the placeholder of a leaf that belongs to another part of the tree."""
+    return isinstance(node, optax.MaskedNode)
+
+
 def hide_leaves(like: Any, tree: Any) -> Any:
     """Puts the placeholders of `like` for the leaves of `tree`; another structure stays as it is.
 
     `optax.masked` and `on_shared` hide leaves of gradients and params, not of extra arguments.
     """
-    hidden = lambda node: isinstance(node, optax.MaskedNode)
     try:
-        return jax.tree.map(lambda a, b: a if hidden(a) else b, like, tree, is_leaf=hidden)
+        return jax.tree.map(lambda a, b: a if is_hidden(a) else b, like, tree, is_leaf=is_hidden)
     except ValueError:
         return tree
 
