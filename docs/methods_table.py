@@ -9,6 +9,12 @@ BEGIN = "<!-- methods: written by docs/methods_table.py -->\n"
 END = "<!-- end of methods -->"
 
 
+def cited(source: str) -> str:
+    """Returns a link to the paper of a registry's row, and nothing where it has none."""
+    paper, _, address = source.partition(", https")
+    return f"[{paper}](https{address})" if address else ""
+
+
 def table() -> str:
     """Returns the table of methods in Markdown."""
     lines = [
@@ -17,12 +23,10 @@ def table() -> str:
     ]
     for name in mtl.list_methods():
         info = mtl.method_info(name)
-        paper, _, address = info.source.partition(", https")
-        source = f" ([{paper}](https{address}))" if address else ""
-        lines.append(
-            f"| `{name}` | {info.summary}{source} | {', '.join(sorted(info.reads)) or 'nothing'} "
-            f"| {info.scale} | {info.cost} |"
-        )
+        paper = cited(info.source)
+        does = f"{info.summary} ({paper})" if paper else info.summary
+        reads = ", ".join(sorted(info.reads)) or "nothing"
+        lines.append(f"| `{name}` | {does} | {reads} | {info.scale} | {info.cost} |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+import methods_table
 import pictures
 
 import mtl_optax as mtl
@@ -36,7 +37,8 @@ CONTENTS = {
 def write() -> None:
     """Writes the pages, and the pictures that are older than the package."""
     METHODS.mkdir(exist_ok=True)
-    newest = max(file.stat().st_mtime for file in [*PACKAGE.rglob("*.py"), pictures_file()])
+    sources = [*PACKAGE.rglob("*.py"), pathlib.Path(pictures.__file__)]
+    newest = max(file.stat().st_mtime for file in sources)
     for name in mtl.list_methods():
         drawn = METHODS / f"{name}_3.svg"
         if not drawn.exists() or drawn.stat().st_mtime < newest:
@@ -44,11 +46,6 @@ def write() -> None:
         _update(METHODS / f"{name}.md", method_page(name))
     _update(METHODS / "index.md", methods_page())
     _update(REFERENCE, reference_page())
-
-
-def pictures_file() -> pathlib.Path:
-    """Returns the script that draws."""
-    return pathlib.Path(inspect.getfile(pictures))
 
 
 def _update(page: pathlib.Path, text: str) -> None:
@@ -67,21 +64,24 @@ def read(app: object, document: str, source: list[str]) -> None:
     """Adds to the README, as it is read, the contents of the site and links to the methods."""
     del app
     if document == "README":
-        text = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](docs/methods/\1.md) |", source[0], flags=re.M)
+        text = _linked(source[0], "docs/methods/")
         source[0] = text + "".join(toctree(*entry) for entry in CONTENTS.items())
+
+
+def _linked(table: str, folder: str = "") -> str:
+    """Makes links of the names in the table of methods, to their pages in a folder."""
+    return re.sub(r"^\| `(\w+)` \|", rf"| [`\1`]({folder}\1.md) |", table, flags=re.M)
 
 
 def method_page(name: str) -> str:
     """Returns the page of a method: what the registry knows, its pictures, its docstring."""
     info = mtl.method_info(name)
-    paper, _, address = info.source.partition(", https")
-    source = f"[{paper}](https{address})" if address else info.source
     holds = "\n".join(
         f"- *{key}*: {meaning}" for key, meaning in mtl.PROPERTIES.items() if key in info.properties
     )
     return f"""# {name}
 
-{info.summary} {source}
+{info.summary} {methods_table.cited(info.source) or info.source}
 
 - **Reads:** {", ".join(sorted(info.reads)) or "nothing"}.
 - **Scale of the update:** {info.scale}.
@@ -107,11 +107,7 @@ Declared in the registry, and held by the tests:
 
 
 def methods_page() -> str:
-    """Returns the page that leads to the methods, in the README's groups and order."""
-    table = ROOT / "README.md"
-    _, _, rest = table.read_text(encoding="utf-8").partition("<!-- methods")
-    rows = rest.partition("-->\n")[2].partition("<!--")[0]
-    rows = re.sub(r"^\| `(\w+)` \|", r"| [`\1`](\1.md) |", rows, flags=re.M)
+    """Returns the page that leads to the methods, in the README's table."""
     names = [f"docs/methods/{name}" for name in mtl.list_methods()]
     return f"""# All methods
 
@@ -123,7 +119,7 @@ what you see to what to try.
 
 Each page shows the update on the same two and three task gradients, drawn by running the method.
 
-{rows}
+{_linked(methods_table.table())}
 {toctree("Methods", names)}"""
 
 

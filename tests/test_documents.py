@@ -1,9 +1,11 @@
 """The documents' blocks run, their links lead somewhere, and the package is what they say."""
 
-import importlib.util
 import re
+from importlib.util import find_spec
 
 import jax
+import methods_table
+import numpy as np
 import pytest
 import tyro
 
@@ -27,12 +29,12 @@ def name_of(page):
     return page.relative_to(ROOT).as_posix()
 
 
-def script_of(text):
-    """The python blocks of a page, at the line numbers that they have there."""
+def script_of(text, language="python"):
+    """The blocks of a page in one language, at the line numbers that they have there."""
     inside, lines = False, []
     for line in text.splitlines():
         if line.startswith("```"):
-            inside, line = line == "```python", ""
+            inside, line = line == f"```{language}", ""
         lines.append(line if inside else "")
     return "\n".join(lines)
 
@@ -57,6 +59,30 @@ def test_the_python_blocks_of_a_page_run_in_order(page):
     if page.name == "README.md":
         assert namespace["weights"].shape == (3,)
         assert namespace["losses"].shape == (3,)
+    if page.name == "composition.md":
+        check_mixed_precision(namespace)
+
+
+def check_mixed_precision(namespace):
+    """The loss scale found its place, and training in half precision went on."""
+    state, scale = namespace["state"], float(namespace["scale"])
+    assert 1 <= scale < 2**20
+    assert int(state.skipped) > 0
+    assert int(state.consecutive) == 0
+    assert np.all(np.asarray(namespace["losses"]) < 0.1 * np.asarray(namespace["first_losses"]))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(namespace["params"]))
+
+
+@pytest.mark.skipif(not find_spec("torchjd"), reason="needs the extra peers")
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_the_peers_blocks_of_the_migration_guide_run():
+    from benchmarks.peers import weightings
+
+    weightings()  # LibMTL imports with its vision models left out.
+    namespace = {}
+    page = ROOT / "docs" / "guides" / "migrating.md"
+    exec(compile(script_of(page.read_text("utf-8"), "py"), name_of(page), "exec"), namespace)
+    assert len(namespace["losses"]) == len(namespace["weights"]) == 2
 
 
 @pytest.mark.parametrize("name", ["docs/some.md", "docs/devices.md"])
@@ -72,10 +98,7 @@ def test_a_block_that_fails_is_named_by_page_and_line(name):
 
 
 def test_the_readmes_table_is_fresh():
-    spec = importlib.util.spec_from_file_location("table", ROOT / "docs" / "methods_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.rewritten(README) == README, "run: python docs/methods_table.py"
+    assert methods_table.rewritten(README) == README, "run: python docs/methods_table.py"
     for name in mtl.list_methods():
         assert f"| `{name}` |" in README
 

@@ -1,18 +1,14 @@
 """The pictures show what the methods do: their arrows, not their ink, are held to oracles."""
 
-import importlib.util
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pictures
 import pytest
 
 import mtl_optax as mtl
 from benchmarks.pictures import TASK_COLOURS
-from tests.common import METHODS, ROOT
-
-spec = importlib.util.spec_from_file_location("method_pictures", ROOT / "docs" / "pictures.py")
-pictures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pictures)
+from tests.common import METHODS
 
 G2, G3 = pictures.GRADIENTS[2], pictures.GRADIENTS[3]
 

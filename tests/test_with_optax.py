@@ -55,7 +55,6 @@ def test_the_tables_rows_and_these_tests_name_each_other():
     sections = {name for name in globals() if name.startswith("test_")} - here
     assert sections == {
         "test_the_tables_rows_and_these_tests_name_each_other",
-        "test_the_documents_blocks_run_and_the_loss_scale_finds_its_place",
         "test_scaled_gradients_give_the_same_weights",
         "test_a_static_loss_scale_saves_gradients_that_underflow",
         "test_bfloat16_gradients_train_float32_parameters",
@@ -334,18 +333,6 @@ def test_flatten_around_raises():
 
 
 # Mixed precision.
-
-
-def test_the_documents_blocks_run_and_the_loss_scale_finds_its_place():
-    namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL):
-        exec(compile(block, "composition.md", "exec"), namespace)
-    state, scale = namespace["state"], float(namespace["scale"])
-    assert 1 <= scale < 2**20
-    assert int(state.skipped) > 0
-    assert int(state.consecutive) == 0
-    assert np.all(np.asarray(namespace["losses"]) < 0.1 * np.asarray(namespace["first_losses"]))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(namespace["params"]))
 
 
 @pytest.mark.parametrize(
