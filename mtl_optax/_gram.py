@@ -1,11 +1,12 @@
 """Linear algebra over stacked task gradients: the only file that contracts gradient trees."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
@@ -13,11 +14,16 @@ from mtl_optax._contract import at_least_float32, check_real_array, check_stack
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# Columns of one block of a long product on the CPU, so that a few tasks' worth fits the cache. For
-# 2 to 40 tasks this takes 0.2 to 0.6 of one product's time at 10⁶ columns, and 0.1 at 10⁷.
+# Columns of one block of a long product on the CPU, so that many tasks' worth fits the cache.
 _BLOCK = 8192
-# Up to here a sum over tasks is written out: XLA then fuses it with what uses it.
+# Up to here sums over tasks, and over pairs of them, are written out: XLA then fuses them with what
+# uses them.
 _FEW_TASKS = 16
+
+# The CPU sums the products of `_TILE` by `_TILE` tasks in one pass over their rows, chains of about
+# `_CHAIN` terms at a time. Wider tiles spill registers, longer chains lose digits.
+_TILE = 4
+_CHAIN = 1024
 
 # Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
 # than the largest still has a normal number for its square, and no sum has overflowed.
@@ -64,19 +70,27 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     """Computes `<l_s, r_t>` of two stacks of task gradients, each divided by its unit."""
     pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
     dtype = at_least_float32(*(leaf for pair in pairs for leaf in pair))
-    return sum((_leaf_products(*pair, dtype, units) for pair in pairs), jnp.zeros((), dtype))
+    symmetric = left is right
+
+    def as_one(pairs: Any, units: _Units) -> Float[Array, "T T"]:
+        return sum(
+            (_product(left, right, dtype, units) for left, right in pairs), jnp.zeros((), dtype)
+        )
+
+    def on_cpu(pairs: Any, units: _Units) -> Float[Array, "T T"]:
+        total = as_one([pair for pair in pairs if not _is_long(pair[0])], units)
+        long = [(_as_matrix(left), _as_matrix(right)) for left, right in pairs if _is_long(left)]
+        if len(long[0][0]) <= _FEW_TASKS:
+            return total + _sums_over_pairs(long, dtype, units, symmetric=symmetric)
+        return sum((_product_in_blocks(*pair, dtype, units) for pair in long), total)
+
+    if _may_be_sharded() or not any(_is_long(leaf) for leaf, _ in pairs):
+        return as_one(pairs, units)
+    return jax.lax.platform_dependent(pairs, units, cpu=on_cpu, default=as_one)
 
 
-def _leaf_products(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
-    if _may_be_sharded() or left.size < 2 * _BLOCK * left.shape[0]:
-        return _product(left, right, dtype, units)
-    return jax.lax.platform_dependent(
-        left,
-        right,
-        units,
-        cpu=lambda left, right, units: _product_in_blocks(left, right, dtype, units),
-        default=lambda left, right, units: _product(left, right, dtype, units),
-    )
+def _is_long(leaf: Array) -> bool:
+    return leaf.size >= 2 * _BLOCK * leaf.shape[0]
 
 
 def _may_be_sharded() -> bool:
@@ -109,13 +123,14 @@ def _on_mesh_of(leaf: Array, *spec: Any) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec(*spec)) if explicit else None
 
 
-def _product_in_blocks(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
-    left, right = (
-        jax.lax.reshape(
-            x, (x.shape[0], x.size // x.shape[0]), out_sharding=_on_mesh_of(x, None, None)
-        )
-        for x in (left, right)
-    )
+def _as_matrix(leaf: Array) -> Float[Array, "T n"]:
+    shape = (leaf.shape[0], leaf.size // leaf.shape[0])
+    return jax.lax.reshape(leaf, shape, out_sharding=_on_mesh_of(leaf, None, None))
+
+
+def _product_in_blocks(
+    left: Float[Array, "T n"], right: Float[Array, "T n"], dtype: Any, units: _Units
+) -> Float[Array, "T T"]:
     blocks, rest = divmod(left.shape[1], _BLOCK)
 
     def product(start: Any, width: int) -> Float[Array, "T T"]:
@@ -124,6 +139,62 @@ def _product_in_blocks(left: Array, right: Array, dtype: Any, units: _Units) -> 
 
     total = product(blocks * _BLOCK, rest)
     return jax.lax.fori_loop(0, blocks, lambda i, m: m + product(i * _BLOCK, _BLOCK), total)
+
+
+def _sums_over_pairs(
+    matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]],
+    dtype: Any,
+    units: _Units,
+    *,
+    symmetric: bool,
+) -> Float[Array, "T T"]:
+    """Computes the products of a few tasks row by row, which XLA spreads over all cores.
+
+    Its own product of a few long rows runs on one core of a CPU, and copies blocks of them.
+    """
+    num_tasks = len(matrices[0][0])
+    tiles = [
+        [
+            (s, t)
+            for s in range(first, min(first + _TILE, num_tasks))
+            for t in range(second, min(second + _TILE, num_tasks))
+            if t <= s or not symmetric
+        ]
+        for first in range(0, num_tasks, _TILE)
+        for second in range(0, first + 1 if symmetric else num_tasks, _TILE)
+    ]
+    order = [pair for tile in tiles for pair in tile]
+    place = {pair: i for i, pair in enumerate(order)} | {
+        (t, s): i for i, (s, t) in enumerate(order) if symmetric
+    }
+    every = range(num_tasks)
+    table = np.array([[place[s, t] for t in every] for s in every])
+
+    def add(totals: Sequence[Array], terms: Sequence[Array]) -> list[Array]:
+        return [total + term for total, term in zip(totals, terms, strict=True)]
+
+    def rows(matrix: Array, chain: int, unit: Array | None) -> list[Float[Array, "chains terms"]]:
+        used = matrix.shape[1] // chain * chain
+        cut = [jax.lax.slice(matrix, (task, 0), (task + 1, used)).astype(dtype) for task in every]
+        return [(row if unit is None else row / unit).reshape(-1, chain) for row in cut]
+
+    rests = jnp.zeros((), dtype)
+    sums = []
+    for left, right in matrices:
+        size = left.shape[1]
+        chain = next((n for n in range(_CHAIN, 8 * _CHAIN) if size % n == 0), _CHAIN)
+        if rest := size % chain:
+            rests += _product(left[:, -rest:], right[:, -rest:], dtype, units)
+        of_left, of_right = (
+            rows(matrix, chain, unit)
+            for matrix, unit in zip((left, right), units or (None, None), strict=True)
+        )
+        found: list[Array] = []
+        for tile in tiles:
+            products = [of_left[s] * of_right[t] for s, t in tile]
+            found += jax.lax.reduce(products, [jnp.zeros((), dtype)] * len(tile), add, (1,))
+        sums.append(jnp.stack(found))
+    return rests + jnp.sum(jnp.concatenate(sums, axis=1), axis=1)[table]
 
 
 @jax.jit

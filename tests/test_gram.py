@@ -120,22 +120,23 @@ def test_zero_gradients():
     assert np.isfinite(scale)
 
 
-LONG = 3 * _gram._BLOCK + 5  # Several blocks and a rest.
+LONG = 3 * _gram._BLOCK + 5  # Several blocks, or chains, and a rest.
 
 
+@pytest.mark.parametrize("num_tasks", [2, 3, 6, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
 @pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f2", "f4"), ("bfloat16", "bfloat16")])
-def test_long_leaves_are_contracted_in_blocks_to_the_same_products(dtypes):
+def test_long_leaves_are_contracted_in_parts_to_the_same_products(dtypes, num_tasks):
     rng = np.random.default_rng(0)
-    left, right = (jnp.asarray(rng.normal(size=(3, 5, LONG)), dtype) for dtype in dtypes)
-    matrices = [np.asarray(leaf, np.float64).reshape(3, -1) for leaf in (left, right)]
-    mask = jnp.ones(3, bool)
+    left, right = (jnp.asarray(rng.normal(size=(num_tasks, 5, LONG)), dtype) for dtype in dtypes)
+    matrices = [np.asarray(leaf, np.float64).reshape(num_tasks, -1) for leaf in (left, right)]
+    mask = jnp.ones(num_tasks, bool)
     product, scale = jax.jit(_gram.cross_gram)(left, right, mask)
-    np.testing.assert_allclose(product * scale, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
+    np.testing.assert_allclose(product * scale, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.02)
     for size in (1.0, 1e-30):  # The second one takes the pass over divided gradients.
         small = left.astype(jnp.float32) * size
         product, scale = jax.jit(_gram.scaled_gram)(small, mask)
         got = np.asarray(product, np.float64) * (float(scale) / size) ** 2
-        np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.01)
+        np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.02)
 
 
 @pytest.mark.parametrize("spec", [("x", None), (None, "x"), (None, None)])
@@ -162,6 +163,28 @@ def test_long_leaves_need_no_memory_and_lower_for_every_platform():
     assert plan.temp_size_in_bytes < copies * 4 * leaf.size + 2**20
     exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(leaf)
     assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("size", [LONG, 32 * _gram._CHAIN, 2 * _gram._BLOCK])
+def test_long_and_short_leaves_of_one_tree(size):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(3, size + 7)).astype(np.float32)
+    tree = {"long": matrix[:, :size], "short": matrix[:, size:], "empty": np.ones((3, 0), "f4")}
+    wanted = matrix.astype(np.float64) @ matrix.T.astype(np.float64)
+    np.testing.assert_allclose(jax.jit(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
+
+
+def test_long_leaves_can_be_differentiated():
+    leaf = jnp.asarray(np.random.default_rng(0).normal(size=(2, LONG)), jnp.float32)
+    slopes = jax.jit(jax.grad(lambda g: mtl.gram(g)[0, 1]))(leaf)
+    np.testing.assert_allclose(slopes, leaf[::-1], rtol=1e-6)
+
+
+def test_long_leaves_under_vmap():
+    leaves = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, LONG)), jnp.float32)
+    matrices = np.asarray(leaves, np.float64)
+    products = jax.jit(jax.vmap(mtl.gram))(leaves)
+    np.testing.assert_allclose(products, matrices @ matrices.swapaxes(1, 2), rtol=1e-5, atol=0.02)
 
 
 @pytest.mark.nans
