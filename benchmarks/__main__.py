@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -38,7 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     try:
         command = _parse(args)
-        command.run()
+        with jax.enable_x64(False):  # Cells of one table are of one precision.
+            command.run()
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

@@ -47,8 +47,8 @@ def run_blocks(name, text):
     if name in ON_EIGHT_DEVICES:
         run_on_devices(8, "-c", f"exec(compile({script!r}, {name!r}, 'exec'))")
     else:
-        # As a user has it: the rest of the tests forbid the broadcasting of ranks.
-        with jax.numpy_rank_promotion("allow"):
+        # As a user has it, in whatever mode the rest of the tests run.
+        with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
             exec(compile(script, name, "exec"), namespace)
     return namespace
 

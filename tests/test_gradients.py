@@ -156,7 +156,11 @@ def test_it_can_be_differentiated_vmapped_and_keeps_its_name():
         (lambda p: p["heads"], ValueError, r"got shape \(3, 5\)"),
         (lambda p: [p["heads"].sum()] * 3, TypeError, "must return an array of losses .* got list"),
         (lambda p: (p["heads"].sum(1), {}), TypeError, "has_aux=True if it returns"),
-        (lambda p: jnp.arange(3), TypeError, "must be real floating numbers, got int32"),
+        (
+            lambda p: jnp.arange(3, dtype="int32"),
+            TypeError,
+            "must be real floating numbers, got int32",
+        ),
     ],
 )
 def test_losses_of_another_shape_are_an_error(loss, error, message):
@@ -167,7 +171,7 @@ def test_losses_of_another_shape_are_an_error(loss, error, message):
 def test_other_mistakes_are_named():
     p, data = params(), batch()
     with pytest.raises(TypeError, match=r"params\['step'\] has dtype int32"):
-        mtl.value_and_task_grads(losses_of)({**p, "step": jnp.array(3)}, data)
+        mtl.value_and_task_grads(losses_of)({**p, "step": jnp.array(3, "int32")}, data)
     with pytest.raises(ValueError, match="argnums=2 asks for an argument beyond the 2 positional"):
         mtl.value_and_task_grads(losses_of, argnums=2)(p, data)
     with pytest.raises(TypeError, match=r"must return the pair \(losses, aux\), got"):

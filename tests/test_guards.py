@@ -142,7 +142,7 @@ def test_the_users_mask_comes_first():
 @pytest.mark.parametrize("policy", ["drop_task", "skip_step"])
 def test_a_finite_step_whose_update_is_not_is_skipped(policy):
     tx = mtl.skip_nonfinite(mtl.sum_tasks(2), policy=policy)
-    gradients = jnp.full((2, 3), 3e38)
+    gradients = jnp.full((2, 3), 3e38, jnp.float32)
     updates, state = jax.jit(tx.update)(gradients, tx.init(jnp.zeros(3)))
     assert np.all(np.asarray(updates) == 0)
     np.testing.assert_array_equal(state.inner.weights, 0)

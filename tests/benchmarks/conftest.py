@@ -1,12 +1,10 @@
-"""Compile each program once: these tests run the same few trainings again and again."""
+"""The benchmarks are programs of their own, in JAX's default precision."""
 
 import jax
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+@pytest.fixture(scope="package", autouse=True)
+def _default_precision():
+    with jax.enable_x64(False):
+        yield
