@@ -65,6 +65,7 @@ def test_real_micro_batches_equal_the_large_batch():
         close(updates, wanted)
 
 
+@pytest.mark.nans
 def test_a_task_is_averaged_over_the_micro_batches_where_it_was_present():
     """What it holds where it was absent is not looked at, and absent throughout is absent."""
     many = [inputs(T, seed)._replace(params=inputs(T).params) for seed in range(K)]
@@ -100,6 +101,7 @@ def test_a_task_is_averaged_over_the_micro_batches_where_it_was_present():
         close(state.inner, plain_state)
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("labels", ["rows", "leaves", None])
 def test_heads_are_averaged_where_their_task_was_present(labels):
     """If their tasks are named; otherwise over all micro-batches."""
@@ -126,6 +128,7 @@ def test_heads_are_averaged_where_their_task_was_present(labels):
     np.testing.assert_array_equal(second, 2 if labels is None else 4)
 
 
+@pytest.mark.nans
 def test_losses_are_averaged_where_present():
     """The scale-invariant weights are one over the mean loss."""
     tx = mtl.accumulate_task_gradients(2, 2, then=mtl.scale_invariant(2))
@@ -166,6 +169,7 @@ def test_one_micro_batch_and_scan():
     assert (np.asarray(scale) != 0).tolist() == [False, True, False, True]
 
 
+@pytest.mark.nans
 def test_a_guard_inside_drops_the_task_and_one_outside_the_micro_batch():
     good = tree_gradients(jnp.ones((2, 17)))
     bad = jax.tree.map(lambda g: g.at[1].set(jnp.nan), good)

@@ -123,6 +123,7 @@ def test_gate_opens_on_its_side_of_the_threshold(gate, loss, reversed_):
     assert all(slope == 0 for slope in slopes[1:])
 
 
+@pytest.mark.nans
 def test_a_gate_on_a_loss_of_nan_does_not_hide_it():
     for gate in ("above", "below"):
         gated = functools.partial(adversarial.gated_reversal, gate=gate)
@@ -205,6 +206,7 @@ def test_penalty_names_shapes_that_do_not_belong_together():
         adversarial.orthogonality_penalty(jnp.ones((3, 2)), jnp.ones((4, 2)))
 
 
+@pytest.mark.nans
 def test_discriminator_loss_is_the_mean_negative_log_probability():
     rng = np.random.default_rng(0)
     logits, tasks = rng.normal(size=(3, 5, 3)), rng.integers(0, 3, size=(3, 5))

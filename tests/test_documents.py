@@ -48,7 +48,7 @@ def run_blocks(name, text):
         run_on_devices(8, "-c", f"exec(compile({script!r}, {name!r}, 'exec'))")
     else:
         # As a user has it, in whatever mode the rest of the tests run.
-        with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        with jax.numpy_rank_promotion("allow"), jax.enable_x64(False), jax.debug_nans(False):
             exec(compile(script, name, "exec"), namespace)
     return namespace
 

@@ -12,6 +12,8 @@ from tests.test_contract import subset
 from tests.test_gradients import SHARED, batch, close, losses_of, params
 from tests.test_gradients import T as HEADS
 
+pytestmark = pytest.mark.nans
+
 T, BAD = 4, 1
 WITHOUT_BAD = jnp.arange(T) != BAD
 

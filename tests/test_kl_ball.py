@@ -105,6 +105,7 @@ def test_radius_zero_is_uniform_and_a_wide_ball_is_the_softmax():
     np.testing.assert_allclose(wide.log_weights, jax.nn.log_softmax(logits), rtol=1e-6)
 
 
+@pytest.mark.nans
 def test_only_the_tasks_in_the_mask_count():
     logits, mask = jnp.array([3.0, jnp.nan, 1.0, -2.0]), jnp.array([True, False, True, True])
     got, wanted = project(logits, 0.3, mask), project(logits[mask], 0.3)

@@ -25,6 +25,7 @@ def test_every_methods_state_gives_finite_numbers_and_its_weights(name):
         np.testing.assert_array_equal(weights, weights_of(state))
 
 
+@pytest.mark.nans
 def test_a_chain_of_everything():
     gradients = jnp.array([[3.0, 0.0], [-4.0, 3.0], [np.nan, 0.0]])
     inner = optax.chain(

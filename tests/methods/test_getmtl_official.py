@@ -117,6 +117,7 @@ def test_the_radius_is_kept_where_the_code_turns_to_ascent():
     np.testing.assert_allclose(ours, wanted * (1 + c**2) / (1 + EPSILON**2), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.nans
 def test_an_absent_task_does_not_count():
     rows, losses = draw(4, 3)
     rows[2], losses[2] = np.nan, np.nan

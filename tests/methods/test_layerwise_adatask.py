@@ -190,6 +190,7 @@ def test_a_schedule_sets_the_learning_rate():
         close(scheduled, jax.tree.map(lambda u, f=0.5**step: f * u, constant))
 
 
+@pytest.mark.nans
 def test_absent_tasks():
     """They leave their layers' squares alone; with nobody present everything stands still."""
     mask = [True, False, True]

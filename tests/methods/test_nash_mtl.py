@@ -191,6 +191,7 @@ def test_masked_solution_is_kept_and_a_newcomer_brings_the_next_one_forward():
     assert after.inner.age == 1
 
 
+@pytest.mark.nans
 def test_non_finite_gradients_end_the_iteration():
     rows = draw(3).astype(np.float32)
     rows[1, 2] = np.nan
