@@ -23,7 +23,7 @@ _FEW_TASKS = 16
 # The CPU sums the products of `_TILE` by `_TILE` tasks in one pass over their rows, chains of about
 # `_CHAIN` terms at a time. Wider tiles spill registers, longer chains lose digits.
 _TILE = 4
-_CHAIN = 1024
+_CHAIN = 256
 
 # Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
 # than the largest still has a normal number for its square, and no sum has overflowed.
@@ -63,6 +63,11 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
                [ 3.,  1.]], dtype=float32)
     """
     check_stack("gram", "task_gradients", task_gradients)
+    return _gram(task_gradients)
+
+
+@jax.jit
+def _gram(task_gradients: Any) -> Float[Array, "T T"]:
     return _products(task_gradients, task_gradients)
 
 
@@ -182,7 +187,7 @@ def _sums_over_pairs(
     sums = []
     for left, right in matrices:
         size = left.shape[1]
-        chain = next((n for n in range(_CHAIN, 8 * _CHAIN) if size % n == 0), _CHAIN)
+        chain = next((n for n in range(_CHAIN, 4 * _CHAIN) if size % n == 0), _CHAIN)
         if rest := size % chain:
             rests += _product(left[:, -rest:], right[:, -rest:], dtype, units)
         of_left, of_right = (
