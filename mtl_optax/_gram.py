@@ -85,8 +85,8 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     def on_cpu(pairs: Any, units: _Units) -> Float[Array, "T T"]:
         total = as_one([pair for pair in pairs if not _is_long(pair[0])], units)
         long = [(_as_matrix(left), _as_matrix(right)) for left, right in pairs if _is_long(left)]
-        if len(long[0][0]) <= _FEW_TASKS:
-            return total + _sums_over_pairs(long, dtype, units, symmetric=symmetric)
+        if len(long[0][0]) <= _FEW_TASKS and units is None:  # XLA would copy rows to divide them.
+            return total + _sums_over_pairs(long, dtype, symmetric=symmetric)
         return sum((_product_in_blocks(*pair, dtype, units) for pair in long), total)
 
     if _may_be_sharded() or not any(_is_long(leaf) for leaf, _ in pairs):
@@ -149,7 +149,6 @@ def _product_in_blocks(
 def _sums_over_pairs(
     matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]],
     dtype: Any,
-    units: _Units,
     *,
     symmetric: bool,
 ) -> Float[Array, "T T"]:
@@ -158,15 +157,11 @@ def _sums_over_pairs(
     Its own product of a few long rows runs on one core of a CPU, and copies blocks of them.
     """
     num_tasks = len(matrices[0][0])
+    groups = np.array_split(range(num_tasks), -(-num_tasks // _TILE))
     tiles = [
-        [
-            (s, t)
-            for s in range(first, min(first + _TILE, num_tasks))
-            for t in range(second, min(second + _TILE, num_tasks))
-            if t <= s or not symmetric
-        ]
-        for first in range(0, num_tasks, _TILE)
-        for second in range(0, first + 1 if symmetric else num_tasks, _TILE)
+        [(int(s), int(t)) for s in first for t in second if t <= s or not symmetric]
+        for i, first in enumerate(groups)
+        for second in (groups[: i + 1] if symmetric else groups)
     ]
     order = [pair for tile in tiles for pair in tile]
     place = {pair: i for i, pair in enumerate(order)} | {
@@ -178,10 +173,10 @@ def _sums_over_pairs(
     def add(totals: Sequence[Array], terms: Sequence[Array]) -> list[Array]:
         return [total + term for total, term in zip(totals, terms, strict=True)]
 
-    def rows(matrix: Array, chain: int, unit: Array | None) -> list[Float[Array, "chains terms"]]:
+    def rows(matrix: Array, chain: int) -> list[Float[Array, "chains terms"]]:
         used = matrix.shape[1] // chain * chain
-        cut = [jax.lax.slice(matrix, (task, 0), (task + 1, used)).astype(dtype) for task in every]
-        return [(row if unit is None else row / unit).reshape(-1, chain) for row in cut]
+        cut = (jax.lax.slice(matrix, (task, 0), (task + 1, used)) for task in every)
+        return [row.astype(dtype).reshape(-1, chain) for row in cut]
 
     rests = jnp.zeros((), dtype)
     sums = []
@@ -189,11 +184,8 @@ def _sums_over_pairs(
         size = left.shape[1]
         chain = next((n for n in range(_CHAIN, 4 * _CHAIN) if size % n == 0), _CHAIN)
         if rest := size % chain:
-            rests += _product(left[:, -rest:], right[:, -rest:], dtype, units)
-        of_left, of_right = (
-            rows(matrix, chain, unit)
-            for matrix, unit in zip((left, right), units or (None, None), strict=True)
-        )
+            rests += _product(left[:, -rest:], right[:, -rest:], dtype, None)
+        of_left, of_right = rows(left, chain), rows(right, chain)
         found: list[Array] = []
         for tile in tiles:
             products = [of_left[s] * of_right[t] for s, t in tile]

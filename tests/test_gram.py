@@ -153,9 +153,10 @@ def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
     assert jax.typeof(summed).sharding.spec == PartitionSpec(*spec)
 
 
-def test_long_leaves_need_no_memory_and_lower_for_every_platform():
-    leaf = jax.ShapeDtypeStruct((4, 10, LONG), jnp.float32)
-    scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(4, bool)))
+@pytest.mark.parametrize("num_tasks", [2, 5, 14])
+def test_long_leaves_need_no_memory_and_lower_for_every_platform(num_tasks):
+    leaf = jax.ShapeDtypeStruct((num_tasks, 20, LONG), jnp.float32)
+    scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(num_tasks, bool)))
     copies = (
         1 if jax.__version_info__ < (0, 10) else 0
     )  # Older versions of XLA lay the leaf out anew.

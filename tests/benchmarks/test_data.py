@@ -1,5 +1,6 @@
 """The loaders, on small files whose content is known."""
 
+import ast
 import gzip
 import json
 
@@ -20,6 +21,7 @@ from benchmarks.data import (
 )
 from benchmarks.errors import UserError
 from tests.benchmarks import small_data
+from tests.common import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +302,44 @@ def test_a_pickle_is_not_opened(copied):
     np.savez(copied / molecules.FILE, desc=np.array([{}], object), y=1, task_names=1, is_test=1)
     with pytest.raises(UserError, match=r"qm9_14k\.npz: not a NumPy archive"):
         molecules.molecules(copied)
+
+
+def ways_to_run_data(source):
+    """Names in a module by which what is read from a file could run as code."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                modules = [getattr(node, "module", None), *(name.name for name in names)]
+                yield from UNSAFE_MODULES & {str(module).partition(".")[0] for module in modules}
+            case ast.Call(func=ast.Name(id="eval" | "exec" as name)):
+                yield name
+            case ast.keyword(arg="allow_pickle", value=value):
+                if not (isinstance(value, ast.Constant) and value.value is False):
+                    yield "allow_pickle"
+
+
+UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import os, pickle", ["pickle"]),
+        ("from joblib.memory import load", ["joblib"]),
+        ("exec(open('a').read())", ["exec"]),
+        ("numpy.load('a', allow_pickle=True)", ["allow_pickle"]),
+        ("numpy.load('a', allow_pickle=False)", []),
+    ],
+)
+def test_ways_to_run_data_are_found(source, found):
+    assert list(ways_to_run_data(source)) == found
+
+
+def test_no_code_runs_from_data():
+    modules = [path for name in ("benchmarks", "mtl_optax") for path in (ROOT / name).rglob("*.py")]
+    assert len(modules) > 50
+    found = {str(path): list(ways_to_run_data(path.read_text("utf-8"))) for path in modules}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_the_folder_comes_from_the_option_or_the_environment(folder, tmp_path, monkeypatch):
