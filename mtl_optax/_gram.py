@@ -63,11 +63,11 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
                [ 3.,  1.]], dtype=float32)
     """
     check_stack("gram", "task_gradients", task_gradients)
-    return _gram(task_gradients)
+    return _own_products(task_gradients)
 
 
 @jax.jit
-def _gram(task_gradients: Any) -> Float[Array, "T T"]:
+def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
     return _products(task_gradients, task_gradients)
 
 
@@ -185,7 +185,8 @@ def _sums_over_pairs(
         chain = next((n for n in range(_CHAIN, 4 * _CHAIN) if size % n == 0), _CHAIN)
         if rest := size % chain:
             rests += _product(left[:, -rest:], right[:, -rest:], dtype, None)
-        of_left, of_right = rows(left, chain), rows(right, chain)
+        of_left = rows(left, chain)
+        of_right = of_left if symmetric else rows(right, chain)
         found: list[Array] = []
         for tile in tiles:
             products = [of_left[s] * of_right[t] for s, t in tile]
