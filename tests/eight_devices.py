@@ -130,8 +130,14 @@ def check_methods():
             where = name, kind.name
             for got, one_device in zip(updates, wanted, strict=True):
                 assert placed_like(got, cut.params), where
+                # Of the update's largest entry: Adam's ±1 of several tasks can cancel in a leaf.
+                size = max(np.max(np.abs(one_device[leaf])) for leaf in SHAPES)
                 for leaf in SHAPES:
-                    assert relative_error(got[leaf], one_device[leaf]) < 2e-5, (*where, leaf)
+                    error = np.linalg.norm(np.asarray(got[leaf]) - np.asarray(one_device[leaf]))
+                    assert error < 2e-5 * max(size, np.linalg.norm(one_device[leaf])), (
+                        *where,
+                        leaf,
+                    )
             for state in states[1:]:
                 assert placed_like(state, states[0]), where
             for leaf in jax.tree.leaves(states[-1]):
