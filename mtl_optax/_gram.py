@@ -20,10 +20,10 @@ _BLOCK = 8192
 # uses them.
 _FEW_TASKS = 16
 
-# The CPU sums the products of `_TILE` by `_TILE` tasks in one pass over their rows, chains of about
-# `_CHAIN` terms at a time. Wider tiles spill registers, longer chains lose digits.
+# The CPU sums the products of `_TILE` by `_TILE` tasks in one pass over their rows, chains of at
+# most `_CHAIN` terms at a time. Wider tiles spill registers, longer chains lose digits.
 _TILE = 4
-_CHAIN = 256
+_CHAIN = 1024
 
 # Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
 # than the largest still has a normal number for its square, and no sum has overflowed.
@@ -159,30 +159,30 @@ def _sums_over_pairs(
     num_tasks = len(matrices[0][0])
     groups = np.array_split(range(num_tasks), -(-num_tasks // _TILE))
     tiles = [
-        [(int(s), int(t)) for s in first for t in second if t <= s or not symmetric]
-        for i, first in enumerate(groups)
-        for second in (groups[: i + 1] if symmetric else groups)
+        tile
+        for first in groups
+        for second in groups
+        if (tile := [(s, t) for s in first for t in second if t <= s or not symmetric])
     ]
-    order = [pair for tile in tiles for pair in tile]
-    place = {pair: i for i, pair in enumerate(order)} | {
-        (t, s): i for i, (s, t) in enumerate(order) if symmetric
-    }
-    every = range(num_tasks)
-    table = np.array([[place[s, t] for t in every] for s in every])
+    left_tasks, right_tasks = np.concatenate(tiles).T
+    table = np.zeros((num_tasks, num_tasks), int)
+    if symmetric:
+        table[right_tasks, left_tasks] = np.arange(left_tasks.size)
+    table[left_tasks, right_tasks] = np.arange(left_tasks.size)
 
     def add(totals: Sequence[Array], terms: Sequence[Array]) -> list[Array]:
         return [total + term for total, term in zip(totals, terms, strict=True)]
 
     def rows(matrix: Array, chain: int) -> list[Float[Array, "chains terms"]]:
         used = matrix.shape[1] // chain * chain
-        cut = (jax.lax.slice(matrix, (task, 0), (task + 1, used)) for task in every)
+        cut = (jax.lax.slice(matrix, (task, 0), (task + 1, used)) for task in range(num_tasks))
         return [row.astype(dtype).reshape(-1, chain) for row in cut]
 
     rests = jnp.zeros((), dtype)
     sums = []
     for left, right in matrices:
         size = left.shape[1]
-        chain = next((n for n in range(_CHAIN, 4 * _CHAIN) if size % n == 0), _CHAIN)
+        chain = next((n for n in range(_CHAIN, _CHAIN // 4, -1) if size % n == 0), _CHAIN)
         if rest := size % chain:
             rests += _product(left[:, -rest:], right[:, -rest:], dtype, None)
         of_left = rows(left, chain)
