@@ -148,6 +148,16 @@ def test_min_norm_of_two_tasks_has_a_closed_form(solver):
         np.testing.assert_allclose(weights, [wanted, 1 - wanted], atol=tolerance)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_min_norm_keeps_float32_where_jax_has_64_bits_and_promotes_nothing(solver):
+    gram = np.asarray(rows("gaussian", 4, 0) @ rows("gaussian", 4, 0).T, np.float32)
+    wanted = jitted_min_norm[solver](gram).weights
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        weights = jax.jit(SOLVERS[solver])(jnp.asarray(gram)).weights
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights, wanted, atol=1e-6)
+
+
 def test_min_norm_equals_scipy_in_float64():
     with jax.enable_x64(True):
         for seed in range(20):

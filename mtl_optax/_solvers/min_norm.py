@@ -145,8 +145,9 @@ def projected_gradient(
         weights, ahead, momentum = state
         slopes = jnp.matmul(gram, ahead, precision=HIGHEST)
         moved = jnp.where(mask, ahead - slopes / lipschitz, absent)
-        # In x64 mode Optax projects float32 in float64.
-        new = optax.projections.projection_simplex(moved).astype(gram.dtype)
+        # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
+        with jax.numpy_dtype_promotion("standard"):
+            new = optax.projections.projection_simplex(moved).astype(gram.dtype)
         uphill = jnp.dot(ahead - new, new - weights) > 0
         momentum = jnp.where(uphill, 1.0, momentum)
         grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
