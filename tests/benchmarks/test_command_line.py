@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command_line
@@ -31,6 +33,14 @@ def folder(finished, tmp_path):
     for file in finished.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
+
+
+def test_every_command_computes_in_float32(monkeypatch):
+    dtypes = []
+    monkeypatch.setattr(command_line.List, "run", lambda _: dtypes.append(jnp.array(0.5).dtype))
+    with jax.enable_x64(True):
+        assert command_line.main(["list"]) == 0
+    assert dtypes == [jnp.float32]
 
 
 def test_a_run_leaves_one_file_per_method_and_seed_and_the_pictures(finished):
