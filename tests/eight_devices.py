@@ -86,7 +86,8 @@ def transformations():
     """Every method, and what goes around methods."""
     for name in METHODS:
         yield name, make(name, T)
-    by_task = mtl.per_task(T, optax.scale_by_adam())
+    # With a small eps its first steps are ±1, and those of several tasks can cancel to rounding.
+    by_task = mtl.per_task(T, optax.scale_by_adam(eps=1.0))
     rows = mtl.pcgrad(T, combine=False)
     yield (
         "adam by task on pcgrad",
@@ -130,14 +131,8 @@ def check_methods():
             where = name, kind.name
             for got, one_device in zip(updates, wanted, strict=True):
                 assert placed_like(got, cut.params), where
-                # Of the update's largest entry: Adam's ±1 of several tasks can cancel in a leaf.
-                size = max(np.max(np.abs(one_device[leaf])) for leaf in SHAPES)
                 for leaf in SHAPES:
-                    error = np.linalg.norm(np.asarray(got[leaf]) - np.asarray(one_device[leaf]))
-                    assert error < 2e-5 * max(size, np.linalg.norm(one_device[leaf])), (
-                        *where,
-                        leaf,
-                    )
+                    assert relative_error(got[leaf], one_device[leaf]) < 2e-5, (*where, leaf)
             for state in states[1:]:
                 assert placed_like(state, states[0]), where
             for leaf in jax.tree.leaves(states[-1]):

@@ -178,7 +178,7 @@ row("adversarial.orthogonality_penalty", lambda: adversarial.orthogonality_penal
 row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss([[1.0]], jnp.zeros(1, int)), TypeError, "^task_discriminator_loss: logits must be an array, got list")
 row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, [0, 1]), TypeError, r"^task_discriminator_loss: tasks must be an array of integers, got \[0, 1\]")
 row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, jnp.zeros(3, int)), ValueError, r"^task_discriminator_loss: tasks has shape \(3,\), wanted \(2,\)")
-row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, ONES[:, 0]), TypeError, "^task_discriminator_loss: tasks must be integers, got float.*jnp.argmax")
+row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, jnp.ones(2, jnp.float32)), TypeError, "^task_discriminator_loss: tasks must be integers, got float32.*jnp.argmax")
 row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminator_loss(ONES, jnp.zeros(2, int), where=jnp.ones(2)), ValueError, r"^task_discriminator_loss: where must be a boolean array of shape \(2,\), .*got")
 
 # The registry, and methods of one's own.
