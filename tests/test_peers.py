@@ -89,7 +89,7 @@ class Agreement(NamedTuple):
 
     name: str
     hyperparameters: dict[str, Any]
-    library: str
+    peer: str
     method: str
     parameters: dict[str, Any]
     tolerance: float
@@ -166,7 +166,7 @@ AGREEMENTS = [
 
 def label(agreement):
     options = [str(value) for value in agreement.parameters.values()]
-    return "-".join([agreement.name, agreement.library, agreement.method, *options])
+    return "-".join([agreement.name, agreement.peer, agreement.method, *options])
 
 
 @pytest.mark.parametrize("agreement", AGREEMENTS, ids=label)
@@ -177,11 +177,11 @@ def test_agreement(agreement):
         if agreement.method == "NashMTL":
             parameters = {"n_tasks": len(rows), **parameters}
         # LibMTL's CAGrad is made for three tasks; PCGrad of more than two draws.
-        if not records(agreement.library, agreement.method, matrix, parameters):
+        if not records(agreement.peer, agreement.method, matrix, parameters):
             continue
         tried += 1
         updates, _ = ours(agreement.name, rows, **agreement.hyperparameters)
-        wanted = theirs(agreement.library, agreement.method, matrix, **parameters)
+        wanted = theirs(agreement.peer, agreement.method, matrix, **parameters)
         if agreement.direction:
             updates, wanted = unit(updates), unit(wanted)
         if relative_error(updates, wanted) > agreement.tolerance:
