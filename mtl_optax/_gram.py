@@ -14,16 +14,21 @@ from mtl_optax._contract import at_least_float32, check_real_array, check_stack
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# Columns of one block of a long product on the CPU, so that many tasks' worth fits the cache.
-_BLOCK = 8192
-# Up to here sums over tasks, and over pairs of them, are written out: XLA then fuses them with what
-# uses them.
+# Up to here sums over tasks are written out: XLA then fuses them with what uses them.
 _FEW_TASKS = 16
 
-# The CPU sums the products of `_TILE` by `_TILE` tasks in one pass over their rows, chains of at
-# most `_CHAIN` terms at a time. Wider tiles spill registers, longer chains lose digits.
+# The CPU contracts leaves of as many columns in parts, shorter ones whole and several at once.
+_LONG = 32768
+# Up to here products of long leaves are sums over pairs of tasks: those of `_TILE` by `_TILE` tasks
+# in one pass over their rows, chains of at most `_CHAIN` terms at a time. Wider tiles spill
+# registers, longer chains lose digits.
+_PAIRED_TASKS = 8
 _TILE = 4
 _CHAIN = 1024
+# Products of more tasks go by blocks of as many entries, which XLA copies, as many at a time: it
+# spreads more than eight over the cores.
+_BLOCK = 65536
+_BLOCKS_AT_ONCE = 32
 
 # Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
 # than the largest still has a normal number for its square, and no sum has overflowed.
@@ -77,25 +82,27 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     dtype = at_least_float32(*(leaf for pair in pairs for leaf in pair))
     symmetric = left is right
 
-    def as_one(pairs: Any, units: _Units) -> Float[Array, "T T"]:
+    def whole(pairs: Any, units: _Units) -> Float[Array, "T T"]:
         return sum(
             (_product(left, right, dtype, units) for left, right in pairs), jnp.zeros((), dtype)
         )
 
     def on_cpu(pairs: Any, units: _Units) -> Float[Array, "T T"]:
-        total = as_one([pair for pair in pairs if not _is_long(pair[0])], units)
-        long = [(_as_matrix(left), _as_matrix(right)) for left, right in pairs if _is_long(left)]
-        if len(long[0][0]) <= _FEW_TASKS and units is None:  # XLA would copy rows to divide them.
+        if units is not None:  # XLA copies rows to divide them: not all at once.
+            return _products_in_blocks(pairs, dtype, units)
+        total = whole([pair for pair in pairs if pair[0].shape[1] < _LONG], None)
+        if not (long := [pair for pair in pairs if pair[0].shape[1] >= _LONG]):
+            return total
+        if len(long[0][0]) <= _PAIRED_TASKS:
             return total + _sums_over_pairs(long, dtype, symmetric=symmetric)
-        return sum((_product_in_blocks(*pair, dtype, units) for pair in long), total)
+        return total + _products_in_blocks(long, dtype, None)
 
-    if _may_be_sharded() or not any(_is_long(leaf) for leaf, _ in pairs):
-        return as_one(pairs, units)
-    return jax.lax.platform_dependent(pairs, units, cpu=on_cpu, default=as_one)
-
-
-def _is_long(leaf: Array) -> bool:
-    return leaf.size >= 2 * _BLOCK * leaf.shape[0]
+    if _may_be_sharded():
+        return whole(pairs, units)
+    pairs = [(_as_matrix(left), _as_matrix(right)) for left, right in pairs]
+    if all(left.size < _BLOCK for left, _ in pairs):
+        return whole(pairs, units)
+    return jax.lax.platform_dependent(pairs, units, cpu=on_cpu, default=whole)
 
 
 def _may_be_sharded() -> bool:
@@ -133,17 +140,33 @@ def _as_matrix(leaf: Array) -> Float[Array, "T n"]:
     return jax.lax.reshape(leaf, shape, out_sharding=_on_mesh_of(leaf, None, None))
 
 
-def _product_in_blocks(
-    left: Float[Array, "T n"], right: Float[Array, "T n"], dtype: Any, units: _Units
+def _products_in_blocks(
+    matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]], dtype: Any, units: _Units
 ) -> Float[Array, "T T"]:
-    blocks, rest = divmod(left.shape[1], _BLOCK)
+    """Computes the products in a loop, `_BLOCKS_AT_ONCE` blocks or more in each round.
 
-    def product(start: Any, width: int) -> Float[Array, "T T"]:
+    XLA's own product of long rows runs on one core of a CPU, but it runs several at once.
+    """
+    entries = sum(left.size for left, _ in matrices)
+    rounds = -(-entries // (_BLOCKS_AT_ONCE * _BLOCK))
+    cuts = [-(-left.size // (rounds * _BLOCK)) for left, _ in matrices]  # Of a matrix in a round.
+
+    def product(index: int, start: Any, width: int) -> Float[Array, "T T"]:
         columns = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
+        left, right = matrices[index]
         return _product(columns(left), columns(right), dtype, units)
 
-    total = product(blocks * _BLOCK, rest)
-    return jax.lax.fori_loop(0, blocks, lambda i, m: m + product(i * _BLOCK, _BLOCK), total)
+    total: Any = jnp.zeros((), dtype)
+    blocks = []
+    for index, ((left, _), cut) in enumerate(zip(matrices, cuts, strict=True)):
+        width, rest = divmod(left.shape[1], rounds * cut)
+        total += product(index, left.shape[1] - rest, rest)
+        blocks += [(index, k, cut, width) for k in range(cut) if width]
+
+    def add_round(i: Array, total: Array) -> Array:
+        return total + sum(product(j, (i * cut + k) * width, width) for j, k, cut, width in blocks)
+
+    return jax.lax.fori_loop(0, rounds, add_round, total)
 
 
 def _sums_over_pairs(
@@ -152,10 +175,7 @@ def _sums_over_pairs(
     *,
     symmetric: bool,
 ) -> Float[Array, "T T"]:
-    """Computes the products of a few tasks row by row, which XLA spreads over all cores.
-
-    Its own product of a few long rows runs on one core of a CPU, and copies blocks of them.
-    """
+    """Computes the products of a few tasks row by row, on all cores and without copies."""
     num_tasks = len(matrices[0][0])
     groups = np.array_split(range(num_tasks), -(-num_tasks // _TILE))
     tiles = [

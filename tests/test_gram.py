@@ -120,10 +120,11 @@ def test_zero_gradients():
     assert np.isfinite(scale)
 
 
-LONG = 3 * _gram._BLOCK + 17  # Several blocks, or chains, and a rest: it is a prime number.
+LONG = _gram._LONG + 3  # Whole chains, or blocks, and a rest: it is a prime number.
+MANY = _gram._PAIRED_TASKS + 1
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 6, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
+@pytest.mark.parametrize("num_tasks", [2, 3, MANY - 1, MANY, 17])
 @pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f2", "f4"), ("bfloat16", "bfloat16")])
 def test_long_leaves_are_contracted_in_parts_to_the_same_products(dtypes, num_tasks):
     rng = np.random.default_rng(0)
@@ -153,24 +154,31 @@ def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
     assert jax.typeof(summed).sharding.spec == PartitionSpec(*spec)
 
 
-@pytest.mark.parametrize("num_tasks", [2, 5, 14])
-def test_long_leaves_need_no_memory_and_lower_for_every_platform(num_tasks):
-    leaf = jax.ShapeDtypeStruct((num_tasks, 20, LONG), jnp.float32)
+@pytest.mark.parametrize("leaves", [1, 40])
+@pytest.mark.parametrize("num_tasks", [2, MANY - 1, MANY])
+def test_products_need_no_memory_but_for_blocks_and_lower_for_every_platform(num_tasks, leaves):
+    leaf = jax.ShapeDtypeStruct((num_tasks, 40 // leaves, LONG), jnp.float32)
+    tree = [leaf] * leaves
     scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(num_tasks, bool)))
-    copies = (
-        1 if jax.__version_info__ < (0, 10) else 0
-    )  # Older versions of XLA lay the leaf out anew.
-    plan = scaled.lower(leaf).compile().memory_analysis()
-    assert plan.temp_size_in_bytes < copies * 4 * leaf.size + 2**20
-    exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(leaf)
+    # Older versions of XLA lay the leaves out anew.
+    stack = 4 * leaf.size * leaves if jax.__version_info__ < (0, 10) else 0
+    blocks = 2 * 4 * _gram._BLOCK * _gram._BLOCKS_AT_ONCE
+    plan = scaled.lower(tree).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < stack + blocks + 2**20
+    exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(tree)
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
-@pytest.mark.parametrize("size", [LONG, 32 * _gram._CHAIN, 2 * _gram._BLOCK])
-def test_long_and_short_leaves_of_one_tree(size):
+@pytest.mark.parametrize("num_tasks", [3, MANY])
+@pytest.mark.parametrize("size", [LONG, 32 * _gram._CHAIN, 8 * LONG])
+def test_long_and_short_leaves_of_one_tree(size, num_tasks):
     rng = np.random.default_rng(0)
-    matrix = rng.normal(size=(3, size + 7)).astype(np.float32)
-    tree = {"long": matrix[:, :size], "short": matrix[:, size:], "empty": np.ones((3, 0), "f4")}
+    matrix = rng.normal(size=(num_tasks, size + 7)).astype(np.float32)
+    tree = {
+        "long": matrix[:, :size],
+        "short": matrix[:, size:],
+        "empty": np.ones((num_tasks, 0), "f4"),
+    }
     wanted = matrix.astype(np.float64) @ matrix.T.astype(np.float64)
     np.testing.assert_allclose(jax.jit(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
 
@@ -206,7 +214,7 @@ mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 mask, weights = jnp.ones(2, bool), jnp.ones(2)
 for axis in (1, 2):
     spec = PartitionSpec(*(["x" if i == axis else None for i in range(3)]))
-    leaf = jax.device_put(jnp.ones((2, 16, 8 * {_gram._BLOCK})), NamedSharding(mesh, spec))
+    leaf = jax.device_put(jnp.ones((2, 16, 8 * {_gram._LONG})), NamedSharding(mesh, spec))
     for f in (
         lambda g: _gram.scaled_gram(g, mask),
         lambda g: _gram.cross_gram(g, g, mask),
