@@ -78,31 +78,38 @@ def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
 
 def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"]:
     """Computes `<l_s, r_t>` of two stacks of task gradients, each divided by its unit."""
-    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
-    dtype = at_least_float32(*(leaf for pair in pairs for leaf in pair))
-    symmetric = left is right
+    stacks = [jax.tree.leaves(left)]
+    if left is not right:
+        stacks.append(jax.tree.leaves(right))
+    dtype = at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
-    def whole(pairs: Any, units: _Units) -> Float[Array, "T T"]:
-        return sum(
-            (_product(left, right, dtype, units) for left, right in pairs), jnp.zeros((), dtype)
-        )
+    def whole(stacks: Any, units: _Units) -> Float[Array, "T T"]:
+        products = (_product(*pair, dtype, units) for pair in _pairs(stacks))
+        return sum(products, jnp.zeros((), dtype))
 
-    def on_cpu(pairs: Any, units: _Units) -> Float[Array, "T T"]:
-        if units is not None:  # XLA copies rows to divide them: not all at once.
-            return _products_in_blocks(pairs, dtype, units)
-        total = whole([pair for pair in pairs if pair[0].shape[1] < _LONG], None)
-        if not (long := [pair for pair in pairs if pair[0].shape[1] >= _LONG]):
+    def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
+        if units is not None:  # XLA copies what it divides.
+            return _products_in_blocks(_pairs(stacks), dtype, units)
+        short = [[leaf for leaf in stack if leaf.shape[1] < _LONG] for stack in stacks]
+        long = [[leaf for leaf in stack if leaf.shape[1] >= _LONG] for stack in stacks]
+        total = whole(short, None)
+        if not long[0]:
             return total
         if len(long[0][0]) <= _PAIRED_TASKS:
-            return total + _sums_over_pairs(long, dtype, symmetric=symmetric)
-        return total + _products_in_blocks(long, dtype, None)
+            return total + _sums_over_pairs(_pairs(long), dtype)
+        return total + _products_in_blocks(_pairs(long), dtype, None)
 
     if _may_be_sharded():
-        return whole(pairs, units)
-    pairs = [(_as_matrix(left), _as_matrix(right)) for left, right in pairs]
-    if all(left.size < _BLOCK for left, _ in pairs):
-        return whole(pairs, units)
-    return jax.lax.platform_dependent(pairs, units, cpu=on_cpu, default=whole)
+        return whole(stacks, units)
+    stacks = [[_as_matrix(leaf) for leaf in stack] for stack in stacks]
+    if all(leaf.size < _BLOCK for leaf in stacks[0]):
+        return whole(stacks, units)
+    return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
+
+
+def _pairs(stacks: Sequence[Sequence[Array]]) -> list[tuple[Array, Array]]:
+    """Pairs the leaves of two stacks, or those of one with themselves."""
+    return list(zip(stacks[0], stacks[-1], strict=True))
 
 
 def _may_be_sharded() -> bool:
@@ -143,12 +150,13 @@ def _as_matrix(leaf: Array) -> Float[Array, "T n"]:
 def _products_in_blocks(
     matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]], dtype: Any, units: _Units
 ) -> Float[Array, "T T"]:
-    """Computes the products in a loop, `_BLOCKS_AT_ONCE` blocks or more in each round.
+    """Computes the products in a loop, many blocks in each round.
 
     XLA's own product of long rows runs on one core of a CPU, but it runs several at once.
     """
     entries = sum(left.size for left, _ in matrices)
-    rounds = -(-entries // (_BLOCKS_AT_ONCE * _BLOCK))
+    at_once = _BLOCKS_AT_ONCE if units is None else 1  # Memory counts, speed does not: it is rare.
+    rounds = -(-entries // (at_once * _BLOCK))
     cuts = [-(-left.size // (rounds * _BLOCK)) for left, _ in matrices]  # Of a matrix in a round.
 
     def product(index: int, start: Any, width: int) -> Float[Array, "T T"]:
@@ -172,11 +180,10 @@ def _products_in_blocks(
 def _sums_over_pairs(
     matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]],
     dtype: Any,
-    *,
-    symmetric: bool,
 ) -> Float[Array, "T T"]:
     """Computes the products of a few tasks row by row, on all cores and without copies."""
     num_tasks = len(matrices[0][0])
+    symmetric = matrices[0][0] is matrices[0][1]
     groups = np.array_split(range(num_tasks), -(-num_tasks // _TILE))
     tiles = [
         tile

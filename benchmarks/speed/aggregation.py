@@ -69,17 +69,16 @@ _gradients = functools.lru_cache(maxsize=1)(task_gradients)
 
 
 def update_work(method: str, leaves: Any) -> Work:
-    """Returns the work of one update, given the task gradients."""
+    """Returns the work of one update after the other, given the task gradients."""
     num_tasks = len(next(iter(leaves.values())))
     info = mtl.method_info(method)
     transform = mtl.get(method, num_tasks, **info.arguments(num_tasks))
     params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), leaves)
-    state = transform.init(params)
     losses = jnp.linspace(0.5, 2.0, num_tasks)
     extra = {"query_gradients": leaves} if "query gradients" in info.reads else {}
 
-    def update(gradients: Any, state: Any, params: Any, losses: Any, extra: Any) -> Any:
+    def update(state: Any, gradients: Any, params: Any, losses: Any, extra: Any) -> Any:
         step = optax.with_extra_args_support(transform).update
-        return step(gradients, state, params, task_losses=losses, **extra)
+        return step(gradients, state, params, task_losses=losses, **extra)[::-1]
 
-    return limit.on(jax.jit(update), leaves, state, params, losses, extra)
+    return limit.in_turn(update, transform.init(params), leaves, params, losses, extra)

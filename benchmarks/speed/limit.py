@@ -7,6 +7,7 @@ bandwidth is the best of two plain programs on the same buffers, the rate that o
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,3 +51,15 @@ def seconds(times: Times, num_tasks: int, size: int) -> float:
 def on(function: Callable[..., object], *args: object) -> Work:
     """Returns the work of calling a jitted function, up to its last result."""
     return lambda: jax.block_until_ready(function(*args))
+
+
+def in_turn(step: Callable[..., tuple[Any, object]], carry: Any, *args: object) -> Work:
+    """Returns the work of a step that is given, to keep, the carry it returned the time before."""
+    compiled = jax.jit(step, donate_argnums=0)
+    held = jax.tree.map(jnp.copy, carry)
+
+    def work() -> None:
+        nonlocal held
+        held, _ = jax.block_until_ready(compiled(held, *args))
+
+    return work

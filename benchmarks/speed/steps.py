@@ -115,14 +115,15 @@ def _problem(
 
 
 def _step_work(method: str, problem: Problem) -> Work:
-    """One step on one batch, parameters and state included."""
+    """One step after the other on one batch."""
     made = recipe(method, problem)
     params = problem.init(jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, problem.train)
     query = batch if made.query else None
 
-    def step(params: Any, state: Any, batch: Any, query: Any) -> Any:
-        _, updates, state = made.update(RATE, params, state, batch, query)
-        return optax.apply_updates(params, updates), state
+    def step(carry: Any, batch: Any, query: Any) -> Any:
+        params, state = carry
+        losses, updates, state = made.update(RATE, params, state, batch, query)
+        return (optax.apply_updates(params, updates), state), losses
 
-    return limit.on(jax.jit(step), params, made.init(params), batch, query)
+    return limit.in_turn(step, (params, made.init(params)), batch, query)
