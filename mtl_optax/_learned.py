@@ -39,6 +39,7 @@ class LearnedScalars(NamedTuple):
         """Takes one optimiser step for the tasks in `mask`."""
         gradients = jnp.asarray(gradients, self.values.dtype)
         gradients = jnp.clip(gradients, -_LARGEST_GRADIENT, _LARGEST_GRADIENT)
-        updates, state = jax.vmap(optimizer.update)(gradients, self.optimizer, self.values)
+        with jax.numpy_dtype_promotion("standard"):  # The bias correction of Optax's Adam needs it.
+            updates, state = jax.vmap(optimizer.update)(gradients, self.optimizer, self.values)
         stepped = LearnedScalars(self.values + updates, state)
         return LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))
