@@ -19,11 +19,11 @@ _FEW_TASKS = 16
 
 # The CPU contracts leaves of as many columns in parts, shorter ones whole and several at once.
 _LONG = 32768
-# Up to here products of long leaves are sums over pairs of tasks: those of `_TILE` by `_TILE` tasks
-# in one pass over their rows, chains of at most `_CHAIN` terms at a time. Wider tiles spill
-# registers, longer chains lose digits.
+# Up to here products of long leaves are sums over pairs of tasks, all in one pass over the rows: at
+# least about `_SUMS` at a time, for fewer wait for each other, in chains of at most `_CHAIN` terms,
+# for longer ones lose digits.
 _PAIRED_TASKS = 8
-_TILE = 4
+_SUMS = 12
 _CHAIN = 1024
 # Products of more tasks go by blocks of as many entries, which XLA copies, as many at a time: it
 # spreads more than eight over the cores.
@@ -157,7 +157,8 @@ def _products_in_blocks(
     entries = sum(left.size for left, _ in matrices)
     at_once = _BLOCKS_AT_ONCE if units is None else 1  # Memory counts, speed does not: it is rare.
     rounds = -(-entries // (at_once * _BLOCK))
-    cuts = [-(-left.size // (rounds * _BLOCK)) for left, _ in matrices]  # Of a matrix in a round.
+    # Blocks of each matrix in a round.
+    cuts = [max(1, -(-left.size // (rounds * _BLOCK))) for left, _ in matrices]
 
     def product(index: int, start: Any, width: int) -> Float[Array, "T T"]:
         columns = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
@@ -184,41 +185,43 @@ def _sums_over_pairs(
     """Computes the products of a few tasks row by row, on all cores and without copies."""
     num_tasks = len(matrices[0][0])
     symmetric = matrices[0][0] is matrices[0][1]
-    groups = np.array_split(range(num_tasks), -(-num_tasks // _TILE))
-    tiles = [
-        tile
-        for first in groups
-        for second in groups
-        if (tile := [(s, t) for s in first for t in second if t <= s or not symmetric])
-    ]
-    left_tasks, right_tasks = np.concatenate(tiles).T
+    tasks = range(num_tasks)
+    pairs = [(s, t) for s in tasks for t in tasks if t <= s or not symmetric]
     table = np.zeros((num_tasks, num_tasks), int)
-    if symmetric:
-        table[right_tasks, left_tasks] = np.arange(left_tasks.size)
-    table[left_tasks, right_tasks] = np.arange(left_tasks.size)
+    for number, (s, t) in enumerate(pairs):
+        table[s, t] = number
+        if symmetric:
+            table[t, s] = number
+    strands = max(1, _SUMS // len(pairs))  # Sums of one pair.
 
     def add(totals: Sequence[Array], terms: Sequence[Array]) -> list[Array]:
         return [total + term for total, term in zip(totals, terms, strict=True)]
 
-    def rows(matrix: Array, chain: int) -> list[Float[Array, "chains terms"]]:
-        used = matrix.shape[1] // chain * chain
-        cut = (jax.lax.slice(matrix, (task, 0), (task + 1, used)) for task in range(num_tasks))
-        return [row.astype(dtype).reshape(-1, chain) for row in cut]
+    def rows(matrix: Array, chain: int) -> list[list[Float[Array, "chains terms"]]]:
+        used = matrix.shape[1] // (strands * chain) * chain
+        return [
+            [
+                jax.lax.slice(matrix, (task, k * used), (task + 1, (k + 1) * used))
+                .astype(dtype)
+                .reshape(-1, chain)
+                for k in range(strands)
+            ]
+            for task in range(num_tasks)
+        ]
 
     rests = jnp.zeros((), dtype)
     sums = []
     for left, right in matrices:
         size = left.shape[1]
-        chain = next((n for n in range(_CHAIN, _CHAIN // 4, -1) if size % n == 0), _CHAIN)
-        if rest := size % chain:
+        lengths = range(_CHAIN, _CHAIN // 4, -1)
+        chain = next((n for n in lengths if size % (strands * n) == 0), _CHAIN)
+        if rest := size % (strands * chain):
             rests += _product(left[:, -rest:], right[:, -rest:], dtype, None)
         of_left = rows(left, chain)
         of_right = of_left if symmetric else rows(right, chain)
-        found: list[Array] = []
-        for tile in tiles:
-            products = [of_left[s] * of_right[t] for s, t in tile]
-            found += jax.lax.reduce(products, [jnp.zeros((), dtype)] * len(tile), add, (1,))
-        sums.append(jnp.stack(found))
+        products = [a * b for s, t in pairs for a, b in zip(of_left[s], of_right[t], strict=True)]
+        found = jax.lax.reduce(products, [jnp.zeros((), dtype)] * len(products), add, (1,))
+        sums.append(jnp.stack(found).reshape(len(pairs), -1))
     return rests + jnp.sum(jnp.concatenate(sums, axis=1), axis=1)[table]
 
 

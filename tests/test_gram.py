@@ -182,6 +182,10 @@ def test_long_and_short_leaves_of_one_tree(size, num_tasks):
     }
     wanted = matrix.astype(np.float64) @ matrix.T.astype(np.float64)
     np.testing.assert_allclose(jax.jit(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
+    tiny = jax.tree.map(lambda g: g * 2.0**-80, tree)
+    product, scale = _gram.scaled_gram(tiny, jnp.ones(num_tasks, bool))
+    got = np.asarray(product, np.float64) * (float(scale) * 2.0**80) ** 2
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=0.02)
 
 
 @pytest.mark.parametrize("num_tasks", [2, MANY])
