@@ -39,16 +39,7 @@ def title_and_table(part: str, table: Table) -> str:
 
 
 def _aggregation(rows: Sequence[Row], _: Sequence[Row]) -> Table:
-    sizes = sorted({row["size"] for row in rows if row["size"] >= 1e6}) or sorted(
-        {row["size"] for row in rows}
-    )
-    places = [
-        (tasks, size, layout)
-        for tasks in sorted({row["tasks"] for row in rows})
-        for size in sizes
-        for layout in ("leaf", "tree")
-        if any((r["tasks"], r["size"], r["layout"]) == (tasks, size, layout) for r in rows)
-    ]
+    places = sorted({(row["tasks"], row["size"], row["layout"]) for row in _of_large_models(rows)})
     body = []
     for method in _in_order(rows, "method"):
         cells = [method, _target(method)]
@@ -150,7 +141,7 @@ def _step(row: Row) -> str:
 
 
 def _ways(rows: Sequence[Row], _: Sequence[Row]) -> Table:
-    places = list(dict.fromkeys((row["tasks"], row["size"]) for row in rows))
+    places = sorted({(row["tasks"], row["size"]) for row in _of_large_models(rows)})
     targets = {
         "losses only": f"1, time ≤ {LOSSES_LIMIT:g} of the first row",
         "streamed Gram": f"≤ {STREAMED_LIMIT:g}, time ≤ {STREAMED_TIME:g} for T ≥ 10",
@@ -180,6 +171,11 @@ PARTS: dict[str, Callable[[Sequence[Row], Sequence[Row]], Table]] = {
     "steps": _steps,
     "ways": _ways,
 }
+
+
+def _of_large_models(rows: Sequence[Row]) -> Sequence[Row]:
+    """Those of a million parameters or more, to which the targets apply, if there are any."""
+    return [row for row in rows if row["size"] >= 1e6] or rows
 
 
 def _in_order(rows: Iterable[Row], column: str) -> list[Any]:
