@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _contract
 from mtl_optax._composition import merge_trees, split_tree
 from mtl_optax._gram import along_tasks, stacked_zeros
+from mtl_optax._tracing import cond
 
 
 class AccumulationState(NamedTuple):
@@ -166,7 +167,7 @@ def accumulate_task_gradients(
 
         shapes, _ = jax.eval_shape(step)
         full = micro_step == jnp.asarray(every_k, jnp.int32)
-        updates, inner = jax.lax.cond(full, step, wait)
+        updates, inner = cond(full, step, wait)
         gathered = AccumulationState(micro_step, present, sums, query_sums, loss_sums, inner=())
         emptied = jax.tree.map(lambda x: jnp.where(full, jnp.zeros_like(x), x), gathered)
         return updates, emptied._replace(inner=inner)

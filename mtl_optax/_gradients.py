@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_optax import _contract
+from mtl_optax._tracing import has_operation, is_traced
 
 
 def value_and_task_grads(
@@ -94,13 +95,55 @@ def value_and_task_grads(
 _LARGE = 300_000
 
 
+# Tasks up to which one backward pass after the other is written out where it has convolutions: XLA
+# runs these 15 to 25 times slower in a loop on the CPU. Compiling takes T times as long.
+_FEW_TASKS = 16
+
+
 def _for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
     """Calls `pull` for each row and stacks what it returns."""
     together = jax.vmap(pull)
     if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < _LARGE:
         return together(rows)
-    in_turn = functools.partial(jax.lax.map, pull)
-    return jax.lax.platform_dependent(rows, cpu=in_turn, default=together)
+    return in_turn(pull, rows, elsewhere=together)
+
+
+def in_turn(
+    function: Callable[[Array], Any],
+    rows: Float[Array, "T T"],
+    elsewhere: Callable[[Array], Any] | None = None,
+) -> Any:
+    """Calls `function` for one row after the other and stacks the results.
+
+    Args:
+        function: a function of a row.
+        rows: the rows.
+        elsewhere: what serves all rows on other devices than CPUs; a loop by default.
+    """
+    if not is_traced(rows):
+        return _stack([function(row) for row in rows])
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(rows[0])
+    structure: Any = jax.tree.structure(shapes)
+
+    def once(row: Array) -> Any:
+        return structure.unflatten(jax.core.eval_jaxpr(closed.jaxpr, closed.consts, row))
+
+    def written_out(rows: Array) -> Any:
+        results: list[Any] = []
+        for row in rows:
+            if results:  # Begin when the last one has ended, for the sake of memory.
+                row, results[-1] = jax.lax.optimization_barrier((row, results[-1]))
+            results.append(once(row))
+        return _stack(results)
+
+    loop = functools.partial(jax.lax.map, once)
+    convolves = has_operation(closed.jaxpr, "conv_general_dilated")
+    on_cpu = written_out if convolves and len(rows) <= _FEW_TASKS else loop
+    return jax.lax.platform_dependent(rows, cpu=on_cpu, default=elsewhere or loop)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def per_task_value_and_grad(

@@ -11,12 +11,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax._contract import at_least_float32, check_real_array, check_stack
+from mtl_optax._tracing import is_traced
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 # Up to here sums over tasks are written out: XLA then fuses them with what uses them.
 _FEW_TASKS = 16
 
+# Leaves are contracted together up to as many columns: every product has its price. Beyond, copying
+# them costs more.
+_JOINED = 4096
 # The CPU contracts leaves of as many columns in parts, shorter ones whole and several at once.
 _LONG = 32768
 # Up to here products of long leaves are sums over pairs of tasks, all in one pass over the rows: at
@@ -84,27 +88,56 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     dtype = at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
     def whole(stacks: Any, units: _Units) -> Float[Array, "T T"]:
-        products = (_product(*pair, dtype, units) for pair in _pairs(stacks))
-        return sum(products, jnp.zeros((), dtype))
+        return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
 
     def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
         if units is not None:  # XLA copies what it divides.
             return _products_in_blocks(_pairs(stacks), dtype, units)
         short = [[leaf for leaf in stack if leaf.shape[1] < _LONG] for stack in stacks]
         long = [[leaf for leaf in stack if leaf.shape[1] >= _LONG] for stack in stacks]
-        total = whole(short, None)
-        if not long[0]:
-            return total
+        parts = [whole(short, None)] if short[0] else []
         if len(long[0][0]) <= _PAIRED_TASKS:
-            return total + _sums_over_pairs(_pairs(long), dtype)
-        return total + _products_in_blocks(_pairs(long), dtype, None)
+            parts.append(_sums_over_pairs(_pairs(long), dtype))
+        else:
+            parts.append(_products_in_blocks(_pairs(long), dtype, None))
+        return _sum(parts)
 
     if _may_be_sharded():
         return whole(stacks, units)
-    stacks = [[_as_matrix(leaf) for leaf in stack] for stack in stacks]
-    if all(leaf.size < _BLOCK for leaf in stacks[0]):
-        return whole(stacks, units)
+    stacks = [_joined(stack, _JOINED) for stack in stacks]
+    if units is None and all(leaf.shape[1] < _LONG for leaf in stacks[0]):
+        return whole(stacks, None)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
+
+
+def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:
+    """Adds up; XLA would fuse a chain of additions with the products, and compile for seconds."""
+    if len(products) == 1:
+        return products[0]
+    num_tasks = len(products[0])
+    return jnp.sum(jnp.concatenate(products, axis=1).reshape(num_tasks, -1, num_tasks), axis=1)
+
+
+def _joined(leaves: Sequence[Array], most: int) -> list[Float[Array, "T n"]]:
+    """Makes matrices of the leaves, one of neighbours that have at most so many columns."""
+    groups: list[list[Float[Array, "T n"]]] = []
+    room = 0
+    for matrix in map(_as_matrix, leaves):
+        if not groups or matrix.shape[1] > room:
+            groups.append([])
+            room = most
+        room -= matrix.shape[1]
+        groups[-1].append(matrix)
+    return [_side_by_side(group) for group in groups]
+
+
+def _side_by_side(matrices: Sequence[Float[Array, "T n"]]) -> Float[Array, "T n"]:
+    if len(matrices) == 1:
+        return matrices[0]
+    if len({matrix.dtype for matrix in matrices}) > 1:
+        dtype = at_least_float32(*matrices)
+        matrices = [matrix.astype(dtype) for matrix in matrices]
+    return jnp.concatenate(matrices, axis=1)
 
 
 def _pairs(stacks: Sequence[Sequence[Array]]) -> list[tuple[Array, Array]]:
@@ -228,26 +261,42 @@ def _sums_over_pairs(
 @jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
-    pairs = jnp.outer(mask, mask)
 
-    def masked_gram(units: _Units) -> Float[Array, "T T"]:
-        return jnp.where(pairs, _products(task_gradients, task_gradients, units), 0.0)
-
-    raw = masked_gram(None)
-    largest = jnp.max(jnp.diagonal(raw))
-    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
-
-    def as_computed() -> ScaledGram:
+    def scaled(products: Float[Array, "T T"], unit: Float[Array, ""]) -> tuple[ScaledGram, Array]:
+        products = jnp.where(jnp.outer(mask, mask), products, 0.0)
+        largest = jnp.max(jnp.diagonal(products))
         scale = power_of_two(jnp.sqrt(largest))
-        return ScaledGram(raw / scale**2, scale)
+        return ScaledGram(products / scale**2, unit * scale), _is_safe(largest)
+
+    raw = _products(task_gradients, task_gradients)
+    as_computed, safe = scaled(raw, jnp.ones((), raw.dtype))
 
     def recomputed() -> ScaledGram:
-        entry = power_of_two(_largest_entry(task_gradients, mask, raw.dtype))
-        first = masked_gram((entry, entry))
-        norm = power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(first))))
-        return ScaledGram(first / norm**2, entry * norm)
+        leaves = _gathered(task_gradients)
+        unit = _unit(leaves, mask, raw.dtype)
+        return scaled(_products(leaves, leaves, (unit, unit)), unit)[0]
 
-    return jax.lax.cond(safe, as_computed, recomputed)
+    return jax.lax.cond(safe, lambda: as_computed, recomputed)
+
+
+def _is_safe(largest: Float[Array, ""]) -> Bool[Array, ""]:
+    return (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+
+
+def _gathered(task_gradients: Any) -> list[Array]:
+    """Joins all leaves but the long ones, where what is computed is rare and is to compile fast."""
+    leaves = jax.tree.leaves(task_gradients)
+    if _may_be_sharded():
+        return leaves
+    short = [_as_matrix(leaf) for leaf in leaves if leaf.size < _LONG * len(leaf)]
+    long = [_as_matrix(leaf) for leaf in leaves if leaf.size >= _LONG * len(leaf)]
+    return [_side_by_side(short), *long] if short else long
+
+
+def _unit(leaves: Sequence[Array], mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
+    """Returns the power of two below the largest entry of the present tasks."""
+    entries = _largest_entries(leaves, dtype)
+    return power_of_two(jnp.max(jnp.where(mask, entries, 0)))
 
 
 def gram_from_rows(
@@ -288,33 +337,31 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
         right: another of the same structure and shapes.
         mask: `(T,)` bool.
     """
-    pairs = jnp.outer(mask, mask)
 
-    def normalized(products: Float[Array, "T T"], factor: Float[Array, ""]) -> ScaledCrossGram:
-        size = power_of_two(jnp.max(jnp.abs(products)))
-        return ScaledCrossGram(products / size, factor * size)
+    def scaled(
+        products: Float[Array, "T T"], *units: Float[Array, ""]
+    ) -> tuple[ScaledCrossGram, Array]:
+        products = jnp.where(jnp.outer(mask, mask), products, 0.0)
+        largest = jnp.max(jnp.abs(products))
+        size = power_of_two(largest)
+        factor = units[0] * units[1] if units else jnp.ones_like(size)
+        return ScaledCrossGram(products / size, factor * size), _is_safe(largest)
 
-    raw = jnp.where(pairs, _products(left, right), 0.0)
-    largest = jnp.max(jnp.abs(raw))
-    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+    raw = _products(left, right)
+    as_computed, safe = scaled(raw)
 
     def recomputed() -> ScaledCrossGram:
-        units = (
-            power_of_two(_largest_entry(left, mask, raw.dtype)),
-            power_of_two(_largest_entry(right, mask, raw.dtype)),
-        )
-        products = jnp.where(pairs, _products(left, right, units), 0.0)
-        return normalized(products, units[0] * units[1])
+        stacks = _gathered(left), _gathered(right)
+        units = _unit(stacks[0], mask, raw.dtype), _unit(stacks[1], mask, raw.dtype)
+        return scaled(_products(*stacks, units), *units)[0]
 
-    return jax.lax.cond(safe, lambda: normalized(raw, jnp.ones_like(largest)), recomputed)
+    return jax.lax.cond(safe, lambda: as_computed, recomputed)
 
 
-def _largest_entry(task_gradients: Any, mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
-    largest = [
-        jnp.max(jnp.where(mask, jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0), 0))
-        for g in jax.tree.leaves(task_gradients)
-    ]
-    return jnp.max(jnp.stack([entry.astype(dtype) for entry in largest]))
+def _largest_entries(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
+    """Returns each task's largest entry by magnitude."""
+    largest = [jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0) for g in leaves]
+    return jnp.max(jnp.stack([entry.astype(dtype) for entry in largest]), axis=0)
 
 
 def power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
@@ -362,7 +409,7 @@ def fold_tasks(add: Callable[[Any, Array], Any], first: Callable[[Array], Any], 
     XLA's own reduction over a leading axis is up to a hundred times slower on the CPU where it is
     fused with what makes its operand.
     """
-    if len(leaf) <= _FEW_TASKS:
+    if len(leaf) <= _FEW_TASKS or not is_traced(leaf):
         return functools.reduce(add, (leaf[t] for t in range(1, len(leaf))), first(leaf[0]))
     rest = lambda t, total: add(total, leaf[t])
     return jax.lax.fori_loop(1, len(leaf), rest, first(leaf[0]))
@@ -428,16 +475,7 @@ def norms(task_gradients: Any) -> Float[Array, " T"]:
     """Computes the Euclidean norm `‖g_t‖` of each task's gradient over all leaves, `(T,)`."""
     leaves = jax.tree.leaves(task_gradients)
     dtype = at_least_float32(*leaves)
-    entry = jnp.max(
-        jnp.stack(
-            [
-                jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0).astype(dtype)
-                for g in leaves
-            ]
-        ),
-        axis=0,
-    )
-    units = jax.vmap(power_of_two)(entry)
+    units = jax.vmap(power_of_two)(_largest_entries(leaves, dtype))
     squares = sum(
         jnp.sum((g.astype(dtype) / along_tasks(units, g)) ** 2, axis=tuple(range(1, g.ndim)))
         for g in leaves

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
 from mtl_optax._composition import Heads, merge_trees, split_tree
-from mtl_optax._gradients import check_task_losses, split_aux
+from mtl_optax._gradients import check_task_losses, in_turn, split_aux
 from mtl_optax._gram import gram_from_rows, norms, power_of_two
 from mtl_optax._weighting import (
     Evidence,
@@ -209,7 +209,9 @@ def streamed_value_and_grad(
     matrix is computed row by row: the gradient `g_s` of one loss, by a backward pass, then
     `M[s, :] = J g_s`, the change of all losses along it, by the transpose of that pass. With the
     weights known, one backward pass of the weighted loss ends the step. Temporaries are those of
-    equal weighting and one gradient, whatever T; the time is that of about 2 T + 1 passes.
+    equal weighting and one gradient, whatever T; the time is that of about 2 T + 1 passes. On the
+    CPU, passes with convolutions are written out for up to 16 tasks, because XLA runs these many
+    times slower in a loop: they take T times as long to compile.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
@@ -302,7 +304,7 @@ def _streamed_evidence(
 
     products = lengths = None
     if reads & {"gram", "norms"}:
-        products, lengths = jax.lax.map(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
+        products, lengths = in_turn(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
     gram = None if products is None else gram_from_rows(products[0], products[1], mask)
     return make_evidence(weighting, mask, gram, lengths, losses)
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
+from mtl_optax import _gradients
 
 T = 3
 
@@ -256,3 +257,36 @@ def test_both_ways_agree_when_every_task_sees_the_same_batch():
         mtl.per_task_value_and_grad(own_loss, shared=SHARED)(p, same),
         mtl.value_and_task_grads(losses_of, shared=SHARED)(p, data),
     )
+
+
+@pytest.mark.parametrize("of", ["value_and_task_grads", "streamed_value_and_grad"])
+@pytest.mark.parametrize(
+    ("kernel", "num_tasks", "looped"),
+    [((3, 3, 1, 2), 3, False), ((3, 3, 1, 2), _gradients._FEW_TASKS + 1, True), ((16, 2), 3, True)],
+)
+def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monkeypatch):
+    """XLA runs them many times slower there, on the CPU; other large models do go in turn."""
+    monkeypatch.setattr(_gradients, "_LARGE", 0)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 1)), jnp.float32)
+    weights = jnp.linspace(0.5, 1.0, num_tasks)
+
+    def losses(kernel):
+        if kernel.ndim == 4:
+            layout = ("NHWC", "HWIO", "NHWC")
+            hidden = jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "SAME", None, None, layout
+            )
+        else:
+            hidden = images.reshape(2, -1) @ kernel
+        return jnp.sum(jnp.tanh(hidden)) * weights
+
+    kernel = jnp.full(kernel, 0.1)
+    wanted = jax.vmap(lambda w: jax.grad(lambda k: losses(k)[0] / weights[0] * w)(kernel))(weights)
+    if of == "value_and_task_grads":
+        step, arguments = jax.jit(mtl.value_and_task_grads(losses)), (kernel,)
+    else:
+        method = mtl.gradnorm(num_tasks)
+        step = jax.jit(mtl.streamed_value_and_grad(losses, method))
+        arguments, wanted = (kernel, method.init(kernel)), wanted.sum(axis=0)
+    assert ("stablehlo.while" in step.lower(*arguments).as_text()) == looped
+    np.testing.assert_allclose(step(*arguments)[1], wanted, rtol=1e-4, atol=1e-6)

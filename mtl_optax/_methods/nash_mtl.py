@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
 from mtl_optax._solvers.bargaining import bargaining
+from mtl_optax._tracing import cond
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
 
 
@@ -100,7 +100,7 @@ def nash_mtl(
 
         period = jnp.asarray(update_every).astype(jnp.int32)
         due = jnp.any(mask & ~state.solved) | (jnp.any(mask) & (state.age >= period))
-        weights, residual, iterations = jax.lax.cond(due, solve, keep)
+        weights, residual, iterations = cond(due, solve, keep)
         served = jnp.where(due, 0, state.age) + jnp.any(mask).astype(jnp.int32)
         new = mask & due
         state = NashMTLState(
