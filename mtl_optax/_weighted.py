@@ -211,7 +211,7 @@ def streamed_value_and_grad(
     weights known, one backward pass of the weighted loss ends the step. Temporaries are those of
     equal weighting and one gradient, whatever T; the time is that of about 2 T + 1 passes. On the
     CPU, passes with convolutions are written out for up to 16 tasks, because XLA runs these many
-    times slower in a loop: they take T times as long to compile.
+    times slower in a loop: they take T times as long to compile, and more memory.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
