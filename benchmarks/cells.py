@@ -21,6 +21,7 @@ from jaxtyping import Float
 from benchmarks.errors import UserError
 from benchmarks.problem import Metric
 from benchmarks.training import Curves, Timing
+from benchmarks.writing import writable, write
 
 Config = dict[str, Any]
 
@@ -73,16 +74,7 @@ class Store:
     """A folder of cells, ``<method>-seed<seed>.json``."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder}: cannot write there (it is a file)")
-        probe = folder / ".writable"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from error
+        self.folder = writable(folder)
 
     def path(self, method: str, seed: int) -> Path:
         """Where a cell is, or goes."""
@@ -172,16 +164,6 @@ def read_cell(path: Path) -> Cell:
     except RecursionError as error:
         raise UserError(f"{path}: not a finished cell (nested too deeply)") from error
     return cell
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def as_read(config: Mapping[str, Any]) -> Config:

@@ -7,9 +7,8 @@ validation split. The test split is read once, by the parameters of that epoch.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -17,44 +16,11 @@ import numpy as np
 from benchmarks.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.errors import InterruptedRunError
+from benchmarks.methods import BASELINES
 from benchmarks.problem import Problem
-from benchmarks.recipes import BASELINES, Recipe, default_hyperparameters, recipe
+from benchmarks.protocol import SILENT, Progress, Protocol, Row
+from benchmarks.recipes import Recipe, default_hyperparameters, recipe
 from benchmarks.training import Member, Run, evaluate, train
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method, perhaps with other hyper-parameters than its own."""
-
-    method: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """How files and tables call it."""
-        given = ",".join(f"{name}={value}" for name, value in self.hyperparameters.items())
-        return f"{self.method}[{given}]" if given else self.method
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What all cells of a run have in common."""
-
-    seeds: int
-    epochs: int
-    learning_rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run tells about itself; by default nobody listens."""
-
-    plan: Callable[[int, int], None] = lambda kept, epochs: None
-    """Called once with the number of cells found and of epochs to be done."""
-    row: Callable[[str], None] = lambda label: None
-    """Called with the label of a row whose training begins."""
-    epoch: Callable[[int], None] = lambda members: None
-    """Called after each epoch with the number of trainings that did it."""
 
 
 def run_cells(
@@ -64,7 +30,7 @@ def run_cells(
     protocol: Protocol,
     *,
     checkpoint_every: float = 60.0,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
 ) -> dict[str, list[Cell]]:
     """Train the cells that are not in ``store`` yet; every row's cells, in order of seed."""
     configs = {row.label: configuration(problem, row, protocol) for row in rows}

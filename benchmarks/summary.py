@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from benchmarks.cells import Cell
-from benchmarks.recipes import SINGLE_TASK
+from benchmarks.methods import SINGLE_TASK
 from mtl_optax.metrics import delta_m
 
 Cells = Mapping[str, Sequence[Cell]]

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.cells import Store
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.experiment import Progress, Protocol, Row, run_cells
+from benchmarks.experiment import run_cells
+from benchmarks.protocol import Progress, Protocol, Row
 from benchmarks.recipes import recipe
 from benchmarks.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import separate_problem, toy_problem
