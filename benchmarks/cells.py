@@ -149,7 +149,7 @@ def read_cell(path: Path) -> Cell:
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),
             curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
-            timing=_timing(**content["timing"]),
+            timing=_timing(content["timing"]),
         )
         epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
         if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:
@@ -186,9 +186,9 @@ def _numbers(values: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(values, float)
 
 
-def _timing(first_epoch_seconds: float, seconds_per_step: float | None, at_once: int) -> Timing:
-    pace = None if seconds_per_step is None else float(seconds_per_step)
-    return Timing(float(first_epoch_seconds), pace, int(at_once))
+def _timing(content: Mapping[str, Any]) -> Timing:
+    pace = content["seconds_per_step"]
+    return Timing(float(content["first_epoch_seconds"]), None if pace is None else float(pace))
 
 
 def _curve(values: Any) -> Any:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
@@ -110,7 +109,7 @@ def dominance(
         return losses, *step(grads, state, params, task_losses=losses)
 
     run = train(Recipe(problem, optimizer(1.0).init, update), [member], epochs=epochs)
-    squares = jax.tree.map(lambda s: s[0], optax.tree_utils.tree_get(run.state, "squares"))
+    squares = optax.tree_utils.tree_get(run.states[0], "squares")
     return {
         layer: np.asarray(histogram, float).round(6).tolist()
         for layer, histogram in mtl.dominance_by_layer(squares, group=_layer).items()
