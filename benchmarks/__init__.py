@@ -13,6 +13,7 @@ Run ``python -m benchmarks --help``. What hangs on what, from the bottom up:
 * `suite`: the options of all suites, and how the parts above follow one another; `suites`: one
   small file each; `sweeping`: a suite over one number;
 * `toy`: a suite of its own kind, on two losses of two parameters; `speed`: time and memory;
+  `compiling`: what comes before the first step;
 * `papers`: what the papers report, to print beside ours;
 * `peers`: the numbers of other libraries that the tests compare with;
 * `listing`: what there is to run.

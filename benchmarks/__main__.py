@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Command
+from benchmarks.compiling.command import Compile
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.listing import method_list, suite_list
 from benchmarks.reporting.command import Report
@@ -63,7 +64,7 @@ def _parse(args: Sequence[str] | None) -> Command | List:
         )
     else:
         commands = {suite.name: suite for suite in COMMANDS}
-        commands |= {"speed": Speed, "report": Report, "list": List}
+        commands |= {"speed": Speed, "compile": Compile, "report": Report, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

@@ -12,6 +12,7 @@ import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks import experiment
 from benchmarks.__main__ import COMMANDS
+from benchmarks.compiling.command import Compile
 from benchmarks.methods import registry
 from benchmarks.reporting.command import Report
 from benchmarks.speed.command import Speed
@@ -44,7 +45,7 @@ def folder(finished, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, Report, Speed], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("command", [*COMMANDS, Compile, Report, Speed], ids=lambda c: c.__name__)
 def test_every_command_computes_in_float32(command, monkeypatch):
     dtypes = []
     monkeypatch.setattr(command, "check", lambda _: None)
@@ -76,7 +77,7 @@ assert {slow} <= set(sys.modules)
 def test_help_lists_and_mistakes_import_nothing_slow(tmp_path):
     (tmp_path / "file").write_text("")
     out, nowhere = str(tmp_path / "file"), str(tmp_path / "nowhere")
-    commands = [suite.name for suite in COMMANDS] + ["speed", "report"]
+    commands = [suite.name for suite in COMMANDS] + ["compile", "speed", "report"]
     cases = [(0, *command, "--help") for command in ([], *([name] for name in commands))]
     cases += [(0, "sweep", "--help"), (0, "sweep", "digits", "--help"), (0, "list")]
     cases += [(2, "digtis"), (2, "digits", "--epcohs", "3"), (2, "sweep", "digits", "--over", "c")]
