@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import tyro
 from rich.console import Console
 
+from benchmarks.command import Command
+from benchmarks.compiling.command import Compile
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.report import method_list, suite_list
+from benchmarks.listing import method_list, suite_list
 from benchmarks.reporting.command import Report
 from benchmarks.speed.command import Speed
 from benchmarks.suite import Suite
 from benchmarks.suites import SUITES
-from benchmarks.sweep import sweep_of
+from benchmarks.sweeping.command import sweep_of
 from benchmarks.toy.command import Toy
 
 COMMANDS: tuple[type[Suite] | type[Toy], ...] = (*SUITES, Toy)
@@ -38,9 +39,7 @@ class List:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     try:
-        command = _parse(args)
-        with jax.enable_x64(False):  # Cells of one table are of one precision.
-            command.run()
+        _parse(args).run()
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
@@ -53,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(args: Sequence[str] | None) -> Suite | Toy | Speed | Report | List:
+def _parse(args: Sequence[str] | None) -> Command | List:
     arguments = list(sys.argv[1:] if args is None else args)
     commands: dict[str, Callable[..., Any]]
     if arguments[:1] == ["sweep"]:
@@ -65,7 +64,7 @@ def _parse(args: Sequence[str] | None) -> Suite | Toy | Speed | Report | List:
         )
     else:
         commands = {suite.name: suite for suite in COMMANDS}
-        commands |= {"speed": Speed, "report": Report, "list": List}
+        commands |= {"speed": Speed, "compile": Compile, "report": Report, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from benchmarks.errors import UserError
 from benchmarks.problem import Metric
 from benchmarks.training import Curves, Timing
+from benchmarks.writing import writable, write
 
 Config = dict[str, Any]
 
@@ -73,16 +74,7 @@ class Store:
     """A folder of cells, ``<method>-seed<seed>.json``."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder}: cannot write there (it is a file)")
-        probe = folder / ".writable"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from error
+        self.folder = writable(folder)
 
     def path(self, method: str, seed: int) -> Path:
         """Where a cell is, or goes."""
@@ -157,7 +149,7 @@ def read_cell(path: Path) -> Cell:
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),
             curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
-            timing=_timing(**content["timing"]),
+            timing=_timing(content["timing"]),
         )
         epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
         if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:
@@ -172,16 +164,6 @@ def read_cell(path: Path) -> Cell:
     except RecursionError as error:
         raise UserError(f"{path}: not a finished cell (nested too deeply)") from error
     return cell
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def as_read(config: Mapping[str, Any]) -> Config:
@@ -204,9 +186,9 @@ def _numbers(values: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(values, float)
 
 
-def _timing(first_epoch_seconds: float, seconds_per_step: float | None, at_once: int) -> Timing:
-    pace = None if seconds_per_step is None else float(seconds_per_step)
-    return Timing(float(first_epoch_seconds), pace, int(at_once))
+def _timing(content: Mapping[str, Any]) -> Timing:
+    pace = content["seconds_per_step"]
+    return Timing(float(content["first_epoch_seconds"]), None if pace is None else float(pace))
 
 
 def _curve(values: Any) -> Any:

@@ -7,9 +7,11 @@ validation split. The test split is read once, by the parameters of that epoch.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -17,44 +19,13 @@ import numpy as np
 from benchmarks.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.errors import InterruptedRunError
+from benchmarks.methods import BASELINES
 from benchmarks.problem import Problem
-from benchmarks.recipes import BASELINES, Recipe, default_hyperparameters, recipe
-from benchmarks.training import Member, Run, evaluate, train
+from benchmarks.protocol import SILENT, Progress, Protocol, Row
+from benchmarks.recipes import Recipe, default_hyperparameters, recipe
+from benchmarks.training import Member, Program, Run, evaluate, lowered, train
 
-
-@dataclass(frozen=True)
-class Row:
-    """A method, perhaps with other hyper-parameters than its own."""
-
-    method: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """How files and tables call it."""
-        given = ",".join(f"{name}={value}" for name, value in self.hyperparameters.items())
-        return f"{self.method}[{given}]" if given else self.method
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What all cells of a run have in common."""
-
-    seeds: int
-    epochs: int
-    learning_rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run tells about itself; by default nobody listens."""
-
-    plan: Callable[[int, int], None] = lambda kept, epochs: None
-    """Called once with the number of cells found and of epochs to be done."""
-    row: Callable[[str], None] = lambda label: None
-    """Called with the label of a row whose training begins."""
-    epoch: Callable[[int], None] = lambda members: None
-    """Called after each epoch with the number of trainings that did it."""
+AHEAD = 2  # Programs that wait for their row.
 
 
 def run_cells(
@@ -64,7 +35,7 @@ def run_cells(
     protocol: Protocol,
     *,
     checkpoint_every: float = 60.0,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
 ) -> dict[str, list[Cell]]:
     """Train the cells that are not in ``store`` yet; every row's cells, in order of seed."""
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
@@ -83,11 +54,18 @@ def run_cells(
     }
     progress.plan(sum(map(len, found.values())), protocol.epochs * sum(todo.values()))
     try:
-        for row in rows:
-            if todo[row.label]:
+        with closing(_compiled([row for row in rows if todo[row.label]], problem)) as recipes:
+            for row, made, program in recipes:
                 progress.row(row.label)
                 _Trainer(
-                    problem, store, row, protocol, configs[row.label], checkpoint_every, progress
+                    made,
+                    program,
+                    store,
+                    row,
+                    protocol,
+                    configs[row.label],
+                    checkpoint_every,
+                    progress,
                 ).complete(found[row.label])
     except KeyboardInterrupt:
         kept = sum(map(len, found.values()))
@@ -96,6 +74,24 @@ def run_cells(
             f"{store.folder}; the same command (without --fresh) goes on from there"
         ) from None
     return {row.label: [found[row.label][seed] for seed in range(protocol.seeds)] for row in rows}
+
+
+def _compiled(
+    rows: Sequence[Row], problem: Problem
+) -> Generator[tuple[Row, Recipe, Callable[[], Program]]]:
+    """Each row's recipe and program; those that follow are compiled while it is trained."""
+    compiler = ThreadPoolExecutor(1)
+    waiting: deque[tuple[Row, Recipe, Callable[[], Program]]] = deque()
+    try:
+        for row in rows:
+            made = recipe(row.method, problem, row.hyperparameters)
+            waiting.append((row, made, compiler.submit(lowered(made).compile).result))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        compiler.shutdown(wait=False, cancel_futures=True)
 
 
 def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
@@ -120,7 +116,8 @@ def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
 class _Trainer:
     """Makes the missing cells of one row."""
 
-    problem: Problem
+    recipe: Recipe
+    program: Callable[[], Program]
     store: Store
     row: Row
     protocol: Protocol
@@ -130,47 +127,44 @@ class _Trainer:
 
     def complete(self, found: dict[int, Cell]) -> None:
         """Train what ``found`` lacks, saving each cell as soon as it is finished."""
-        made = recipe(self.row.method, self.problem, self.row.hyperparameters)
         if 0 not in found:
-            found[0] = self._first(made)
+            found[0] = self._first()
         rate, trials = found[0].learning_rate, found[0].trials
         missing = [s for s in range(1, self.protocol.seeds) if s not in found]
-        for begin in range(0, len(missing), self.problem.at_once):
-            seeds = missing[begin : begin + self.problem.at_once]
-            run = self._train(made, [Member(seed, rate) for seed in seeds])
-            for number, seed in enumerate(seeds):
-                found[seed] = self._finish(made, run, number, Member(seed, rate), trials)
+        if missing:
+            run = self._train([Member(seed, rate) for seed in missing])
+            for number, seed in enumerate(missing):
+                found[seed] = self._finish(run, number, Member(seed, rate), trials)
         self.store.discard_unfinished()
 
-    def _first(self, made: Recipe) -> Cell:
+    def _first(self) -> Cell:
         """The first seed, with the learning rate that suits the method best."""
-        rates = self.protocol.learning_rates
-        candidates = []
-        for begin in range(0, len(rates), self.problem.at_once):
-            members = [Member(0, rate) for rate in rates[begin : begin + self.problem.at_once]]
-            run = self._train(made, members)
-            candidates += [(run, number, member) for number, member in enumerate(members)]
-        trials = tuple(Trial(m.learning_rate, float(run.best[i])) for run, i, m in candidates)
+        members = [Member(0, rate) for rate in self.protocol.learning_rates]
+        run = self._train(members)
+        trials = tuple(
+            Trial(member.learning_rate, float(best))
+            for member, best in zip(members, run.best, strict=True)
+        )
         chosen = int(np.argmax([trial.validation for trial in trials]))
-        return self._finish(made, *candidates[chosen], trials)
+        return self._finish(run, chosen, members[chosen], trials)
 
-    def _train(self, made: Recipe, members: list[Member]) -> Run:
+    def _train(self, members: list[Member]) -> Run:
         training = json.dumps([self.row.label, members, self.config], sort_keys=True)
         name = hashlib.sha256(training.encode()).hexdigest()[:16]
         return train(
-            made,
+            self.recipe,
             members,
             epochs=self.protocol.epochs,
+            program=self.program,
             checkpoint=Checkpoint(self.store.unfinished / name, every=self.checkpoint_every),
             on_epoch=lambda: self.progress.epoch(len(members)),
         )
 
-    def _finish(
-        self, made: Recipe, run: Run, number: int, member: Member, trials: tuple[Trial, ...]
-    ) -> Cell:
+    def _finish(self, run: Run, number: int, member: Member, trials: tuple[Trial, ...]) -> Cell:
         """Read the test split and save the cell."""
+        problem = self.recipe.problem
         params = jax.tree.map(lambda p: p[number : number + 1], run.params)
-        losses, metrics = evaluate(made.problem, params, self.problem.test)
+        losses, metrics = evaluate(problem, params, problem.test)
         cell = Cell(
             method=self.row.label,
             seed=member.seed,

@@ -8,7 +8,7 @@ more, as ``protocol`` tells.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.recipes import EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 
 
 @dataclass(frozen=True)

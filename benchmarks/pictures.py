@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.cells import Cell
 from benchmarks.errors import UserError
-from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.summary import (
     Cells,
     counted,

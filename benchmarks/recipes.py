@@ -10,14 +10,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 import mtl_optax as mtl
+from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.problem import Problem, single_task
-
-SINGLE_TASK = "single_task"
-EQUAL_WEIGHTING = "equal_weighting"
-BASELINES = {
-    SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
-    EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",
-}
 
 
 class Update(Protocol):
@@ -53,7 +47,7 @@ def recipe(
     others see the task gradients of the shared parameters. Heads follow each paper's rule.
 
     Args:
-        method: one of `BASELINES` or of the registry.
+        method: one of `methods.BASELINES` or of the registry.
         problem: what to train on.
         hyperparameters: those of the method that are not to be the library's defaults.
     """

@@ -1,13 +1,10 @@
-"""The table of a finished suite, and the list of what there is to run."""
-
-from collections.abc import Mapping
+"""The table of a finished suite."""
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import mtl_optax as mtl
-from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.summary import (
     Cells,
     change,
@@ -74,28 +71,4 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
             style="dim" if method in BASELINES else "",
             end_section=method == EQUAL_WEIGHTING,
         )
-    return result
-
-
-def suite_list(summaries: Mapping[str, str]) -> Table:
-    """Every suite with its summary."""
-    result = Table(box=box.SIMPLE_HEAD)
-    result.add_column("suite", no_wrap=True)
-    result.add_column("what it trains on")
-    for name, summary in summaries.items():
-        result.add_row(name, summary)
-    return result
-
-
-def method_list() -> Table:
-    """The baselines and every method of the registry."""
-    result = Table(box=box.SIMPLE_HEAD)
-    result.add_column("method", no_wrap=True)
-    result.add_column("what it does")
-    result.add_column("source", style="dim", overflow="fold")
-    for name, summary in BASELINES.items():
-        result.add_row(name, summary, "baseline")
-    for name in mtl.list_methods():
-        info = mtl.method_info(name)
-        result.add_row(name, info.summary, info.source)
     return result

@@ -1,28 +1,32 @@
-"""What all suites have in common: their options, and what happens in which order."""
+"""What all suites have in common: their options, and what happens in which order.
 
+See `command` for what may be imported here.
+"""
+
+import functools
 import math
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-import mtl_optax as mtl
-from benchmarks.cells import Cell, Store
+from benchmarks.command import Command, Methods, Switch
 from benchmarks.errors import UserError
-from benchmarks.experiment import Progress, Protocol, Row, run_cells
-from benchmarks.pictures import draw
-from benchmarks.problem import Problem
-from benchmarks.recipes import BASELINES
-from benchmarks.report import show
+from benchmarks.methods import BASELINES, check_names, registry
+from benchmarks.protocol import Progress, Protocol, Row
+from benchmarks.writing import writable
 
-Switch = tyro.conf.FlagCreatePairsOff[bool]
+if TYPE_CHECKING:
+    from benchmarks.cells import Cell
+    from benchmarks.problem import Problem
+
 PresetName = Literal["quick", "paper"]
 _either = tyro.conf.create_mutex_group(required=False, title="finished cells")
 
@@ -36,16 +40,13 @@ class Preset(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite(ABC):
+class Suite(Command):
     """Options of every suite; a suite adds its own, its presets and its problem."""
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[PresetName, Preset]]
 
-    methods: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: every method)"),
-    ] = ()
+    methods: Methods = ()
     """Methods to train; the baselines that they are compared with come along."""
     preset: PresetName = "quick"
     """quick: minutes on four cores. paper: the schedule of the paper."""
@@ -82,10 +83,19 @@ class Suite(ABC):
     """Print nothing but errors."""
 
     @abstractmethod
-    def problem(self) -> Problem:
+    def load(self) -> Any:
+        """Read the data that these options ask for."""
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """What `load` has read, once."""
+        return self.load()
+
+    @abstractmethod
+    def problem(self) -> "Problem":
         """The data, model and loss that these options ask for."""
 
-    def draw_more(self, cells: Mapping[str, Sequence[Cell]]) -> None:  # noqa: B027 (optional)
+    def draw_more(self, cells: "Mapping[str, Sequence[Cell]]") -> None:
         """What only this suite shows."""
 
     @property
@@ -108,10 +118,13 @@ class Suite(ABC):
         """--batch-size or the preset's."""
         return self.presets[self.preset].batch_size if self.batch_size is None else self.batch_size
 
-    def run(self) -> None:
+    def work(self) -> None:
         """Train what is missing, print the table, draw the pictures."""
-        rows = [Row(method) for method in self.checked_methods()]
-        cells = self.train(rows, self.folder)
+        from benchmarks.pictures import draw
+        from benchmarks.report import show
+
+        methods = dict.fromkeys([*BASELINES, *(self.methods or registry())])
+        cells = self.train([Row(method) for method in methods], self.folder)
         draw(cells, self.folder)
         self.draw_more(cells)
         if not self.quiet:
@@ -120,7 +133,8 @@ class Suite(ABC):
             console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
     def check(self) -> None:
-        """Raise for every mistake that can be told before work begins."""
+        """Raise for every mistake in the options and in the files of data."""
+        check_names("--methods", self.methods, also=BASELINES)
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),
@@ -138,10 +152,14 @@ class Suite(ABC):
             raise UserError(
                 f"--checkpoint-every must be at least 0 seconds, not {self.checkpoint_every}"
             )
+        writable(self.folder)
+        _ = self.data
 
-    def train(self, rows: Sequence[Row], folder: Path) -> dict[str, list[Cell]]:
+    def train(self, rows: Sequence[Row], folder: Path) -> "dict[str, list[Cell]]":
         """The cells of these rows, trained where ``folder`` has them not."""
-        self.check()
+        from benchmarks.cells import Store
+        from benchmarks.experiment import run_cells
+
         store = Store(folder)
         if self.fresh:
             store.discard_unfinished()
@@ -185,13 +203,3 @@ class Suite(ABC):
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             console.print(f"note: {message}")
         return cells
-
-    def checked_methods(self) -> list[str]:
-        """The baselines and the methods asked for, all of which exist."""
-        for method in self.methods:
-            if method not in BASELINES:
-                try:
-                    mtl.method_info(method)
-                except ValueError as error:
-                    raise UserError(f"--methods: {error}") from error
-        return list(dict.fromkeys([*BASELINES, *(self.methods or mtl.list_methods())]))

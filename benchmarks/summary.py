@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from benchmarks.cells import Cell
-from benchmarks.recipes import SINGLE_TASK
+from benchmarks.methods import SINGLE_TASK
 from mtl_optax.metrics import delta_m
 
 Cells = Mapping[str, Sequence[Cell]]
@@ -134,17 +134,12 @@ def _holm(chances: Mapping[str, float], level: float = 0.05) -> set[str]:
 
 
 def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
-    """Time per step as a multiple of ``reference``'s; None where they cannot be compared."""
+    """Time per step as a multiple of ``reference``'s, by the fastest epoch of each."""
     ours, theirs = (
-        {
-            cell.timing.at_once: cell.timing.seconds_per_step
-            for cell in cells
-            if cell.timing.seconds_per_step is not None
-        }
+        [pace for cell in cells if (pace := cell.timing.seconds_per_step) is not None]
         for cells in (group, reference)
     )
-    alike = max(ours.keys() & theirs.keys(), default=None)
-    return None if alike is None else ours[alike] / theirs[alike]
+    return min(ours) / min(theirs) if ours and theirs else None
 
 
 def spread(values: Float[np.ndarray, " s"], sign: str = "") -> str:

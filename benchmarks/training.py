@@ -1,29 +1,32 @@
-"""Train one method on one problem, several trainings at once.
+"""Train one method on one problem.
 
-Nothing here knows a data set, a model or a method.
+Nothing here knows a data set, a model or a method. Each method is one program, that of an epoch of
+one training, whatever the seed and the learning rate; all else is compiled once for a problem.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 import mtl_optax as mtl
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.problem import Problem
 from benchmarks.recipes import Recipe
 
-CHUNK = 500  # Rows to evaluate at once.
+CHUNK = 1000  # Rows to evaluate at once.
+PROBE = 500  # Rows whose gradients are compared.
 
 
 class Member(NamedTuple):
-    """One training of those that run at once."""
+    """One training of a method."""
 
     seed: int
     learning_rate: float
@@ -51,10 +54,9 @@ class Timing(NamedTuple):
     """What a training took."""
 
     first_epoch_seconds: float
-    """Compilation and the first epoch; less than that of a training that went on."""
+    """The first epoch, and the wait for its program; less where a training went on."""
     seconds_per_step: float | None
-    """Of all trainings at once, in the fastest epoch; None where there was no second epoch."""
-    at_once: int
+    """In the fastest epoch; None where there was no second epoch."""
 
 
 class Run(NamedTuple):
@@ -67,8 +69,8 @@ class Run(NamedTuple):
     """What `goodness` says of it."""
     params: PyTree
     """The parameters after that epoch."""
-    state: PyTree
-    """The state of method and optimiser after the last epoch."""
+    states: tuple[PyTree, ...]
+    """The state of method and optimiser after the last epoch, of each member."""
     timing: Timing
 
 
@@ -79,9 +81,13 @@ class _Carry(NamedTuple):
 
 
 class _Best(NamedTuple):
-    score: Float[Array, " k"]
-    epoch: Int[Array, " k"]
+    score: np.float32
+    epoch: np.int32
     params: PyTree
+
+
+Program = Callable[..., tuple[tuple[PyTree, PyTree], Any]]
+"""`_epoch` of a recipe, compiled."""
 
 
 def goodness(problem: Problem, metrics: Float[np.ndarray, "*k m"]) -> Float[np.ndarray, "*k"]:
@@ -99,14 +105,27 @@ def evaluate(
     problem: Problem, params: PyTree, data: PyTree
 ) -> tuple[Float[np.ndarray, "k t"], Float[np.ndarray, "k m"]]:
     """Losses and metrics of ``k`` parameter trees on a split; NaN where an output is not finite."""
+    leaves, structure = jax.tree.flatten(jax.device_get(params))
+    trees = [jax.tree.unflatten(structure, one) for one in zip(*leaves, strict=True)]
+    each = [_evaluate(problem, tree, data) for tree in trees]
+    losses, metrics = zip(*each, strict=True)
+    return np.stack(losses), np.stack(metrics)
+
+
+def _evaluate(
+    problem: Problem, params: PyTree, data: PyTree
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " m"]]:
     losses, outputs = jax.device_get(_outputs(problem, params, data))
-    metrics = [
-        problem.scores(one, data)
-        if np.isfinite(one).all()
-        else np.full(len(problem.metrics), np.nan)
-        for one in outputs
-    ]
-    return losses, np.stack(metrics)
+    if not np.isfinite(outputs).all():
+        return losses, np.full(len(problem.metrics), np.nan)
+    return losses, problem.scores(outputs, data)
+
+
+def lowered(recipe: Recipe) -> jax.stages.Lowered:
+    """The program of an epoch before it is compiled, which may be done in another thread."""
+    params, state, key = _start(recipe, 0)
+    rows = jax.eval_shape(partial(_rows, recipe.problem, recipe.query), key)[1:]
+    return _epoch.lower(recipe, jnp.float32(0), (params, state), rows, recipe.problem.train)
 
 
 def train(
@@ -114,10 +133,11 @@ def train(
     members: Sequence[Member],
     *,
     epochs: int,
+    program: Callable[[], Program] | None = None,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Train the members at once by ``vmap``, each epoch one ``lax.scan``.
+    """Train the members, several at once, each epoch one ``lax.scan``.
 
     A seed decides the initial parameters and the order of the batches, whatever the method and
     the learning rate, so that they can be compared seed by seed.
@@ -126,55 +146,88 @@ def train(
         recipe: from `recipes.recipe`.
         members: one training each.
         epochs: the validation split is read after each.
+        program: gives what `lowered` has been compiled to, if it has been.
         checkpoint: where to keep an unfinished training, and to go on from; bit for bit as if it
             had not been interrupted.
-        on_epoch: called after each epoch.
+        on_epoch: called after each epoch of all members.
     """
     problem = recipe.problem
-    carry = _start(recipe, members)
-    best = _Best(jnp.full(len(members), -jnp.inf), jnp.zeros(len(members), jnp.int32), carry.params)
+    carries = [_start(recipe, member.seed) for member in members]
+    bests = [_Best(np.float32(-np.inf), np.int32(0), carry.params) for carry in carries]
     recorded: list[Curves] = []
     if checkpoint is not None:
-        (carry, best), recorded = _resume(checkpoint, (carry, best))
+        (carries, bests), recorded = _resume(checkpoint, (carries, bests))
         for _ in recorded:
             on_epoch()
-    rates = jnp.asarray([member.learning_rate for member in members], jnp.float32)
-    data, held_out = jax.device_put((problem.train, problem.validation))
-    probe = jax.tree.map(lambda x: x[:, :CHUNK] if problem.separate else x[:CHUNK], data)
+    probe = jax.tree.map(lambda x: x[:, :PROBE] if problem.separate else x[:PROBE], problem.train)
+    data, held_out, probe = jax.device_put((problem.train, problem.validation, probe))
 
-    durations = []
-    for epoch in range(len(recorded), epochs):
-        began = time.perf_counter()
-        carry, trace = jax.block_until_ready(_epoch(recipe, rates, carry, data))
-        durations.append(time.perf_counter() - began)
-        validation_loss, metrics = evaluate(problem, carry.params, held_out)
-        best = _better(best, goodness(problem, metrics), epoch + 1, carry.params)
-        losses, query_losses, weights = jax.device_get(trace)
-        cosine = jax.device_get(_cosine(problem, carry.params, probe))
-        recorded.append(Curves(losses, validation_loss, query_losses, metrics, weights, cosine))
-        on_epoch()
-        if checkpoint is not None and checkpoint.is_due():
-            checkpoint.save((carry, best), _stacked(recorded)._asdict())
+    rates = [jnp.float32(member.learning_rate) for member in members]
 
-    pace = min(durations[1:]) / problem.steps_per_epoch if len(durations) > 1 else None
+    began = time.perf_counter()
+    if len(recorded) < epochs:
+        run_epoch = lowered(recipe).compile() if program is None else program()
+    durations = [time.perf_counter() - began]
+    threads = ThreadPoolExecutor(problem.at_once)
+    try:
+        for epoch in range(len(recorded), epochs):
+            running, keys = [], []
+            for rate, (params, state, key) in zip(rates, carries, strict=True):
+                key, *rows = _rows(problem, recipe.query, key)
+                arguments = rate, (params, state), tuple(rows), data
+                running.append(threads.submit(_timed, run_epoch, *arguments))
+                keys.append(key)
+            points = []
+            for number, (key, future) in enumerate(zip(keys, running, strict=True)):
+                seconds, ((params, state), trace) = future.result()
+                durations.append(seconds)
+                carries[number] = _Carry(params, state, key)
+                cosine = _cosine(problem, params, probe)
+                validation_loss, metrics = _evaluate(problem, params, held_out)
+                score = np.float32(goodness(problem, metrics))
+                if score > bests[number].score:
+                    bests[number] = _Best(score, np.int32(epoch + 1), params)
+                (losses, query_losses, weights), cosine = jax.device_get((trace, cosine))
+                points.append(
+                    Curves(losses, validation_loss, query_losses, metrics, weights, cosine)
+                )
+            recorded.append(jax.tree.map(lambda *each: np.stack(each), *points))
+            on_epoch()
+            if checkpoint is not None and checkpoint.is_due():
+                checkpoint.save((carries, bests), _stacked(recorded)._asdict())
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+    later = durations[1 + len(members) :]
     return Run(
         curves=_stacked(recorded),
-        epoch=np.asarray(best.epoch),
-        best=np.asarray(best.score),
-        params=best.params,
-        state=carry.state,
-        timing=Timing(durations[0] if durations else 0.0, pace, len(members)),
+        epoch=np.array([best.epoch for best in bests]),
+        best=np.array([best.score for best in bests]),
+        params=jax.tree.map(
+            lambda *each: np.stack(each), *jax.device_get([best.params for best in bests])
+        ),
+        states=tuple(carry.state for carry in carries),
+        timing=Timing(sum(durations[:2]), min(later) / problem.steps_per_epoch if later else None),
     )
 
 
-def _start(recipe: Recipe, members: Sequence[Member]) -> _Carry:
-    keys = [jax.random.split(jax.random.key(member.seed)) for member in members]
+def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = jax.block_until_ready(work(*arguments))
+    return time.perf_counter() - began, result
+
+
+def _start(recipe: Recipe, seed: int) -> _Carry:
+    params, key = _initial(recipe.problem, seed)
+    return _Carry(params, recipe.init(params), key)
+
+
+@lru_cache(maxsize=8)
+def _initial(problem: Problem, seed: int) -> tuple[PyTree, PRNGKeyArray]:
+    """The parameters, the same for all methods, and the key of what follows."""
+    params_key, key = jax.random.split(jax.random.key(seed))
     # Not under jit: initialisers take seconds to compile and milliseconds to run.
-    params = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *[recipe.problem.init(key) for key, _ in keys]
-    )
-    state = jax.jit(jax.vmap(recipe.init))(params)
-    return _Carry(params, state, jnp.stack([key for _, key in keys]))
+    return problem.init(params_key), key
 
 
 def _resume(checkpoint: Checkpoint, start: PyTree) -> tuple[PyTree, list[Curves]]:
@@ -207,84 +260,73 @@ def _shuffled(
     return per_task[0] if len(per_task) == 1 else jnp.stack(per_task, axis=1)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _rows(
+    problem: Problem, query: bool, key: PRNGKeyArray
+) -> tuple[PRNGKeyArray, Int[Array, "..."], Int[Array, "..."] | None]:
+    """The next key, and the rows of an epoch's batches: to train on, and of the query split."""
+    total = problem.rows
+    kept = [max(1, round(problem.query_fraction * n)) if query else 0 for n in total]
+    support = [n - k for n, k in zip(total, kept, strict=True)]
+    sizes = problem.steps_per_epoch, problem.batch_size
+    key, rows_key, query_key = jax.random.split(key, 3)
+    rows = _shuffled(rows_key, [0] * len(total), support, *sizes)
+    return key, rows, _shuffled(query_key, support, total, *sizes) if query else None
+
+
 @partial(jax.jit, static_argnums=0)
 def _epoch(
-    recipe: Recipe, rates: Float[Array, " k"], carry: _Carry, train: PyTree
-) -> tuple[_Carry, Any]:
-    """Go on for an epoch; also the mean losses and weights of each member on the way."""
+    recipe: Recipe,
+    rate: Float[Array, ""],
+    start: tuple[PyTree, PyTree],
+    rows: tuple[Int[Array, "..."], Int[Array, "..."] | None],
+    train: PyTree,
+) -> tuple[tuple[PyTree, PyTree], Any]:
+    """Go on for an epoch from parameters and state; also mean losses and weights on the way."""
     problem = recipe.problem
-    total = problem.rows
-    kept = [max(1, round(problem.query_fraction * n)) if recipe.query else 0 for n in total]
-    support = [n - k for n, k in zip(total, kept, strict=True)]
 
-    def one_member(rate: Array, carry: _Carry) -> tuple[_Carry, Any]:
-        key, rows_key, query_key = jax.random.split(carry.key, 3)
-        sizes = problem.steps_per_epoch, problem.batch_size
-        rows = _shuffled(rows_key, [0] * len(total), support, *sizes)
-        query_rows = _shuffled(query_key, support, total, *sizes) if recipe.query else None
+    def step(carry: tuple[PyTree, PyTree], rows: Any) -> tuple[Any, Any]:
+        params, state = carry
+        rows, query_rows = rows
+        query = None if query_rows is None else problem.batch(train, query_rows)
+        batch = problem.batch(train, rows)
+        losses, updates, state = recipe.update(rate, params, state, batch, query)
+        query_losses = None if query is None else problem.task_losses(params, query)
+        weights = optax.tree_utils.tree_get(state, "weights")
+        params = optax.apply_updates(params, updates)
+        return (params, state), (losses, query_losses, weights)
 
-        def step(carry: tuple[PyTree, PyTree], rows: Any) -> tuple[Any, Any]:
-            params, state = carry
-            rows, query_rows = rows
-            query = None if query_rows is None else problem.batch(train, query_rows)
-            batch = problem.batch(train, rows)
-            losses, updates, state = recipe.update(rate, params, state, batch, query)
-            query_losses = None if query is None else problem.task_losses(params, query)
-            weights = optax.tree_utils.tree_get(state, "weights")
-            params = optax.apply_updates(params, updates)
-            return (params, state), (losses, query_losses, weights)
-
-        (params, state), trace = jax.lax.scan(step, (carry.params, carry.state), (rows, query_rows))
-        return _Carry(params, state, key), jax.tree.map(lambda x: x.mean(axis=0), trace)
-
-    return jax.vmap(one_member)(rates, carry)
+    last, trace = jax.lax.scan(step, start, rows)
+    return last, jax.tree.map(lambda x: x.mean(axis=0), trace)
 
 
 @partial(jax.jit, static_argnums=0)
 def _outputs(problem: Problem, params: PyTree, data: PyTree) -> tuple[Array, Array]:
-    """Losses and outputs of every member on a whole split, in chunks of its rows."""
+    """Losses and outputs on a whole split, in chunks of its rows."""
     axis = 1 if problem.separate else 0
     total = jax.tree.leaves(data)[0].shape[axis]
     count = -(-total // CHUNK)
     # The last chunk begins again with the first rows.
     rows = jnp.arange(count * min(CHUNK, total)) % total
 
-    def one_member(params: PyTree) -> tuple[Array, Array]:
-        def chunk(rows: Int[Array, " c"]) -> Array:
-            return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data))
+    def chunk(rows: Int[Array, " c"]) -> Array:
+        return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data))
 
-        chunks = jax.lax.map(chunk, rows.reshape(count, -1))
-        outputs = jnp.moveaxis(chunks, 0, axis)
-        outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
-        outputs = jax.lax.slice_in_dim(outputs, 0, total, axis=axis)
-        losses = jax.vmap(problem.losses) if problem.separate else problem.losses
-        return losses(outputs, data), outputs
-
-    return jax.lax.map(one_member, params)
-
-
-@jax.jit
-def _better(best: _Best, score: Float[Array, " k"], epoch: Int[Array, ""], params: PyTree) -> _Best:
-    """The better of the best so far and this epoch, member by member."""
-    better: Bool[Array, " k"] = score > best.score
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(choose, _Best(score, jnp.full_like(best.epoch, epoch), params), best)
+    chunks = jax.lax.map(chunk, rows.reshape(count, -1))
+    outputs = jnp.moveaxis(chunks, 0, axis)
+    outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
+    outputs = jax.lax.slice_in_dim(outputs, 0, total, axis=axis)
+    losses = jax.vmap(problem.losses) if problem.separate else problem.losses
+    return losses(outputs, data), outputs
 
 
 @partial(jax.jit, static_argnums=0)
-def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, " k"] | None:
+def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, ""] | None:
     """Mean cosine between the tasks' gradients of the shared parameters, if there are any."""
     shared = [problem.shared(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if not any(shared):
         return None
-
-    def one_member(params: PyTree) -> Float[Array, ""]:
-        _, grads = problem.value_and_task_grads(params, batch)
-        stacked = [g for g, use in zip(jax.tree.leaves(grads), shared, strict=True) if use]
-        cosines = mtl.conflict(mtl.gram(stacked)).cosines
-        return cosines[jnp.triu_indices(problem.num_tasks, k=1)].mean()
-
-    return jax.lax.map(one_member, params)
+    _, grads = problem.value_and_task_grads(params, batch)
+    stacked = [g for g, use in zip(jax.tree.leaves(grads), shared, strict=True) if use]
+    cosines = mtl.conflict(mtl.gram(stacked)).cosines
+    return cosines[jnp.triu_indices(problem.num_tasks, k=1)].mean()

@@ -12,7 +12,7 @@ import tyro
 import mtl_optax as mtl
 from benchmarks.__main__ import COMMANDS
 from benchmarks.suites import SUITES
-from benchmarks.sweep import sweep_of
+from benchmarks.sweeping.command import sweep_of
 from tests.common import ROOT, run_on_devices
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

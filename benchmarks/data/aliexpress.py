@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit
 
 from benchmarks.data.files import given_folder, locate, numbers, read_csv
 from benchmarks.data.splits import Splits
@@ -32,6 +31,8 @@ def aliexpress(
     (searches, train), (_, test) = _read(folder, "train"), _read(folder, "test")
     raw = Raw(*(np.concatenate(parts) for parts in zip(train, test, strict=True)))
     if len(set(searches)) > 1:
+        from sklearn.model_selection import GroupShuffleSplit
+
         splitter = GroupShuffleSplit(1, test_size=validation, random_state=seed)
         kept, held_out = next(splitter.split(searches, groups=searches))
     else:

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from benchmarks.data.splits import Splits
 
@@ -50,6 +48,9 @@ def multi_digits(*, train: int, validation: int, test: int, seed: int = 0) -> Sp
         test: number of test canvases.
         seed: of the split and of the pairs.
     """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, digits = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32).reshape(-1, SCAN, SCAN)
     fit, rest = train_test_split(

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.preprocessing import StandardScaler
 
 from benchmarks.data.files import locate, read_npz
 from benchmarks.data.splits import Splits
@@ -60,6 +59,8 @@ def molecules(folder: Path | None, *, validation: float = 0.1, seed: int = 0) ->
     with np.errstate(all="ignore"):
         spread = desc[train].std(axis=0)
     kept = np.isfinite(desc).all(axis=0) & np.isfinite(spread) & (spread > 1e-12)
+    from sklearn.preprocessing import StandardScaler
+
     inputs, targets = StandardScaler().fit(desc[train][:, kept]), StandardScaler().fit(y[train])
 
     def rows(which: np.ndarray) -> Molecules:

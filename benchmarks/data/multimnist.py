@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from sklearn.datasets import fetch_openml
 
 from benchmarks.data.digits import Canvases
 from benchmarks.data.files import given_folder, locate, read_npz
@@ -70,6 +69,8 @@ def _mnist(folder: Path | None) -> tuple[np.ndarray, ...]:
             if arrays[name].shape[1:] != (DIGIT, DIGIT):
                 raise UserError(f"{path}: {name} must be (n, 28, 28), not {arrays[name].shape}")
         return tuple(arrays[name] for name in names)
+    from sklearn.datasets import fetch_openml
+
     try:
         images, labels = fetch_openml("mnist_784", return_X_y=True, as_frame=False)
     except OSError as error:

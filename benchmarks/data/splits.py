@@ -1,16 +1,14 @@
 """What every loader returns."""
 
-from typing import NamedTuple
-
-from jaxtyping import PyTree
+from typing import Any, NamedTuple
 
 
 class Splits(NamedTuple):
-    """Three sets of examples with nothing in common.
+    """Three sets of examples with nothing in common, each a tree of arrays.
 
     Leaves are ``(n, ...)``, or ``(t, n, ...)`` where each task has examples of its own.
     """
 
-    train: PyTree
-    validation: PyTree
-    test: PyTree
+    train: Any
+    validation: Any
+    test: Any

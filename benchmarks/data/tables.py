@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from benchmarks.data.splits import Splits
 
@@ -30,6 +29,8 @@ class Raw(NamedTuple):
 
 def fitted(raw: Raw, rows: Sequence[Int[np.ndarray, " k"]]) -> tuple[Splits, tuple[int, ...]]:
     """Training, validation and test rows, all fitted on the first, and the categories' numbers."""
+    from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+
     train = rows[0]
     scaler = StandardScaler().fit(raw.numeric[train])
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.model_selection import train_test_split
 
 from benchmarks.data.files import _opened
 from benchmarks.errors import UserError
@@ -72,6 +71,8 @@ def split_off(
     rows: Sequence[Any], labels: Sequence[Any] | None, fraction: float, seed: int
 ) -> tuple[list[Any], list[Any]]:
     """Rows in random order, less a part of them, and that part; classes in proportion."""
+    from sklearn.model_selection import train_test_split
+
     first, second = train_test_split(
         np.arange(len(rows)), test_size=fraction, stratify=labels, random_state=seed
     )

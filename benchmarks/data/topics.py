@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
-from sklearn.datasets import fetch_20newsgroups
 
 from benchmarks.data import texts
 from benchmarks.data.files import given_folder, locate, read_jsonl
@@ -87,6 +86,8 @@ def _from_file(folder: Path | None) -> list[dict[str, Any]]:
 
 def _fetched() -> list[dict[str, Any]]:
     """The same posts by scikit-learn, headers removed but for the subject."""
+    from sklearn.datasets import fetch_20newsgroups
+
     rows = []
     try:
         for split in ("train", "test"):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, read_cell
 from benchmarks.errors import UserError
-from benchmarks.recipes import BASELINES
-from benchmarks.sweep import sweep_folder
+from benchmarks.methods import BASELINES
+from benchmarks.sweeping.command import sweep_folder
 from mtl_optax import list_methods
 
 CELLS = "*-seed*.json"

@@ -8,8 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.methods import BASELINES
 from benchmarks.pictures import STYLE
-from benchmarks.recipes import BASELINES
 
 
 def heatmap(ranks: Mapping[str, Mapping[str, float]]) -> bytes:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.cells import Cell
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.papers import PAPER_RESULTS
-from benchmarks.recipes import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.reporting.gather import SuiteResults
 from benchmarks.summary import (
     Cells,

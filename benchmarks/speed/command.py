@@ -5,30 +5,29 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 
-import mtl_optax as mtl
-from benchmarks.cells import provenance, write
+from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
-from benchmarks.reporting.command import between_markers
-from benchmarks.speed import aggregation, peers, solvers, steps, ways
-from benchmarks.speed.show import draw, tables
-from benchmarks.speed.timing import Question
+from benchmarks.methods import check_names, registry
+from benchmarks.writing import between_markers, writable, write
+
+if TYPE_CHECKING:
+    from benchmarks.speed.timing import Question
 
 Part = Literal["aggregation", "solvers", "steps", "ways"]
 PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "ways")
 SOLVER_TASKS = (2, 4, 8, 14, 40, 100)
 
-_Switch = tyro.conf.FlagCreatePairsOff[bool]
 _Several = tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(Command):
     """Measure time and memory, as ratios within one run, beside TorchJD and LibMTL.
 
     Needs the extra `peers`, or --no-peers. An interrupted run goes on where it stopped.
@@ -54,15 +53,32 @@ class Speed:
     """Folder for the rows measured and the picture."""
     into: Path | None = None
     """A Markdown file to write the tables into as well, between its two markers."""
-    fresh: _Switch = False
+    fresh: Switch = False
     """Measure again what --out holds."""
-    quiet: _Switch = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
-    def run(self) -> None:
+    def check(self) -> None:
+        """Raise for every mistake in the options."""
+        check_names("--methods", self.methods)
+        for option, values in (("tasks", self.tasks), ("sizes", self.sizes)):
+            if not values or min(values) < 1:
+                raise UserError(f"--{option} must be at least 1, not {values}")
+        if self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
+        if self.into is not None:
+            between_markers(self.into, self.name, "")
+        writable(self.out)
+
+    def work(self) -> None:
         """Measure what is missing, print the tables, draw the picture."""
+        from benchmarks.cells import provenance
+        from benchmarks.speed import peers
+        from benchmarks.speed.show import draw, tables
+
+        if self.peers:
+            peers.load()
         asked = list(self._questions())
-        self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "rows.jsonl"
         if self.fresh:
             path.unlink(missing_ok=True)
@@ -91,20 +107,10 @@ class Speed:
             Console().print(found, markup=False, highlight=False, soft_wrap=True)
             Console().print(f"Rows, tables and a picture are in {self.out}/", highlight=False)
 
-    def _questions(self) -> Iterator[Question]:
-        methods = self.methods or tuple(mtl.list_methods())
-        for method in methods:
-            try:
-                mtl.method_info(method)
-            except ValueError as error:
-                raise UserError(f"--methods: {error}") from error
-        for option, values in (("tasks", self.tasks), ("sizes", self.sizes)):
-            if not values or min(values) < 1:
-                raise UserError(f"--{option} must be at least 1, not {values}")
-        if self.rounds < 1:
-            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
-        if self.peers:
-            peers.load()
+    def _questions(self) -> "Iterator[Question]":
+        from benchmarks.speed import aggregation, solvers, steps, ways
+
+        methods = self.methods or tuple(registry())
         how: dict[str, Any] = {"rounds": self.rounds, "with_peers": self.peers}
         most = int(self.most_gigabytes * 1e9)
         parts: dict[Part, Iterator[Question]] = {
@@ -118,7 +124,7 @@ class Speed:
         return itertools.chain.from_iterable(parts[part] for part in self.parts or PARTS)
 
 
-def _key(question: Question) -> str:
+def _key(question: "Question") -> str:
     return json.dumps([question.part, question.asked], sort_keys=True)
 
 

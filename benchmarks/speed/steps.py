@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problem import Problem
-from benchmarks.recipes import EQUAL_WEIGHTING, recipe
+from benchmarks.problems.networks import in_trunk, network
+from benchmarks.recipes import recipe
 from benchmarks.speed import limit, peers, torch_models
 from benchmarks.speed.sizes import (
     MLP,
@@ -28,7 +30,6 @@ from benchmarks.speed.sizes import (
     TEXT_ROWS,
 )
 from benchmarks.speed.timing import Question, Work, contest
-from benchmarks.suites.networks import in_trunk, network
 
 MODELS = ("mlp", "text_cnn", "transformer")
 

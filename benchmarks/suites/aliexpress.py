@@ -1,12 +1,14 @@
 """The suite ``aliexpress``: EMTL's clicks and purchases."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.aliexpress import TASKS, aliexpress
-from benchmarks.problem import Problem
+from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
-from benchmarks.suites.tables import Backbone, table_problem
+from benchmarks.suites.tables import Backbone
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
@@ -29,9 +31,18 @@ class AliExpress(Suite):
     backbone: Backbone = "mmoe"
     """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
 
-    def problem(self) -> Problem:
+    def load(self) -> tuple[Splits, tuple[int, ...]]:
+        """The table, and the number of categories of each column."""
+        from benchmarks.data.aliexpress import aliexpress
+
+        return aliexpress(self.data_dir)
+
+    def problem(self) -> "Problem":
         """The table, the backbone and their losses."""
-        splits, cardinalities = aliexpress(self.data_dir)
+        from benchmarks.data.aliexpress import TASKS
+        from benchmarks.problems.tables import table_problem
+
+        splits, cardinalities = self.data
         return table_problem(
             self.name,
             TASKS,

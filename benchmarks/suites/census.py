@@ -1,12 +1,14 @@
 """The suite ``census``: the tasks that MMoE and PLE were first shown on."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.census import TASKS, census
-from benchmarks.problem import Problem
+from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
-from benchmarks.suites.tables import Backbone, table_problem
+from benchmarks.suites.tables import Backbone
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 24_000}, "paper": {"limit": None}}
 MODEL: dict[str, dict[str, Any]] = {
@@ -30,9 +32,18 @@ class Census(Suite):
     backbone: Backbone = "mmoe"
     """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
 
-    def problem(self) -> Problem:
+    def load(self) -> tuple[Splits, tuple[int, ...]]:
+        """The table, and the number of categories of each column."""
+        from benchmarks.data.census import census
+
+        return census(self.data_dir, **DATA[self.preset])
+
+    def problem(self) -> "Problem":
         """The table, the backbone and their losses."""
-        splits, cardinalities = census(self.data_dir, **DATA[self.preset])
+        from benchmarks.data.census import TASKS
+        from benchmarks.problems.tables import table_problem
+
+        splits, cardinalities = self.data
         return table_problem(
             self.name,
             TASKS,

@@ -1,18 +1,16 @@
 """The suite ``digits``: MultiMNIST from the scans that scikit-learn ships."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.digits import CANVAS, multi_digits
-from benchmarks.models.conv import MultiTaskConvNet
-from benchmarks.problem import Problem
+from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
-from benchmarks.suites.canvases import canvas_problem
-from benchmarks.suites.networks import network
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 DATA: dict[str, Any] = {"train": 4000, "validation": 1000, "test": 1000, "seed": 0}
 MODEL: dict[str, Any] = {
-    "size": CANVAS,
     "num_tasks": 2,
     "classes": 10,
     "channels": (8, 16),
@@ -34,12 +32,23 @@ class Digits(Suite):
         "paper": Preset(epochs=100, batch_size=64, learning_rates=(1e-3, 2e-3, 5e-3, 1e-2)),
     }
 
-    def problem(self) -> Problem:
+    def load(self) -> Splits:
+        """The canvases."""
+        from benchmarks.data.digits import multi_digits
+
+        return multi_digits(**DATA)
+
+    def problem(self) -> "Problem":
         """The canvases, the network and their losses."""
+        from benchmarks.models.conv import MultiTaskConvNet
+        from benchmarks.problems.canvases import canvas_problem
+        from benchmarks.problems.networks import network
+
+        model = {**MODEL, "size": self.data.train.images.shape[-1]}
         return canvas_problem(
-            multi_digits(**DATA),
-            network(lambda rngs: MultiTaskConvNet(**MODEL, rngs=rngs)),
-            {"suite": self.name, "data": DATA, "model": MODEL},
+            self.data,
+            network(lambda rngs: MultiTaskConvNet(**model, rngs=rngs)),
+            {"suite": self.name, "data": DATA, "model": model},
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
         )

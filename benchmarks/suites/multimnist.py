@@ -1,14 +1,13 @@
 """The suite ``multimnist``: the benchmark of MGDA, PCGrad and CAGrad."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.multimnist import multi_mnist
-from benchmarks.models.lenet import MultiTaskLeNet
-from benchmarks.problem import Problem
+from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
-from benchmarks.suites.canvases import canvas_problem
-from benchmarks.suites.networks import network
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "pool": 2},
@@ -31,15 +30,23 @@ class MultiMNIST(Suite):
         "paper": Preset(epochs=100, batch_size=256, learning_rates=(1e-4, 5e-4, 1e-3, 5e-3)),
     }
 
-    def problem(self) -> Problem:
+    def load(self) -> Splits:
+        """The canvases."""
+        from benchmarks.data.multimnist import multi_mnist
+
+        return multi_mnist(self.data_dir, **DATA[self.preset])
+
+    def problem(self) -> "Problem":
         """The canvases, LeNet and their losses."""
-        data = DATA[self.preset]
-        splits = multi_mnist(self.data_dir, **data)
-        model = {**MODEL, "size": splits.train.images.shape[-1]}
+        from benchmarks.models.lenet import MultiTaskLeNet
+        from benchmarks.problems.canvases import canvas_problem
+        from benchmarks.problems.networks import network
+
+        model = {**MODEL, "size": self.data.train.images.shape[-1]}
         return canvas_problem(
-            splits,
+            self.data,
             network(lambda rngs: MultiTaskLeNet(**model, rngs=rngs)),
-            {"suite": self.name, "data": data, "model": model},
+            {"suite": self.name, "data": DATA[self.preset], "model": model},
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
             at_once=1,

@@ -1,12 +1,14 @@
 """The suite ``reviews``: Amazon product reviews as in GetMTL and MetaWeighting."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from benchmarks.data.reviews import TASKS, reviews
 from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset
 from benchmarks.suites.texts import TextSuite
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,21 @@ class Reviews(TextSuite):
         "quick": Preset(epochs=8, batch_size=16, learning_rates=(3e-3, 1e-2, 3e-2)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
-    tasks: ClassVar = TASKS
     classes: ClassVar = 2
-    data: ClassVar = {
+    sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": 800},
         "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
     }
 
-    def load(self, **options: Any) -> tuple[Splits, list[str]]:
-        """The reviews."""
-        return reviews(self.data_dir, **options)
+    def load(self) -> tuple[Splits, list[str]]:
+        """The reviews, and the vocabulary."""
+        from benchmarks.data.reviews import reviews
+
+        return reviews(self.data_dir, **self.sizes[self.preset])
+
+    def problem(self) -> "Problem":
+        """The texts, the network and their losses."""
+        from benchmarks.data.reviews import TASKS
+        from benchmarks.problems.texts import text_problem
+
+        return text_problem(self, TASKS)

@@ -1,12 +1,14 @@
 """The suite ``topic``: 20 Newsgroups as in GetMTL and MetaWeighting."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmarks.data.splits import Splits
-from benchmarks.data.topics import TASKS, topics
 from benchmarks.suite import Preset
 from benchmarks.suites.texts import TextSuite
+
+if TYPE_CHECKING:
+    from benchmarks.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,21 @@ class Topic(TextSuite):
         "quick": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 1e-2, 3e-2)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
-    tasks: ClassVar = TASKS
     classes: ClassVar = 4
-    data: ClassVar = {
+    sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": None},
         "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
     }
 
-    def load(self, **options: Any) -> tuple[Splits, list[str]]:
-        """The posts."""
-        return topics(self.data_dir, **options)
+    def load(self) -> tuple[Splits, list[str]]:
+        """The posts, and the vocabulary."""
+        from benchmarks.data.topics import topics
+
+        return topics(self.data_dir, **self.sizes[self.preset])
+
+    def problem(self) -> "Problem":
+        """The texts, the network and their losses."""
+        from benchmarks.data.topics import TASKS
+        from benchmarks.problems.texts import text_problem
+
+        return text_problem(self, TASKS)

@@ -6,40 +6,24 @@ preset "paper" takes the learning rate of all these papers and CAGrad's number o
 valleys more easily.
 """
 
-import json
 import math
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import tyro
-from jaxtyping import Array, Float
 from rich.console import Console
 
-import mtl_optax as mtl
-from benchmarks.cells import Config, Store, plain, provenance, write
-from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.recipes import default_hyperparameters, own_optimizer
-from benchmarks.toy.landscape import FLOOR, STARTS, Trajectories, losses
-from benchmarks.toy.show import draw, table
+from benchmarks.command import Command, Methods, Switch
+from benchmarks.errors import UserError
+from benchmarks.methods import check_names, registry
+from benchmarks.writing import writable
 
 PRESETS: dict[str, tuple[int, float]] = {"paper": (100_000, 1e-3), "quick": (25_000, 4e-3)}
 """Steps and learning rate."""
 
-POINTS = 250  # along each trajectory at most, the start not counted
-
-_Switch = tyro.conf.FlagCreatePairsOff[bool]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Toy:
+class Toy(Command):
     """Descend CAGrad's landscape of two losses of two parameters, from five starting points.
 
     The contours, every method's trajectories and the Pareto front fit in one picture. Needs no
@@ -48,10 +32,7 @@ class Toy:
 
     name: ClassVar[str] = "toy"
 
-    methods: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: every method)"),
-    ] = ()
+    methods: Methods = ()
     """Methods to run."""
     preset: Literal["quick", "paper"] = "paper"
     """CAGrad's 100,000 steps at learning rate 0.001, or 25,000 at 0.004."""
@@ -63,185 +44,38 @@ class Toy:
     """Loss 1 is multiplied by this: 1 in CAGrad, 0.1 in Nash-MTL and FAMO."""
     out: Path = Path("results/toy")
     """Folder for the JSON files and pictures."""
-    fresh: _Switch = False
+    fresh: Switch = False
     """Run every method again, also those in --out that ran with the same options."""
-    quiet: _Switch = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
-    def run(self) -> None:
-        """Run what is missing, print the table, draw the pictures."""
-        methods = self._checked_methods()
-        folder = Store(self.out).folder
-        steps, learning_rate = PRESETS[self.preset]
-        runs = self._descend(
-            folder,
-            methods,
-            steps=steps if self.steps is None else self.steps,
-            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
-        )
-        draw(runs, self.scale, folder)
-        if not self.quiet:
-            console = Console()
-            console.print(table(runs, self.scale))
-            console.print(f"Results and pictures are in {self.out}/", highlight=False)
-
-    def _checked_methods(self) -> list[str]:
-        """Every mistake that can be told before work begins; the methods to run."""
+    def check(self) -> None:
+        """Raise for every mistake in the options."""
         if self.steps is not None and self.steps < 1:
             raise UserError(f"--steps must be at least 1, not {self.steps}")
         for option, number in (("--learning-rate", self.learning_rate), ("--scale", self.scale)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise UserError(f"{option} must be positive, not {number}")
-        for method in self.methods:
-            try:
-                mtl.method_info(method)
-            except ValueError as error:
-                raise UserError(f"--methods: {error}") from error
-        return list(dict.fromkeys(self.methods or mtl.list_methods()))
+        check_names("--methods", self.methods)
+        writable(self.out)
 
-    def _descend(
-        self, folder: Path, methods: Sequence[str], *, steps: int, learning_rate: float
-    ) -> dict[str, Trajectories]:
-        console = Console(stderr=True, quiet=self.quiet, highlight=False)
-        runs: dict[str, Trajectories] = {}
-        # Warnings would tear the status line apart: they follow it, each one once.
-        with warnings.catch_warnings(record=True) as caught, console.status("") as status:
-            try:
-                for number, method in enumerate(methods, start=1):
-                    status.update(f"{method} ({number} of {len(methods)})")
-                    path = folder / f"{method}.json"
-                    config = _config(
-                        method, scale=self.scale, steps=steps, learning_rate=learning_rate
-                    )
-                    if self.fresh:
-                        path.unlink(missing_ok=True)
-                    run = _load(path, method, config)
-                    if run is None:
-                        run = descend(
-                            method, scale=self.scale, steps=steps, learning_rate=learning_rate
-                        )
-                        _save(path, method, config, run)
-                    runs[method] = run
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    f"interrupted: {len(runs)} of {len(methods)} methods are kept in {folder}; "
-                    "the same command (without --fresh) goes on from there"
-                ) from None
-        for message in dict.fromkeys(str(warning.message) for warning in caught):
-            console.print(f"note: {message}")
-        return runs
+    def work(self) -> None:
+        """Run what is missing, print the table, draw the pictures."""
+        from benchmarks.toy.descent import descend_all
+        from benchmarks.toy.show import draw, table
 
-
-def descend(
-    method: str, *, scale: float, steps: int, learning_rate: float, points: int = POINTS
-) -> Trajectories:
-    """Run a method of the registry from all starting points at once.
-
-    The losses that the method reads are lifted by a constant, so that none is negative: weighting
-    by logarithms or ratios of losses takes that for granted. Gradients do not change by it.
-
-    Args:
-        method: its name; its hyper-parameters are the library's defaults.
-        scale: of the first loss.
-        steps: updates of the parameters.
-        learning_rate: of Adam.
-        points: how many to keep of each trajectory at most, the start not counted.
-    """
-    # Most of the way is made early, and so most points are kept there.
-    kept = np.unique(np.rint(steps * np.linspace(0, 1, points + 1) ** 2).astype(int))
-    starts = jnp.asarray(STARTS, jnp.float32)
-    path = _paths(_optimizer(method, learning_rate), scale, steps, starts)
-    params = np.concatenate([starts[:, None], path], axis=1)[:, kept]
-    values = np.asarray(losses(jnp.moveaxis(jnp.asarray(params), -1, 0), scale))
-    return Trajectories(kept.tolist(), params, np.moveaxis(values, 0, -1))
-
-
-def _optimizer(method: str, learning_rate: float) -> optax.GradientTransformationExtraArgs:
-    """Task gradients to steps, always with Adam."""
-    adam = optax.adam(learning_rate)
-    if mtl.method_info(method).is_optimizer:
-        return own_optimizer(method, 2, adam, learning_rate)
-    return optax.with_extra_args_support(optax.chain(mtl.get(method, 2), adam))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _paths(
-    optimizer: optax.GradientTransformationExtraArgs,
-    scale: float,
-    steps: int,
-    starts: Float[Array, "s 2"],
-) -> Float[Array, "s n 2"]:
-    lift = -FLOOR * jnp.array([scale, 1.0])
-
-    def step(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], Array]:
-        params, state = carry
-        gradients = jax.jacrev(losses)(params, scale)
-        updates, state = optimizer.update(
-            gradients,
-            state,
-            params,
-            task_losses=losses(params, scale) + lift,
-            # Nothing is drawn here: a second batch would be the same as the first.
-            query_gradients=gradients,
+        steps, learning_rate = PRESETS[self.preset]
+        runs = descend_all(
+            self.out,
+            list(dict.fromkeys(self.methods or registry())),
+            scale=self.scale,
+            steps=steps if self.steps is None else self.steps,
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+            fresh=self.fresh,
+            quiet=self.quiet,
         )
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    def one_start(start: Array) -> Array:
-        return jax.lax.scan(step, (start, optimizer.init(start)), length=steps)[1]
-
-    return jax.vmap(one_start)(starts)
-
-
-def _config(method: str, *, scale: float, steps: int, learning_rate: float) -> Config:
-    """Everything that decides a run's numbers, apart from the code itself."""
-    return {
-        "suite": Toy.name,
-        "starts": STARTS.tolist(),
-        "scale": scale,
-        "optimizer": "adam",
-        "learning_rate": learning_rate,
-        "steps": steps,
-        "points": POINTS,
-        "hyperparameters": default_hyperparameters(method),
-    }
-
-
-def _save(path: Path, method: str, config: Config, run: Trajectories) -> None:
-    content = {
-        "method": method,
-        "config": config,
-        **provenance(),
-        "step": run.step,
-        "params": plain(run.params.tolist()),
-        "losses": plain(run.losses.tolist()),
-    }
-    write(path, json.dumps(content, allow_nan=False) + "\n")
-
-
-def _load(path: Path, method: str, config: Config) -> Trajectories | None:
-    """The finished run, or None where there is none with this configuration."""
-    try:
-        content = json.loads(path.read_text())
-        if content["method"] != method:
-            raise ValueError(f"it is of {content['method']}")
-        if content["config"] != config:
-            return None
-        run = Trajectories(
-            [int(step) for step in content["step"]],
-            np.asarray(content["params"], float),
-            np.asarray(content["losses"], float),
-        )
-        shape = (len(STARTS), len(run.step), 2)
-        if run.params.shape != shape or run.losses.shape != shape:
-            raise ValueError("its trajectories have the wrong length")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{path}: not a finished run ({reason}); remove it or pass --fresh"
-        ) from error
-    return run
+        draw(runs, self.scale, self.out)
+        if not self.quiet:
+            console = Console()
+            console.print(table(runs, self.scale))
+            console.print(f"Results and pictures are in {self.out}/", highlight=False)

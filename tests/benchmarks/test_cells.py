@@ -35,7 +35,7 @@ CELL = Cell(
         weights=None,
         cosine=np.array([0.5, -0.5]),
     ),
-    timing=Timing(1.0, 0.01, 3),
+    timing=Timing(1.0, 0.01),
 )
 
 

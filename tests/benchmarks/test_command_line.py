@@ -1,13 +1,23 @@
 """`python -m benchmarks` as a user meets it: output, files, resuming, mistakes."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks import experiment
+from benchmarks.__main__ import COMMANDS
+from benchmarks.compiling.command import Compile
+from benchmarks.methods import registry
+from benchmarks.reporting.command import Report
+from benchmarks.speed.command import Speed
+from benchmarks.suites import SUITES
+from tests.common import ROOT
 
 TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
 TINY += ["--batch-size", "500", "--learning-rates", "0.01"]
@@ -35,12 +45,60 @@ def folder(finished, tmp_path):
     return tmp_path
 
 
-def test_every_command_computes_in_float32(monkeypatch):
+@pytest.mark.parametrize("command", [*COMMANDS, Compile, Report, Speed], ids=lambda c: c.__name__)
+def test_every_command_computes_in_float32(command, monkeypatch):
     dtypes = []
-    monkeypatch.setattr(command_line.List, "run", lambda _: dtypes.append(jnp.array(0.5).dtype))
+    monkeypatch.setattr(command, "check", lambda _: None)
+    monkeypatch.setattr(command, "work", lambda _: dtypes.append(jnp.array(0.5).dtype))
     with jax.enable_x64(True):
-        assert command_line.main(["list"]) == 0
+        command().run()
     assert dtypes == [jnp.float32]
+
+
+SLOW = {"flax", "jax", "matplotlib", "mtl_optax", "optax", "orbax", "scipy", "sklearn"}
+SWIFT = """
+import sys
+from benchmarks.__main__ import main
+
+for code, *arguments in {cases}:
+    try:
+        found = main(arguments)
+    except SystemExit as exit:
+        found = exit.code
+    assert found == code, (arguments, found)
+    assert not {slow} & set(sys.modules), (arguments, {slow} & set(sys.modules))
+
+import benchmarks.experiment, benchmarks.pictures, benchmarks.problems.networks
+
+assert {slow} <= set(sys.modules)
+"""
+
+
+def test_help_lists_and_mistakes_import_nothing_slow(tmp_path):
+    (tmp_path / "file").write_text("")
+    out, nowhere = str(tmp_path / "file"), str(tmp_path / "nowhere")
+    commands = [suite.name for suite in COMMANDS] + ["compile", "speed", "report"]
+    cases = [(0, *command, "--help") for command in ([], *([name] for name in commands))]
+    cases += [(0, "sweep", "--help"), (0, "sweep", "digits", "--help"), (0, "list")]
+    cases += [(2, "digtis"), (2, "digits", "--epcohs", "3"), (2, "sweep", "digits", "--over", "c")]
+    cases += [(2, "digits", "--epochs", "0"), (2, "sweep", "digits", "--method", "cagard")]
+    cases += [(2, name, "--methods", "x") for name in commands if name != "report"]
+    cases += [(2, name, "--out", out) for name in commands if name != "report"]
+    cases += [(2, "report", "--into", nowhere), (2, "speed", "--into", nowhere)]
+    cases += [
+        (2, suite.name, "--data-dir", nowhere, "--out", str(tmp_path / "out"))
+        for suite in SUITES
+        if suite.name not in ("digits", "synthetic")
+    ]
+    script = SWIFT.format(cases=cases, slow=SLOW)
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_list_knows_what_the_registry_knows():
+    known = {name: (entry.summary, entry.source) for name, entry in registry().items()}
+    infos = map(mtl.method_info, mtl.list_methods())
+    assert list(known.items()) == [(info.name, (info.summary, info.source)) for info in infos]
 
 
 def test_a_run_leaves_one_file_per_method_and_seed_and_the_pictures(finished):

@@ -3,10 +3,10 @@
 import math
 
 import mtl_optax as mtl
+from benchmarks.methods import BASELINES
 from benchmarks.papers import PAPER_RESULTS
-from benchmarks.recipes import BASELINES
+from benchmarks.problems.canvases import TASKS as DIGITS
 from benchmarks.suites import SUITES
-from benchmarks.suites.canvases import TASKS as DIGITS
 
 
 def test_every_row_is_of_a_suite_and_a_method_and_says_where_it_is_from():

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from benchmarks.recipes import BASELINES, recipe
+from benchmarks.methods import BASELINES
+from benchmarks.recipes import recipe
 from benchmarks.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 

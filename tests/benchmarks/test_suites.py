@@ -10,9 +10,10 @@ from benchmarks import __main__ as command_line
 from benchmarks.cells import read_cell
 from benchmarks.data import files
 from benchmarks.errors import UserError
+from benchmarks.problems.synthetic import dominance
 from benchmarks.recipes import recipe
 from benchmarks.suites import SUITES, census, multimnist
-from benchmarks.suites.synthetic import Synthetic, dominance
+from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.training import Member, evaluate, train
 from tests.benchmarks import small_data

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.toy import command as toy
-from benchmarks.toy.command import descend
+from benchmarks.toy import descent
+from benchmarks.toy.descent import descend
 from benchmarks.toy.landscape import EXTENT, FLOOR, STARTS, losses, pareto_front
 
 TINY = ["--methods", "sum_tasks", "meta_weighting", "adatask", "--steps", "3"]
@@ -246,7 +246,7 @@ def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch, capsys
             raise KeyboardInterrupt
         return descend(method, **options)
 
-    monkeypatch.setattr(toy, "descend", interrupted)
+    monkeypatch.setattr(descent, "descend", interrupted)
     assert run(*TINY, "--quiet", "--out", str(tmp_path)) == 130
     message = capsys.readouterr().err.strip()
     assert "2 of 3 methods are kept" in message

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import training
+from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.problem import single_task
-from benchmarks.recipes import EQUAL_WEIGHTING, SINGLE_TASK, recipe
+from benchmarks.recipes import recipe
 from benchmarks.suites.digits import Digits
 from benchmarks.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import separate_problem, toy_problem

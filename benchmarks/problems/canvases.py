@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from benchmarks.data.digits import Canvases
 from benchmarks.data.splits import Splits
 from benchmarks.problem import Metric, Problem
-from benchmarks.suites.networks import Network, accuracy, in_trunk
+from benchmarks.problems.networks import Network, accuracy, in_trunk
 
 TASKS = ("upper left", "lower right")
 

@@ -1,0 +1,60 @@
+"""CPU seconds of tracing and compiling programs, measured in turns."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+
+class Program(NamedTuple):
+    """A function that is to be compiled."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Cost(NamedTuple):
+    """CPU seconds, of all threads together."""
+
+    tracing: float
+    """To trace and lower."""
+    compiling: float
+    """To compile by XLA."""
+
+
+def costs(
+    programs: Mapping[str, Program], *, rounds: int, title: str, console: Console
+) -> dict[str, Cost]:
+    """The medians of all rounds; in each, every program has a turn."""
+    turns = [name for _ in range(rounds) for name in programs]
+    measured: dict[str, list[Cost]] = {name: [] for name in programs}
+    with _no_compilation_cache():
+        cost(next(iter(programs.values())))  # What a process does once counts for none.
+        for name in track(turns, title, console=console):
+            measured[name].append(cost(programs[name]))
+    return {name: Cost(*np.median(each, axis=0).tolist()) for name, each in measured.items()}
+
+
+def cost(program: Program) -> Cost:
+    """One turn, with nothing left of those before."""
+    jax.clear_caches()
+    began = time.process_time()
+    lowered = jax.jit(program.function).lower(*program.arguments)
+    traced = time.process_time()
+    lowered.compile()
+    return Cost(traced - began, time.process_time() - traced)
+
+
+@contextmanager
+def _no_compilation_cache() -> Iterator[None]:
+    enabled = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)

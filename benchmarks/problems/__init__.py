@@ -1,0 +1,1 @@
+"""What suites train, where that is more than a few lines: models, losses and scores."""

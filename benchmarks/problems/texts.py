@@ -1,0 +1,75 @@
+"""Texts to classify, of a different kind for each task: what ``topic`` and ``reviews`` share."""
+
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from benchmarks.data.texts import glove
+from benchmarks.models.text_cnn import MultiTaskTextCNN
+from benchmarks.problem import Metric, Problem, mean_present
+from benchmarks.problems.networks import accuracy, in_trunk, network
+from benchmarks.suites.texts import TextSuite
+
+MODEL: dict[str, dict[str, Any]] = {
+    "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},
+    "paper": {"embedding": 300, "channels": 100, "widths": (3, 5, 7)},
+}
+
+
+def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
+    """A label for each text, by cross-entropy.
+
+    Where the test split marks rows that repeat a training text, the mean accuracy without them is
+    one more metric, which does not count.
+    """
+    options, model = suite.sizes[suite.preset], MODEL[suite.preset]
+    splits, vocabulary = suite.data
+    vectors = None
+    if suite.embeddings is not None:
+        vectors = glove(suite.embeddings, vocabulary, model["embedding"])
+    sizes = {
+        **model,
+        "vocabulary": len(vocabulary),
+        "num_tasks": len(tasks),
+        "classes": suite.classes,
+    }
+    made = network(lambda rngs: MultiTaskTextCNN(**sizes, pretrained=vectors, rngs=rngs))
+    repeats = hasattr(splits.test, "repeated")
+    metrics = [Metric(f"{task} %", number) for number, task in enumerate(tasks)]
+    if repeats:
+        metrics.append(Metric("mean % without repeats", 0, counts=False))
+
+    def losses(logits: Float[Array, "n c"], batch: Any) -> Float[Array, ""]:
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return mean_present(entropy, batch)
+
+    def scores(logits: np.ndarray, texts: Any) -> Float[np.ndarray, " m"]:
+        found = accuracy(logits, texts.labels, texts.present)
+        if not repeats:
+            return found
+        fresh = accuracy(logits, texts.labels, texts.present & ~texts.repeated)
+        return np.append(found, fresh.mean())
+
+    return Problem(
+        tasks=tasks,
+        metrics=tuple(metrics),
+        init=made.init,
+        shared=in_trunk,
+        forward=lambda params, batch: made.apply(params, batch.tokens),
+        losses=losses,
+        scores=scores,
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
+        batch_size=suite.rows_per_batch,
+        query_fraction=suite.query_fraction,
+        at_once=1,
+        config={
+            "suite": suite.name,
+            "data": {**options, "embeddings": suite.embeddings and suite.embeddings.name},
+            "model": sizes,
+        },
+    )

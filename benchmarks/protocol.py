@@ -1,0 +1,43 @@
+"""What is to be trained, and what a run tells of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, perhaps with other hyper-parameters than its own."""
+
+    method: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How files and tables call it."""
+        given = ",".join(f"{name}={value}" for name, value in self.hyperparameters.items())
+        return f"{self.method}[{given}]" if given else self.method
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all cells of a run have in common."""
+
+    seeds: int
+    epochs: int
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells about itself; by default nobody listens."""
+
+    plan: Callable[[int, int], None] = lambda kept, epochs: None
+    """Called once with the number of cells found and of epochs to be done."""
+    row: Callable[[str], None] = lambda label: None
+    """Called with the label of a row whose training begins."""
+    epoch: Callable[[int], None] = lambda members: None
+    """Called after each epoch with the number of trainings that did it."""
+
+
+SILENT = Progress()

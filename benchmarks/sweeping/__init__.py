@@ -1,0 +1,1 @@
+"""A suite over one number: ``python -m benchmarks sweep``."""
