@@ -81,7 +81,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    OPTIONS,
+    ids=[f"{number}-{name}-{'-'.join(options)}" for number, (name, options) in enumerate(OPTIONS)],
+)
 def test_an_option_compiles_nothing_after_the_first_step(name, options):
     tx = make(name, FEW, **options)
     mask = jnp.array([True, False, True])
