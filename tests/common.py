@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +83,16 @@ def first_update(tx: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
     return jax.jit(lambda g: step(tx, tx.init(g.params), g, **extra))(given)
 
 
+# As users have it, where `conftest` has XLA do no more than it must: for what depends on how a
+# program is compiled, the last digits and the plan of its memory.
+AS_USERS_HAVE_IT = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
+
+def optimised(fun: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit`, compiled as users have it."""
+    return jax.jit(fun, compiler_options=AS_USERS_HAVE_IT, **options)
+
+
 def weights_of(state: Any) -> np.ndarray:
     return np.asarray(optax.tree_utils.tree_get(state, "weights"))
 
@@ -95,7 +106,7 @@ def matrices() -> dict[str, np.ndarray]:
     """Task gradients of many kinds, by name: every rank, degenerate, stationary, badly scaled."""
     rng = np.random.default_rng(7)
     kinds: dict[str, np.ndarray] = {}
-    for num_tasks in (1, 2, 3, 5):
+    for num_tasks in (1, 2, 3, 4):
         kinds[f"gaussian {num_tasks}"] = rng.normal(size=(num_tasks, 17))
     for rank in (1, 2, 3):
         left, right = rng.normal(size=(4, rank)), rng.normal(size=(rank, 17))
@@ -103,7 +114,7 @@ def matrices() -> dict[str, np.ndarray]:
         kinds[f"rank {rank} of 4, one sign"] = np.abs(left) @ right
     base = rng.normal(size=(3, 17))
     kinds["stationary"] = base - base.mean(0)
-    kinds["duplicated"] = base[[0, 0, 1, 2, 2]]
+    kinds["duplicated"] = base[[0, 0, 1, 2]]
     kinds["identical"] = np.repeat(base[:1], 3, axis=0)
     kinds["opposite"] = np.stack([base[0], -base[0]])
     kinds["nearly parallel"] = base[:1] + 1e-3 * rng.normal(size=(3, 17))
@@ -124,8 +135,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def environment_of(devices: int) -> dict[str, str]:
     """The environment of a process with several host devices: it is given them as it starts."""
-    # Quick to compile: these programs run a few steps.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
 
 

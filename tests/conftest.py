@@ -1,6 +1,16 @@
-"""Strict JAX for every test, and the options of the property tests."""
+"""Strict JAX and quick compilation for every test, and the options of the property tests."""
 
+import os
 import tempfile
+
+# Nearly all that the tests take is XLA's compiling, of programs that run for milliseconds. These
+# make it an eighth, in this process and those that it starts; an XLA_FLAGS of yours stays as it is.
+# What must hold as users compile it goes through `tests.common.optimised`.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import hypothesis
 import jax
@@ -36,6 +46,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once():
     """Tests make the same programs again and again, out of functions of their own."""
+    # One folder for each worker: JAX writes there without a lock.
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

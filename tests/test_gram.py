@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
 from mtl_optax import _gram
-from tests.common import flat, tree_gradients
+from tests.common import flat, optimised, tree_gradients
 
 
 def random_tree(num_tasks=4, seed=0, scale=1.0):
@@ -131,11 +131,11 @@ def test_long_leaves_are_contracted_in_parts_to_the_same_products(dtypes, num_ta
     left, right = (jnp.asarray(rng.normal(size=(num_tasks, 5, LONG)), dtype) for dtype in dtypes)
     matrices = [np.asarray(leaf, np.float64).reshape(num_tasks, -1) for leaf in (left, right)]
     mask = jnp.ones(num_tasks, bool)
-    product, scale = jax.jit(_gram.cross_gram)(left, right, mask)
+    product, scale = optimised(_gram.cross_gram)(left, right, mask)
     np.testing.assert_allclose(product * scale, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
     for size in (1.0, 1e-30):  # The second one takes the pass over divided gradients.
         small = left.astype(jnp.float32) * size
-        product, scale = jax.jit(_gram.scaled_gram)(small, mask)
+        product, scale = optimised(_gram.scaled_gram)(small, mask)
         got = np.asarray(product, np.float64) * (float(scale) / size) ** 2
         np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.01)
 
@@ -147,8 +147,8 @@ def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
     leaf = np.random.default_rng(0).normal(size=(2, 3, LONG)).astype(np.float32)
     with jax.set_mesh(mesh):
         cut = jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(None, *spec)))
-        got = jax.jit(mtl.gram)(cut)
-        summed = jax.jit(mtl.combine)(jnp.ones(2), cut)
+        got = optimised(mtl.gram)(cut)
+        summed = optimised(mtl.combine)(jnp.ones(2), cut)
     matrix = leaf.reshape(2, -1).astype(np.float64)
     np.testing.assert_allclose(got, matrix @ matrix.T, rtol=1e-5, atol=0.1)
     assert jax.typeof(summed).sharding.spec == PartitionSpec(*spec)
@@ -159,7 +159,7 @@ def test_long_leaves_on_a_mesh_of_one_device_whose_shardings_are_types(spec):
 def test_products_need_no_memory_but_for_blocks_and_lower_for_every_platform(num_tasks, leaves):
     leaf = jax.ShapeDtypeStruct((num_tasks, 40 // leaves, LONG), jnp.float32)
     tree = [leaf] * leaves
-    scaled = jax.jit(lambda g: _gram.scaled_gram(g, jnp.ones(num_tasks, bool)))
+    scaled = optimised(lambda g: _gram.scaled_gram(g, jnp.ones(num_tasks, bool)))
     # Older versions of XLA lay the leaves out anew.
     stack = 4 * leaf.size * leaves if jax.__version_info__ < (0, 10) else 0
     at_once = _gram._BLOCKS_AT_ONCE if num_tasks == MANY else 3
@@ -181,7 +181,7 @@ def test_long_and_short_leaves_of_one_tree(size, num_tasks):
         "empty": np.ones((num_tasks, 0), "f4"),
     }
     wanted = matrix.astype(np.float64) @ matrix.T.astype(np.float64)
-    np.testing.assert_allclose(jax.jit(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
+    np.testing.assert_allclose(optimised(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
     tiny = jax.tree.map(lambda g: g * 2.0**-80, tree)
     product, scale = _gram.scaled_gram(tiny, jnp.ones(num_tasks, bool))
     got = np.asarray(product, np.float64) * (float(scale) * 2.0**80) ** 2
@@ -191,7 +191,7 @@ def test_long_and_short_leaves_of_one_tree(size, num_tasks):
 @pytest.mark.parametrize("num_tasks", [2, MANY])
 def test_long_leaves_can_be_differentiated(num_tasks):
     leaf = jnp.asarray(np.random.default_rng(0).normal(size=(num_tasks, LONG)), jnp.float32)
-    slopes = jax.jit(jax.grad(lambda g: mtl.gram(g)[0, 1]))(leaf)
+    slopes = optimised(jax.grad(lambda g: mtl.gram(g)[0, 1]))(leaf)
     np.testing.assert_allclose(slopes[:2], leaf[1::-1], rtol=1e-6)
     assert not np.any(slopes[2:])
 
@@ -200,7 +200,7 @@ def test_long_leaves_can_be_differentiated(num_tasks):
 def test_long_leaves_under_vmap(num_tasks):
     leaves = jnp.asarray(np.random.default_rng(0).normal(size=(2, num_tasks, LONG)), jnp.float32)
     matrices = np.asarray(leaves, np.float64)
-    products = jax.jit(jax.vmap(mtl.gram))(leaves)
+    products = optimised(jax.vmap(mtl.gram))(leaves)
     np.testing.assert_allclose(products, matrices @ matrices.swapaxes(1, 2), rtol=1e-5, atol=0.02)
 
 
@@ -208,7 +208,7 @@ def test_long_leaves_under_vmap(num_tasks):
 @pytest.mark.parametrize("num_tasks", [2, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
 def test_combine_keeps_what_is_not_finite(num_tasks):
     leaf = jnp.ones((num_tasks, 3)).at[0, 0].set(jnp.inf).at[1, 1].set(jnp.nan)
-    sums = jax.jit(mtl.combine)(jnp.ones(num_tasks).at[0].set(0), leaf)
+    sums = optimised(mtl.combine)(jnp.ones(num_tasks).at[0].set(0), leaf)
     np.testing.assert_array_equal(sums, [np.nan, np.nan, num_tasks - 1])
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import METHODS, make, with_property
+from tests.common import METHODS, make, optimised, with_property
 
 # Their own optimiser's squares are optax's, and end where float32 does.
 ADAM = {"adatask"}
@@ -45,7 +45,11 @@ def kinds(num_tasks, size):
 
 @functools.cache
 def run(name, num_tasks):
-    """Two steps over many matrices at once: `(B, T, N)` and losses `(B, T)`."""
+    """Two steps over many matrices: `(B, T, N)` and losses `(B, T)`.
+
+    Of the middle number of tasks as users have it, of the largest and the smallest at once, and
+    compiled in little time: `tests/test_properties.py` has few tasks as users have them.
+    """
     tx = make(name, num_tasks)
 
     def steps(matrix, losses):
@@ -56,6 +60,8 @@ def run(name, num_tasks):
         state, updates = jax.lax.scan(take, tx.init(matrix[0]), length=2)
         return updates[0], state
 
+    if num_tasks == SHAPES[0][0]:
+        return optimised(lambda *batch: jax.lax.map(lambda one: steps(*one), batch))
     return jax.jit(jax.vmap(steps))
 
 
@@ -176,7 +182,7 @@ def test_a_step_after_a_bad_one_shows_it_or_has_recovered(name):
     """Never a NaN that hides in the state: either the next update is NaN, or the state is sound."""
     tx = make(name, 3)
     matrix = jnp.asarray(kinds(*SMALL)["gaussian"], jnp.float32)
-    update = jax.jit(
+    update = optimised(
         lambda g, state, losses: tx.update(g, state, task_losses=losses, query_gradients=g)
     )
     losses = jnp.array(LOSSES)

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import relative_error
+from tests.common import optimised, relative_error
 
 PEERS = json.loads((pathlib.Path(__file__).parent / "data" / "peers.json").read_text("utf-8"))
 MATRICES = {name: np.array(rows) for name, rows in PEERS["matrices"].items()}
@@ -27,7 +27,7 @@ SEQUENCE = {key: np.array(value) for key, value in PEERS["sequence"].items()}
 @functools.cache
 def first_step(name, num_tasks, hyperparameters):
     tx = getattr(mtl, name)(num_tasks, **dict(hyperparameters))
-    return jax.jit(lambda g, losses: tx.update(g, tx.init(g[0]), g[0], task_losses=losses))
+    return optimised(lambda g, losses: tx.update(g, tx.init(g[0]), g[0], task_losses=losses))
 
 
 def ours(name, rows, **hyperparameters):

@@ -1,5 +1,9 @@
 """The properties that the registry declares, on matrices of every kind and scale."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -12,151 +16,190 @@ from tests.common import (
     METHODS,
     first_update,
     flat,
-    from_matrix,
     inputs,
     make,
     matrices,
+    optimised,
     relative_error,
+    step,
     tree_gradients,
     weights_of,
     with_property,
 )
 
 KINDS = matrices()
-every_kind = pytest.mark.parametrize("kind", KINDS)
 # Methods that build on weights which are unique only for linearly independent gradients.
 AMBIGUOUS = {"getmtl"}
 SCALES = (1e-12, 1e-6, 1.0, 1e6, 1e12)
+SUMS = ("sum", "mean")
+BLOCK = 16  # Cases that a program takes at a time, one after the other.
 
-_cache: dict[tuple[str, int], object] = {}
+
+class Case(NamedTuple):
+    matrix: np.ndarray  # Task gradients, (T, 17).
+    losses: np.ndarray
+    query: np.ndarray
 
 
-def update(name, given):
-    """The first update and its state, with one compilation per method and number of tasks."""
-    num_tasks = given.losses.shape[0]
-    if (name, num_tasks) not in _cache:
-        tx = make(name, num_tasks)
-        _cache[name, num_tasks] = jax.jit(
-            lambda g: tx.update(
-                g.gradients,
-                tx.init(g.params),
-                g.params,
-                task_losses=g.losses,
-                query_gradients=g.query_gradients,
-            )
+class First(NamedTuple):
+    """What a method makes of a case in its first step."""
+
+    update: np.ndarray  # (17,), in float64.
+    state: list[np.ndarray]  # Its floating leaves.
+    weights: np.ndarray | None
+
+
+def case_of(matrix: np.ndarray, scale: float = 1.0) -> Case:
+    losses, query = drawn(len(matrix))
+    return Case(np.float32(matrix * scale), losses, query)
+
+
+@functools.cache
+def drawn(num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    given = inputs(num_tasks)
+    return np.asarray(given.losses), np.float32(flat(given.query_gradients, tasks=True))
+
+
+@functools.cache
+def program(name: str, num_tasks: int) -> Any:
+    """One for each number of tasks, compiled as users compile it."""
+    tx, params = make(name, num_tasks), inputs(num_tasks).params
+
+    def first(case: Case) -> Any:
+        given = inputs(num_tasks)._replace(
+            params=params,
+            gradients=tree_gradients(case.matrix),
+            losses=case.losses,
+            query_gradients=tree_gradients(case.query),
         )
-    return _cache[name, num_tasks](given)
+        return step(tx, tx.init(params), given)
+
+    return optimised(functools.partial(jax.lax.map, first))
+
+
+def first_updates(name: str, cases: Sequence[Case]) -> list[First]:
+    """The first step of each case, in order; they may differ in their number of tasks."""
+    found: dict[int, First] = {}
+    for num_tasks in {len(case.matrix) for case in cases}:
+        where = [i for i, case in enumerate(cases) if len(case.matrix) == num_tasks]
+        for start in range(0, len(where), BLOCK):
+            block = where[start : start + BLOCK]
+            padded = block + block[-1:] * (BLOCK - len(block))
+            stacked = Case(*map(np.stack, zip(*(cases[i] for i in padded), strict=True)))
+            updates, state = program(name, num_tasks)(stacked)
+            moves, floats = flat(updates, tasks=True), [np.asarray(x) for x in numbers(state)]
+            weights = weights_of(state) if "linear" in properties(name) else None
+            for row, i in enumerate(block):
+                own = None if weights is None else weights[row]
+                found[i] = First(moves[row], [leaf[row] for leaf in floats], own)
+    return [found[i] for i in range(len(cases))]
+
+
+@functools.cache
+def of_kinds(name: str) -> dict[str, First]:
+    """The first step on each kind of matrix as it is."""
+    return dict(zip(KINDS, first_updates(name, list(map(case_of, KINDS.values()))), strict=True))
+
+
+def properties(name: str) -> frozenset[str]:
+    return mtl.method_info(name).properties
+
+
+def numbers(tree: Any) -> list[Any]:
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_update_is_finite(name):
-    for kind, matrix in KINDS.items():
-        for scale in SCALES:
-            updates, state = update(name, from_matrix(matrix, scale))
-            assert np.all(np.isfinite(flat(updates))), (kind, scale)
-            assert all(np.all(np.isfinite(leaf)) for leaf in numbers(state)), (kind, scale)
-
-
-def numbers(tree):
-    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    at = [(kind, scale) for kind in KINDS for scale in SCALES]
+    firsts = first_updates(name, [case_of(KINDS[kind], scale) for kind, scale in at])
+    for where, first in zip(at, firsts, strict=True):
+        assert np.all(np.isfinite(first.update)), where
+        assert all(np.all(np.isfinite(leaf)) for leaf in first.state), where
 
 
 @pytest.mark.parametrize("name", with_property("one task"))
 def test_one_task_is_its_gradient(name):
     matrix = np.random.default_rng(0).normal(size=(1, 17))
-    for scale in SCALES:
-        updates, _ = update(name, from_matrix(matrix, scale))
-        assert relative_error(flat(updates), matrix[0] * scale) < 1e-6
+    firsts = first_updates(name, [case_of(matrix, scale) for scale in SCALES])
+    for first, scale in zip(firsts, SCALES, strict=True):
+        assert relative_error(first.update, matrix[0] * scale) < 1e-6
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if mtl.method_info(n).scale in SUMS])
 def test_equal_gradients_show_the_declared_scale(name):
     """T equal gradients give T times what one gives ("sum"), or the same ("mean")."""
-    info = mtl.method_info(name)
-    if info.scale not in ("sum", "mean"):
-        pytest.skip("declares neither sum nor mean")
     row = np.random.default_rng(0).normal(size=(1, 17)) / 17
-    ones = lambda given: given._replace(losses=jnp.ones_like(given.losses))
-    single, _ = update(name, ones(from_matrix(row)))
-    many, _ = update(name, ones(from_matrix(np.repeat(row, 3, axis=0))))
-    factor = 3.0 if info.scale == "sum" else 1.0
-    assert relative_error(flat(many), factor * flat(single)) < 1e-4
+    ones = lambda case: case._replace(losses=np.ones_like(case.losses))
+    cases = [ones(case_of(np.repeat(row, num_tasks, axis=0))) for num_tasks in (1, 2, 3, 4)]
+    single, *several = first_updates(name, cases)
+    for num_tasks, many in enumerate(several, 2):
+        factor = num_tasks if mtl.method_info(name).scale == "sum" else 1
+        assert relative_error(many.update, factor * single.update) < 1e-4, num_tasks
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("homogeneous"))
-def test_scaling_all_gradients_scales_the_update(name, kind):
-    matrix = KINDS[kind]
-    base, _ = update(name, from_matrix(matrix))
+def test_scaling_all_gradients_scales_the_update(name):
     for scale in (2.0**-30, 2.0**20):
-        scaled, _ = update(name, from_matrix(matrix, scale))
-        np.testing.assert_allclose(flat(scaled), scale * flat(base), rtol=1e-4, atol=1e-6 * scale)
+        scaled = first_updates(name, [case_of(matrix, scale) for matrix in KINDS.values()])
+        for (kind, base), got in zip(of_kinds(name).items(), scaled, strict=True):
+            np.testing.assert_allclose(
+                got.update, scale * base.update, rtol=1e-4, atol=1e-6 * scale, err_msg=kind
+            )
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("equivariant"))
-def test_permuting_the_tasks_leaves_the_update_alone(name, kind):
-    matrix = KINDS[kind]
-    independent = np.linalg.matrix_rank(matrix) == matrix.shape[0]
-    if name in AMBIGUOUS and not independent:
-        pytest.skip("the weights of stage one are not unique, and stage two depends on them")
-    given = from_matrix(matrix)
-    order = np.random.default_rng(3).permutation(matrix.shape[0])
-    permuted = from_matrix(matrix[order])._replace(
-        losses=given.losses[order],
-        query_gradients=jax.tree.map(lambda g: g[order], given.query_gradients),
-    )
-    base, state = update(name, given)
-    moved, moved_state = update(name, permuted)
-    size = np.max(np.abs(flat(given.gradients, tasks=True)))
-    np.testing.assert_allclose(flat(moved), flat(base), rtol=1e-3, atol=1e-4 * size)
-    if independent and "linear" in mtl.method_info(name).properties:
+def test_permuting_the_tasks_leaves_the_update_alone(name):
+    independent = {k: np.linalg.matrix_rank(matrix) == len(matrix) for k, matrix in KINDS.items()}
+    # Elsewhere the weights of stage one are not unique, and stage two depends on them.
+    kinds = [kind for kind in KINDS if independent[kind] or name not in AMBIGUOUS]
+    orders = [np.random.default_rng(3).permutation(len(KINDS[kind])) for kind in kinds]
+    permuted = [
+        Case(*(part[order] for part in case_of(KINDS[kind])))
+        for kind, order in zip(kinds, orders, strict=True)
+    ]
+    for kind, order, moved in zip(kinds, orders, first_updates(name, permuted), strict=True):
+        base, size = of_kinds(name)[kind], np.max(np.abs(KINDS[kind]))
         np.testing.assert_allclose(
-            weights_of(moved_state), weights_of(state)[order], rtol=1e-3, atol=1e-5
+            moved.update, base.update, rtol=1e-3, atol=1e-4 * size, err_msg=kind
         )
+        if independent[kind] and base.weights is not None:
+            np.testing.assert_allclose(
+                moved.weights, base.weights[order], rtol=1e-3, atol=1e-5, err_msg=kind
+            )
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("non-conflicting"))
-def test_the_update_conflicts_with_no_task(name, kind):
-    matrix = KINDS[kind]
-    direction = flat(update(name, from_matrix(matrix))[0])
-    lengths = np.linalg.norm(matrix, axis=1)
-    # In float32, an inner product is known to the rounding of its largest terms.
-    assert np.all(matrix @ direction >= -2e-6 * lengths * np.max(lengths))
+def test_the_update_conflicts_with_no_task(name):
+    for kind, matrix in KINDS.items():
+        lengths = np.linalg.norm(matrix, axis=1)
+        # In float32, an inner product is known to the rounding of its largest terms.
+        least = -2e-6 * lengths * np.max(lengths)
+        assert np.all(matrix @ of_kinds(name)[kind].update >= least), kind
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("conic"))
-def test_weights_are_not_negative(name, kind):
-    weights = weights_of(update(name, from_matrix(KINDS[kind]))[1])
-    assert np.all(weights >= 0)
+def test_weights_are_not_negative(name):
+    for kind, first in of_kinds(name).items():
+        assert np.all(first.weights >= 0), kind
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("convex"))
-def test_weights_lie_on_the_simplex(name, kind):
-    weights = weights_of(update(name, from_matrix(KINDS[kind]))[1])
-    assert np.all(weights >= 0)
-    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+def test_weights_lie_on_the_simplex(name):
+    for kind, first in of_kinds(name).items():
+        assert np.all(first.weights >= 0), kind
+        np.testing.assert_allclose(first.weights.sum(), 1, rtol=1e-6, err_msg=kind)
 
 
-@every_kind
 @pytest.mark.parametrize("name", with_property("rotation"))
-def test_rotating_the_gradients_rotates_the_update(name, kind):
-    matrix = KINDS[kind]
+def test_rotating_the_gradients_rotates_the_update(name):
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(17, 17)))[0]
-    turn = lambda tree: tree_gradients(jnp.asarray(flat(tree, tasks=True) @ rotation, jnp.float32))
-    given = from_matrix(matrix)
-    base, _ = update(name, given)
-    turned, _ = update(
-        name,
-        given._replace(
-            gradients=turn(given.gradients), query_gradients=turn(given.query_gradients)
-        ),
-    )
-    size = np.max(np.abs(matrix))
-    np.testing.assert_allclose(flat(turned), flat(base) @ rotation, rtol=1e-3, atol=3e-4 * size)
+    turn = lambda rows: np.float32(np.float64(rows) @ rotation)
+    cases = map(case_of, KINDS.values())
+    turned = [c._replace(matrix=turn(c.matrix), query=turn(c.query)) for c in cases]
+    for kind, got in zip(KINDS, first_updates(name, turned), strict=True):
+        size, wanted = np.max(np.abs(KINDS[kind])), of_kinds(name)[kind].update @ rotation
+        np.testing.assert_allclose(got.update, wanted, rtol=1e-3, atol=3e-4 * size, err_msg=kind)
 
 
 def test_every_declared_property_is_known():
@@ -172,11 +215,14 @@ def test_undeclared_determinism_is_real(name):
     assert keyed == ("deterministic" not in mtl.method_info(name).properties)
 
 
-def test_first_update_and_cached_update_agree():
-    given = inputs(3)
-    np.testing.assert_array_equal(
-        flat(first_update(make("mgda", 3), given)[0]), flat(update("mgda", given)[0])
-    )
+def test_a_case_in_a_block_is_a_step_alone():
+    for name in METHODS:
+        given = inputs(3)
+        case = Case(np.float32(flat(given.gradients, tasks=True)), *drawn(3))
+        wanted, _ = first_update(make(name, 3), given)
+        np.testing.assert_allclose(
+            first_updates(name, [case])[0].update, flat(wanted), rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 # Any finite task gradients, at any scale and as far apart as float32 can weigh them.
@@ -195,32 +241,31 @@ fuzzed = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("name", METHODS)
 @hypothesis.given(fuzzed)
-def test_fuzz(name, drawn):
+def test_fuzz(name, example):
     """`--fuzz N` draws N examples for each method."""
-    rng = np.random.default_rng(drawn["seed"])
-    matrix = rng.normal(size=(3, drawn["rank"])) @ rng.normal(size=(drawn["rank"], 17))
-    matrix = matrix[list(drawn["copies"])] * np.array(drawn["signs"])[:, None]
-    matrix = matrix * 10.0 ** np.array(drawn["apart"])[:, None]
-    scale = 10.0 ** drawn["exponent"]
-    losses = jnp.array(drawn["losses"], jnp.float32)
-    updates, state = update(name, from_matrix(matrix, scale)._replace(losses=losses))
-    assert np.all(np.isfinite(flat(updates)))
-    assert all(np.all(np.isfinite(leaf)) for leaf in numbers(state))
-    properties = mtl.method_info(name).properties
-    direction = flat(updates) / (1 if mtl.method_info(name).scale == "unit" else scale)
-    if "non-conflicting" in properties:
+    rng = np.random.default_rng(example["seed"])
+    matrix = rng.normal(size=(3, example["rank"])) @ rng.normal(size=(example["rank"], 17))
+    matrix = matrix[list(example["copies"])] * np.array(example["signs"])[:, None]
+    matrix = matrix * 10.0 ** np.array(example["apart"])[:, None]
+    scale = 10.0 ** example["exponent"]
+    case = case_of(matrix, scale)._replace(losses=np.float32(example["losses"]))
+    (first,) = first_updates(name, [case])
+    assert np.all(np.isfinite(first.update))
+    assert all(np.all(np.isfinite(leaf)) for leaf in first.state)
+    direction = first.update / (1 if mtl.method_info(name).scale == "unit" else scale)
+    if "non-conflicting" in properties(name):
         lengths = np.linalg.norm(matrix, axis=1)
         assert np.all(matrix @ direction >= -2e-6 * lengths * max(np.max(lengths), 1))
-    if "linear" in properties:
-        weights = weights_of(state).astype(np.float64)
+    if first.weights is not None:
+        weights = first.weights.astype(np.float64)
         size = np.abs(weights) @ np.abs(matrix)
         np.testing.assert_allclose(
-            flat(updates),
+            first.update,
             weights @ matrix * scale,
             rtol=0,
             atol=1e-5 * scale * np.max(size) + 1e-37,
         )
-        if "conic" in properties:
+        if "conic" in properties(name):
             assert np.all(weights >= 0)
-        if "convex" in properties:
+        if "convex" in properties(name):
             np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mtl_optax._solvers import conic, min_norm
 from mtl_optax._solvers.min_norm import SOLVERS
+from tests.common import optimised
 
 NUM_TASKS = 4
 KINDS = ("gaussian", "low rank", "scales", "duplicated", "nearly stationary", "with zeros")
@@ -70,8 +71,8 @@ def solve_conic_with_cvxpy(linear, matrix, kappa):
     return problem.value
 
 
-jitted_min_norm = {name: jax.jit(solver) for name, solver in SOLVERS.items()}
-jitted_conic = jax.jit(conic)
+jitted_min_norm = {name: optimised(solver) for name, solver in SOLVERS.items()}
+jitted_conic = optimised(conic)
 
 seeds = st.integers(0, 2**32 - 1)
 kinds = st.sampled_from(KINDS)
@@ -153,7 +154,7 @@ def test_min_norm_keeps_float32_where_jax_has_64_bits_and_promotes_nothing(solve
     gram = np.asarray(rows("gaussian", 4, 0) @ rows("gaussian", 4, 0).T, np.float32)
     wanted = jitted_min_norm[solver](gram).weights
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        weights = jax.jit(SOLVERS[solver])(jnp.asarray(gram)).weights
+        weights = optimised(SOLVERS[solver])(jnp.asarray(gram)).weights
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights, wanted, atol=1e-6)
 
@@ -299,6 +300,6 @@ def test_solvers_are_batched_by_vmap():
     grams = jnp.stack(
         [jnp.asarray(m @ m.T, jnp.float32) for m in (rows("gaussian", 5, s) for s in range(4))]
     )
-    batched = jax.jit(jax.vmap(min_norm))(grams)
+    batched = optimised(jax.vmap(min_norm))(grams)
     for index, gram in enumerate(grams):
         np.testing.assert_allclose(batched.weights[index], min_norm(gram).weights, atol=1e-6)

@@ -1,5 +1,10 @@
 """Every method where JAX is told to be strict: no NaN on the way, no promotion, no leak."""
 
+import os
+import re
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +12,17 @@ import optax
 import pytest
 from jax.experimental import checkify
 
-from tests.common import METHODS, flat, from_matrix, inputs, make, matrices, step
+from tests.common import (
+    METHODS,
+    ROOT,
+    flat,
+    from_matrix,
+    inputs,
+    make,
+    matrices,
+    optimised,
+    step,
+)
 
 T = 3
 # Options that take another path through the arithmetic than a method's defaults.
@@ -71,3 +86,23 @@ def test_strict_jax(name, x64):
             jax.eval_shape(lambda given: step(tx, tx.init(given.params), given), given)
     assert jax.tree.structure(state) == jax.tree.structure(after)
     np.testing.assert_allclose(flat(compiled), flat(eager), rtol=1e-4, atol=1e-6)
+
+
+def program_of(jit):
+    """The instructions of a compiled program, without where in which file they come from."""
+    fun = lambda x: jnp.sum(jnp.tanh(x) * x + 1)
+    lines = jit(fun).lower(np.ones(1000, np.float32)).compile().as_text().splitlines()
+    return [re.sub(r", metadata=\{.*?\}", "", line) for line in lines if " = " in line]
+
+
+def test_optimised_programs_are_those_of_a_process_without_flags():
+    script = "import jax, tests.test_strict as t; print(*t.program_of(jax.jit), sep='\\n')"
+    plain = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program_of(optimised) == plain.stdout.splitlines()

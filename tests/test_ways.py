@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import METHODS
+from tests.common import METHODS, optimised
 from tests.test_gradients import SHARED, T, batch, close, losses_of, params, task_batches
 
 READS_LOSSES_AT_MOST = [
@@ -121,7 +121,7 @@ def test_streamed_takes_no_memory_for_more_tasks():
             fun = lambda q, x: way(q, method.init(None), x)[1]
         else:
             fun = jax.grad(lambda q, x: losses(q, x).sum())
-        return jax.jit(fun).lower(p, x).compile().memory_analysis().temp_size_in_bytes
+        return optimised(fun).lower(p, x).compile().memory_analysis().temp_size_in_bytes
 
     few, many = temporaries(4, True), temporaries(32, True)
     gradient = 4 * 3 * 256**2
@@ -210,7 +210,7 @@ def test_losses_only_costs_one_backward_pass():
         "trunk": {"w": jnp.ones((4, 500)), "b": jnp.ones(500)},
         "heads": jnp.ones((T, 500)),
     }
-    flops = lambda f, *a: jax.jit(f).lower(*a).compile().cost_analysis()["flops"]
+    flops = lambda f, *a: optimised(f).lower(*a).compile().cost_analysis()["flops"]
     plain = flops(jax.grad(lambda q, d: losses_of(q, d).sum()), wide, batch())
     one_pass = mtl.weighted_value_and_grad(losses_of, method)
     assert flops(one_pass, wide, method.init(p), batch()) < 1.05 * plain
@@ -292,7 +292,7 @@ def test_a_donated_step_copies_no_parameter(way):
         return optax.apply_updates(params, updates), (of_method, of_optimizer), losses
 
     states = method.init(params), optimizer.init(params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, states, x).compile()
+    compiled = optimised(step, donate_argnums=(0, 1)).lower(params, states, x).compile()
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert compiled.memory_analysis().alias_size_in_bytes >= 3 * parameters
     assert not re.findall(r"= f32\[(?:3,)?600,700\]\S* copy\(", compiled.as_text())

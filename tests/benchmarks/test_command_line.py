@@ -16,17 +16,25 @@ from benchmarks.compiling.command import Compile
 from benchmarks.methods import registry
 from benchmarks.reporting.command import Report
 from benchmarks.speed.command import Speed
-from benchmarks.suites import SUITES
+from benchmarks.suites import SUITES, digits
 from tests.common import ROOT
 
 TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
-TINY += ["--batch-size", "500", "--learning-rates", "0.01"]
+TINY += ["--batch-size", "100", "--learning-rates", "0.01"]
 ROWS = ("single_task", "equal_weighting", "pcgrad", "adatask")
 PICTURES = {f"{n}.png" for n in ("summary", "curves", "losses", "variance", "weights", "cosine")}
 
 
 def run(*arguments):
     return command_line.main(["digits", *arguments])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_canvases():
+    with pytest.MonkeyPatch.context() as patch:
+        for split, size in (("train", 400), ("validation", 100), ("test", 100)):
+            patch.setitem(digits.DATA, split, size)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,17 +149,18 @@ def test_a_resumed_cell_equals_the_one_that_was_lost(folder):
     assert again["config"] == lost["config"]
 
 
-def test_other_options_and_fresh_train_again(folder):
-    before = stamps(folder)
-    assert run(*TINY, "--learning-rates", "0.02", "--quiet", "--out", str(folder)) == 0
-    after = stamps(folder)
-    assert all(after[name] != before[name] for name in before)
-    assert run(*TINY, "--learning-rates", "0.02", "--fresh", "--quiet", "--out", str(folder)) == 0
-    assert all(stamps(folder)[name] != after[name] for name in after)
+def test_other_options_and_fresh_train_again_what_is_asked_for(folder):
+    asked = ["--methods", "adatask", "--seeds", "1", *TINY[5:], "--learning-rates", "0.02"]
+    rows = {f"{method}-seed0.json" for method in ROWS if method != "pcgrad"}
+    for options in ([], ["--fresh"]):
+        before = stamps(folder)
+        assert run(*asked, *options, "--quiet", "--out", str(folder)) == 0
+        after = stamps(folder)
+        assert {name for name in after if after[name] != before[name]} == rows
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeypatch, capsys):
-    train = experiment.train
+    train, asked = experiment.train, ["--methods", "pcgrad", *TINY[3:]]
 
     def interrupted(recipe, *args, **kwargs):
         if (tmp_path / "single_task-seed1.json").exists():
@@ -159,16 +168,16 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeyp
         return train(recipe, *args, **kwargs)
 
     monkeypatch.setattr(experiment, "train", interrupted)
-    assert run(*TINY, "--quiet", "--out", str(tmp_path)) == 130
+    assert run(*asked, "--quiet", "--out", str(tmp_path)) == 130
     message = capsys.readouterr().err.strip()
-    assert "2 of 8 cells are kept" in message
+    assert "2 of 6 cells are kept" in message
     assert "\n" not in message
     before = stamps(tmp_path)
     assert set(before) == {"single_task-seed0.json", "single_task-seed1.json"}
     monkeypatch.undo()
-    assert run(*TINY, "--quiet", "--out", str(tmp_path)) == 0
+    assert run(*asked, "--quiet", "--out", str(tmp_path)) == 0
     after = stamps(tmp_path)
-    assert len(after) == 8
+    assert len(after) == 6
     assert all(after[name] == before[name] for name in before)
 
 

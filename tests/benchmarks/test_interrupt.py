@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--methods", "pcgrad", "--seeds", "1", "--epochs", "300", "--batch-size", "500"]
+TINY = ["--methods", "pcgrad", "--seeds", "1", "--epochs", "40", "--batch-size", "500"]
 TINY += ["--learning-rates", "0.01"]
 
 # As `python -m benchmarks`, also where a shell in the background has told it to ignore Ctrl-C.

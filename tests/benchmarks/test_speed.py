@@ -9,6 +9,7 @@ from benchmarks import __main__ as command_line
 from benchmarks.speed import limit, solvers, ways
 from benchmarks.speed.gradients import task_gradients
 from benchmarks.speed.timing import Times, contest
+from tests.common import AS_USERS_HAVE_IT
 
 SMALL = [
     "speed",
@@ -120,7 +121,7 @@ def test_memory_of_each_way(num_tasks):
     """XLA's own plan: exact, and the same on every machine with this version."""
     size = 1_000_000
     plain, losses, features, streamed, stacked = (
-        ways.cost(ways.ways(num_tasks, size)[way]().compile()).temporaries
+        ways.cost(ways.ways(num_tasks, size)[way]().compile(AS_USERS_HAVE_IT)).temporaries
         for way in ("equal weighting", "losses only", "features", "streamed Gram", "stacked")
     )
     small = 100 * num_tasks**2 + 10_000  # T × T matrices of the inner problem.

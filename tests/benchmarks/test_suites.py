@@ -90,11 +90,11 @@ def test_a_backbone_is_chosen(backbone, folder):
 
 def test_a_suite_runs_from_its_command(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(files.VARIABLE, str(folder))
-    assert command_line.main(["reviews", *TINY, "--out", str(tmp_path)]) == 0
+    assert command_line.main(["census", *TINY, "--out", str(tmp_path)]) == 0
     for method in ("single_task", "equal_weighting", "mgda"):
         cell = read_cell(tmp_path / f"{method}-seed0.json")
-        assert cell.suite == "reviews"
-        assert len(cell.test) == 15
+        assert cell.suite == "census"
+        assert len(cell.test) == 3
     assert (tmp_path / "summary.png").exists()
 
 
