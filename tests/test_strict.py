@@ -1,5 +1,6 @@
 """Every method where JAX is told to be strict: no NaN on the way, no promotion, no leak."""
 
+import functools
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from tests.common import (
     optimised,
     step,
 )
+from tests.test_eager import OPTIONS
 
 T = 3
 # Options that take another path through the arithmetic than a method's defaults.
@@ -86,6 +88,22 @@ def test_strict_jax(name, x64):
             jax.eval_shape(lambda given: step(tx, tx.init(given.params), given), given)
     assert jax.tree.structure(state) == jax.tree.structure(after)
     np.testing.assert_allclose(flat(compiled), flat(eager), rtol=1e-4, atol=1e-6)
+
+
+ALL = [*((name, {}) for name in METHODS), *OPTIONS]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), ALL, ids=[f"{at}-{'-'.join([n, *o])}" for at, (n, o) in enumerate(ALL)]
+)
+def test_a_state_keeps_its_dtypes_where_jax_has_64_bits(name, options):
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            given = inputs(T, dtype=dtype)
+            tx = make(name, T, **options)
+            start = jax.eval_shape(tx.init, given.params)
+            _, after = jax.eval_shape(functools.partial(step, tx), start, given)
+            assert after == start, (dtype, start, after)
 
 
 def program_of(jit):
