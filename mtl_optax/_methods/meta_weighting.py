@@ -165,4 +165,7 @@ def _project_on_simplex(
     """Projects the present tasks' values on those that are not negative and sum to `number`."""
     # The projection takes no notice of what lies `number` below the largest value.
     depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
-    return optax.projections.projection_simplex(jnp.maximum(depths, -number), number)
+    # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
+    with jax.numpy_dtype_promotion("standard"):
+        projected = optax.projections.projection_simplex(jnp.maximum(depths, -number), number)
+    return projected.astype(values.dtype)
