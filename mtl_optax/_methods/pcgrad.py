@@ -89,7 +89,7 @@ def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> F
 
 def random_orders(key: Key[Array, ""], num_tasks: int) -> Int[Array, "T T"]:
     """Draws an order of the tasks for each of them: the ranks of random numbers, without a sort."""
-    drawn = jax.random.bits(key, (num_tasks, num_tasks))
+    drawn = jax.random.bits(key, (num_tasks, num_tasks), jnp.uint32)
     one, other = jnp.expand_dims(drawn, 2), jnp.expand_dims(drawn, 1)
     tasks = jnp.arange(num_tasks)
     earlier = jnp.expand_dims(tasks, 0) < jnp.expand_dims(tasks, 1)

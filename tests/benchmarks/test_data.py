@@ -85,7 +85,7 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
                 for i in self.target
             ]
 
-    monkeypatch.setattr(topics, "fetch_20newsgroups", lambda **asked: Bunch(**asked))
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **asked: Bunch(**asked))
     splits, words = topics.topics(None, vocabulary=100, length=20, validation=0.2)
     assert splits.train.present.sum() == 4 * 16
     for task, name in enumerate(topics.TASKS):
@@ -97,7 +97,7 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
     def offline(**asked):
         raise OSError("no network")
 
-    monkeypatch.setattr(topics, "fetch_20newsgroups", offline)
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", offline)
     with pytest.raises(UserError, match="could not be fetched.*--data-dir"):
         topics.topics(None, vocabulary=100, length=20)
 
@@ -150,10 +150,12 @@ def test_mnist_is_fetched_where_no_folder_is_given(monkeypatch):
         labels = (np.arange(70_000) % 10).astype(str)
         return np.repeat(np.arange(70_000) % 256, 784).reshape(-1, 784).astype(np.uint8), labels
 
-    monkeypatch.setattr(multimnist, "fetch_openml", fetch)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
     splits = multimnist.multi_mnist(None, train=5, validation=5, test=5)
     np.testing.assert_array_equal(splits.test.labels, splits.test.scans % 10)
-    monkeypatch.setattr(multimnist, "fetch_openml", lambda *a, **k: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(
+        "sklearn.datasets.fetch_openml", lambda *a, **k: (_ for _ in ()).throw(OSError)
+    )
     with pytest.raises(UserError, match=r"could not be fetched.*mnist\.npz by --data-dir"):
         multimnist.multi_mnist(None, train=5, validation=5, test=5)
 
