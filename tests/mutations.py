@@ -8,7 +8,7 @@ Not part of CI: it takes hours. From the root of the repository:
 Each mutation replaces a text, which must occur exactly once in its file, in a copy of the working
 tree. Then pytest runs until the first test fails that passes without the mutation: the tests named
 after the file, the examples of its docstrings, and for a method the common suites where they name
-it. Where all these pass, they run again, and then the others, in the order of `Order.place`.
+it, one case of each. Where these pass, all tests run, in the order of `Order.arranged`.
 
 What the numbers mean, and what they do not:
 - "killed" says that one test sees the fault, and nothing of how many do.
@@ -43,6 +43,7 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMON = ("tests/test_contract.py", "tests/test_properties.py")
+_EVERYWHERE = {"task", "tasks", "step", "that", "this", "with", "from", "test"}
 
 
 class Mutation(NamedTuple):
@@ -63,7 +64,6 @@ class Mutation(NamedTuple):
 FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
-        ("absent tasks step too", "params, task_mask=task_mask, **extra", "params, **extra"),
         ("rows of the mean are those of the sum", 'elif reduction == "mean":', "elif False:"),
     ],
     "mtl_optax/_methods/bandit_mtl.py": [
@@ -80,7 +80,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "conic(products, gram, share * length,",
             "conic(products, gram, share,",
         ),
-        ("rescales by (1 + c)²", "weights / (1 + share**2)", "weights / (1 + share) ** 2"),
         (
             "the mean counts absent tasks",
             "uniform(evidence.mask, gram.dtype)",
@@ -95,22 +94,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "closes = (state.epoch != now)",
         ),
         (
-            "the last epoch but one is the last",
-            "before = jnp.where(closes, state.last,",
-            "before = jnp.where(closes, last,",
-        ),
-        (
             "T counts absent tasks",
             "weights = jnp.sum(mask).astype(jnp.float32) *",
             "weights = jnp.asarray(num_tasks, jnp.float32) *",
         ),
     ],
     "mtl_optax/_methods/emtl.py": [
-        (
-            "the mix is turned round",
-            "(share * alpha + (1 - share) * p * per_length)",
-            "((1 - share) * alpha + share * p * per_length)",
-        ),
         (
             "lengths keep the unit of the scaled Gram",
             "jnp.sqrt(jnp.diagonal(evidence.gram)) * evidence.scale",
@@ -136,12 +125,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/getmtl.py": [
-        (
-            "no cap on the radius",
-            "a = jnp.minimum(a, jnp.asarray(max_radius, gram.dtype))",
-            "a = jnp.asarray(a, gram.dtype)",
-        ),
-        ("the slack is not squared", "slack = 1 - a**2", "slack = 1 - a"),
         ("no factor T", "weights * (present / (", "weights * (1 / ("),
         (
             "the absolute radius is in units of the scaled Gram",
@@ -155,13 +138,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/graddrop.py": [
-        ("the purity is that of the negative part", "purity = up / jnp", "purity = -down / jnp"),
         ("the key stands still", "dropped), GradDropState(following)", "dropped), state"),
-        (
-            "the leak is of what is kept",
-            "leak * jnp.where(choice, down, up)",
-            "leak * jnp.where(choice, up, down)",
-        ),
         (
             "absent tasks count",
             "task_gradients = zero_absent(mask, task_gradients)",
@@ -185,16 +162,10 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "initial, state.seen | jnp.any(mask))",
         ),
         (
-            "alpha is a factor",
-            "rates ** jnp.asarray(alpha, jnp.float32)",
-            "rates * jnp.asarray(alpha, jnp.float32)",
-        ),
-        (
             "an absent task's weight moves",
             "learned._replace(values=jnp.where(mask, moved, values))",
             "learned._replace(values=moved)",
         ),
-        ("ascends", "jnp.sign(excess), 0) * norms", "-jnp.sign(excess), 0) * norms"),
         (
             "weights sum to T with absent tasks",
             "number = jnp.sum(mask).astype(jnp.float32)",
@@ -211,11 +182,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the scales' gradient lacks its one",
             "losses.astype(jnp.float32) - 1",
             "losses.astype(jnp.float32)",
-        ),
-        (
-            "imtl weighs the scaled gradients twice",
-            "return scales * _impartial(evidence, safe, scales), state",
-            "return scales * scales * _impartial(evidence, safe, scales), state",
         ),
         (
             "imtl_g of unscaled gradients",
@@ -235,11 +201,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_methods/layerwise_adatask.py": [
         (
-            "the average's new part lacks its root",
-            "jnp.sqrt(1 - rate) * new.astype(old.dtype)",
-            "(1 - rate) * new.astype(old.dtype)",
-        ),
-        (
             "the schedule is a step ahead",
             "learning_rate(state.steps)",
             "learning_rate(steps_taken)",
@@ -249,7 +210,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)",
             "average(state.layers, roots)",
         ),
-        ("a layer's mean lacks its root", "/ math.sqrt(size)", "/ size"),
         (
             "bias is corrected for the step before",
             "** steps_taken.astype(v.dtype)",
@@ -266,11 +226,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "query and support are swapped",
             "cross_gram(query_gradients, state.support, mask)",
             "cross_gram(state.support, query_gradients, mask)",
-        ),
-        (
-            "descends along the wrong axis",
-            "jnp.matmul(solution.weights, products,",
-            "jnp.matmul(products, solution.weights,",
         ),
         (
             "an absent task's value moves",
@@ -290,7 +245,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/mgda.py": [
-        ("raw and normalized are swapped", 'if apply_to == "normalized":', 'if apply_to == "raw":'),
         (
             "loss+ does not divide by the norm",
             'if normalization in ("l2", "loss+"):',
@@ -303,7 +257,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/nash_mtl.py": [
-        ("the scale is not undone", "return found.weights / scale,", "return found.weights,"),
         ("solves a step late", "(state.age >= period)", "(state.age > period)"),
         (
             "stretches what is short",
@@ -328,13 +281,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "feasible = state.feasible | ~jnp.any(active)",
             "feasible = ~jnp.any(active)",
         ),
-        ("slack has the wrong sign", "(excess > -jnp.asarray(slack", "(excess > jnp.asarray(slack"),
         ("no factor T", "weights * (present / jnp", "weights * (1 / jnp"),
-        (
-            "the chosen preference is a constraint",
-            "        valid &= jnp.max(jnp.abs(ahead), axis=1) > _SAME_PREFERENCE\n",
-            "",
-        ),
         (
             "the index may be K",
             "<= int(index) < num_preferences",
@@ -342,7 +289,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/pcgrad.py": [
-        ("a task meets itself", "(other != task) & (product < 0)", "(product < 0)"),
         (
             "conflict is that of the original gradients",
             "jnp.dot(gram[other], row, precision=HIGHEST)",
@@ -366,7 +312,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "softmax_present(logits, evidence.mask), state",
         ),
         ("dirichlet has the wrong sign", "= -jax.random.gumbel", "= jax.random.gumbel"),
-        ("normal is uniform", "jax.random.normal(now,", "jax.random.uniform(now,"),
     ],
     "mtl_optax/_methods/scale_invariant.py": [
         ("a negative loss counts as positive", "jnp.maximum(losses, 0)", "jnp.abs(losses)"),
@@ -383,7 +328,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "mask & (values == jnp.max(values))",
             "mask & (jnp.arange(num_tasks) == jnp.argmax(values))",
         ),
-        ("the reference is not weighted", "values = w * (losses - z)", "values = w * losses - z"),
         (
             "an absent task may be the worst",
             "        values = jnp.where(mask, values, -jnp.inf)\n",
@@ -392,7 +336,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_methods/uw.py": [
         ("no half", "gradients = 0.5 - weights", "gradients = 1.0 - weights"),
-        ("s is the log of the deviation", "jnp.exp(-state.values)", "jnp.exp(-2 * state.values)"),
         (
             "no clip",
             "state._replace(values=jnp.clip(state.values, -bound, bound))",
@@ -410,7 +353,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.where(exists, residual, 1), jnp.nan",
             "residual * exists, jnp.nan",
         ),
-        ("zero gradients take part", "active = mask & (lengths > 0)", "active = mask"),
         (
             "NaN ends in zero",
             "finite = jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), gram, 0)))",
@@ -449,7 +391,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.where(mask & (moved == 0), shortfall",
             "jnp.where(moved == 0, shortfall",
         ),
-        ("one system beyond the cap", "state.iterations < cap", "state.iterations <= cap"),
         (
             "the gap is in units of the shortest task",
             "shortest * value(point) - lowest",
@@ -457,11 +398,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_solvers/kl_ball.py": [
-        (
-            "the adversary plays for the tasks",
-            "scores + jnp.asarray(step_size, dtype) * rewards",
-            "scores - jnp.asarray(step_size, dtype) * rewards",
-        ),
         (
             "scores fall for ever",
             "jnp.maximum(solution.log_weights + total, _LOWEST)",
@@ -485,11 +421,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_solvers/min_norm.py": [
         (
-            "Frank-Wolfe's curvature",
-            "gram[best, best] - 2 * slopes[best]",
-            "gram[best, best] - slopes[best]",
-        ),
-        (
             "Frank-Wolfe goes to an absent task",
             "best = jnp.argmin(jnp.where(mask, slopes, jnp.inf))",
             "best = jnp.argmin(slopes)",
@@ -498,11 +429,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "projected gradient keeps absent tasks",
             "jnp.where(mask, ahead - slopes / lipschitz, absent)",
             "ahead - slopes / lipschitz",
-        ),
-        (
-            "projected gradient steps by the largest entry",
-            "jnp.max(jnp.sum(jnp.abs(gram), axis=1))",
-            "jnp.max(jnp.abs(gram))",
         ),
         (
             "the gap is that of the norm, not its square",
@@ -539,12 +465,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "ScaledGram(first / norm**2, entry * norm)",
             "ScaledGram(first / norm**2, entry)",
         ),
-        ("the scale is divided by once", "ScaledGram(raw / scale**2,", "ScaledGram(raw / scale,"),
-        (
-            "absent tasks stay in the Gram",
-            "jnp.where(pairs, _products(task_gradients, task_gradients, units), 0.0)",
-            "_products(task_gradients, task_gradients, units)",
-        ),
         ("every scale is safe", "_SAFE_SQUARE = (1e-16, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
         (
             "half precision accumulates in itself",
@@ -566,7 +486,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "normalized(products, units[0] * units[1])",
             "normalized(products, units[0] ** 2)",
         ),
-        ("norms keep their unit", "return units * jnp.sqrt(jnp", "return jnp.sqrt(jnp"),
         (
             "a leaf without entries has no norm",
             "jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0).astype(dtype)",
@@ -592,11 +511,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g))",
             "g * along_tasks(mask, g).astype(g.dtype)",
         ),
-        (
-            "present and absent are swapped",
-            "jnp.where(along_tasks(mask, p), p, a)",
-            "jnp.where(along_tasks(mask, p), a, p)",
-        ),
     ],
     "mtl_optax/_weighting.py": [
         (
@@ -608,11 +522,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "an absent task's loss is read",
             "        losses = jnp.where(mask, losses, 1.0)\n",
             "",
-        ),
-        (
-            "weights of rows are summed along the wrong axis",
-            "jnp.sum(result, axis=0)",
-            "jnp.sum(result, axis=1)",
         ),
         (
             "an absent task's norm is read",
@@ -685,19 +594,9 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if not jax.tree.leaves(mask):",
         ),
         (
-            "one task too many",
-            "if leaf.ndim == 0 or leaf.shape[0] != num_tasks:",
-            "if leaf.ndim == 0 or leaf.shape[0] < num_tasks:",
-        ),
-        (
             "one float64 among others is float32",
             "jnp.float64 if any(a.dtype",
             "jnp.float64 if all(a.dtype",
-        ),
-        (
-            "an error without the leaf's path",
-            "return root + jax.tree_util.keystr(path)",
-            "return root",
         ),
         (
             "losses keep half precision",
@@ -720,11 +619,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "heads have the weights of the step before",
             "_weigh_heads(_weights_of(shared_state),",
             "_weigh_heads(_weights_of(state.shared),",
-        ),
-        (
-            "the heads' state stands still",
-            "OnSharedState(shared_state, heads_state)",
-            "OnSharedState(shared_state, state.heads)",
         ),
         (
             "stacked heads pass",
@@ -753,11 +647,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "let_through = state.consecutive >= jnp",
             "let_through = state.consecutive > jnp",
         ),
-        (
-            "a skipped step moves the state",
-            "jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, inner)",
-            "inner",
-        ),
         ("absent tasks are looked at", "bad = mask & ~finite", "bad = ~finite"),
         (
             "query gradients are not cleaned",
@@ -774,22 +663,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.any(bad) | ~_all_finite(heads) | broken",
             "jnp.any(bad) | broken",
         ),
-        (
-            "losses are not looked at",
-            "            rows.append(task_losses)\n",
-            "            pass\n",
-        ),
     ],
     "mtl_optax/_accumulation.py": [
         (
             "a task is averaged over all micro-steps",
             "number = jnp.maximum(present, 1)",
             "number = jnp.full_like(present, micro_step)",
-        ),
-        (
-            "one micro-step too many",
-            "full = micro_step == jnp.asarray(every_k, jnp.int32)",
-            "full = micro_step > jnp.asarray(every_k, jnp.int32)",
         ),
         (
             "losses are not set back",
@@ -819,11 +698,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "-len(args) <= number <= len(args)",
         ),
         (
-            "shared leaves are sliced and heads are not",
-            "[None if pick else 0 for pick in chosen]",
-            "[0 if pick else None for pick in chosen]",
-        ),
-        (
             "unequal batches are not named",
             "        _check_task_axis(name, args, axes, kwargs)\n",
             "",
@@ -845,11 +719,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "features get the plain gradient",
             "direct, _ = decoder_pullback(evidence",
             "direct, at_features = decoder_pullback(evidence",
-        ),
-        (
-            "a streamed row is not scaled",
-            "push(jax.tree.map(lambda g: scaled(g, unit), gradient))",
-            "push(gradient)",
         ),
         (
             "an absent task's heads move, streamed",
@@ -895,7 +764,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_diagnostics.py": [
-        ("pairs count twice", "jnp.sum(jnp.triu(cosines < 0, 1))", "jnp.sum(cosines < 0)"),
         (
             "absent tasks are in pairs",
             "count = jnp.sum(mask).astype(gram.dtype)",
@@ -927,15 +795,9 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.where(known, absent, wide)",
             "absent",
         ),
-        (
-            "momentum forgets to weigh the new",
-            "return rate * old + (1 - rate) * new.astype(old.dtype)",
-            "return rate * old + new.astype(old.dtype)",
-        ),
     ],
     "mtl_optax/_logging.py": [
         ("no residual", '    "residual": 0,\n', ""),
-        ("a cosine with itself", "for s in range(t))", "for s in range(t + 1))"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
         (
             "too many names pass",
@@ -944,7 +806,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/metrics.py": [
-        ("delta_m has the wrong sign", "return -jnp.mean(", "return jnp.mean("),
         ("a negative baseline turns the sign", "/ jnp.abs(base))", "/ base)"),
         (
             "delta_p is over metrics, not tasks",
@@ -958,11 +819,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/adversarial.py": [
-        (
-            "nothing is reversed",
-            "return -strength.astype(c.dtype) * c",
-            "return strength.astype(c.dtype) * c",
-        ),
         ("the gate is open at its threshold", "is_open = loss > limit", "is_open = loss >= limit"),
         (
             "a loss of NaN closes the gate",
@@ -1002,13 +858,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '"T backward"',
         ),
         (
-            "pcgrad is said to be deterministic",
-            '_GRAM_METHOD | {"one task", "homogeneous", "conic"},\n    ),\n    MethodInfo(\n'
-            '        "cagrad"',
-            '_GRAM_METHOD | {"one task", "homogeneous", "conic", "deterministic"},\n    ),\n'
-            '    MethodInfo(\n        "cagrad"',
-        ),
-        (
             "emtl's losses are not read",
             '        "emtl",\n        emtl,\n'
             '        "Evens out the tasks\' loss per gradient norm, on the weights of MGDA.",\n'
@@ -1021,11 +870,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "benchmarks/training.py": [
-        (
-            "goodness prefers the worse",
-            "1.0 if problem.metrics[i].higher_is_better else -1.0",
-            "-1.0 if problem.metrics[i].higher_is_better else 1.0",
-        ),
         ("the last of equal epochs", "= score > best.score", "= score >= best.score"),
         (
             "query rows are training rows",
@@ -1061,7 +905,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "benchmarks/experiment.py": [
-        ("the worst learning rate", "int(np.argmax([trial", "int(np.argmin([trial"),
         (
             "the validation split is reported",
             "evaluate(made.problem, params, self.problem.test)",
@@ -1103,11 +946,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the deviation of a population",
             "differences.std(ddof=1) / np.sqrt(seeds)",
             "differences.std() / np.sqrt(seeds)",
-        ),
-        (
-            "the worst ranks first",
-            "-1.0 if metrics[i].higher_is_better else 1.0",
-            "1.0 if metrics[i].higher_is_better else -1.0",
         ),
         ("a one-sided interval", "stats.t.ppf(0.975,", "stats.t.ppf(0.95,"),
         ("the slower of two paces", "alike = max(ours.keys()", "alike = min(ours.keys()"),
@@ -1216,30 +1054,53 @@ def _methods() -> list[str]:
 
 
 class Order(NamedTuple):
-    """How the tests of a run are put in order, and when it ends."""
+    """Which tests of those collected run, in what order, and until when."""
 
     limit: float
     """In CPU seconds."""
+    first_cases: bool = False
+    """Whether the first case of each test function is enough."""
     skip: tuple[str, ...] = ()
     """Tests, or whole test functions, to leave out."""
-    subject: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    """Files of tests to begin with."""
     side: str = ""
-    speaking: tuple[str, ...] = ()
-    """Test files that speak of the subject."""
-    slow: tuple[str, ...] = ()
-    """Test files that start processes."""
+    """Where the tests of this part of the repository lie."""
+    subject: tuple[str, ...] = ()
+    """What tests may call what is broken."""
     others: tuple[str, ...] = ()
     """Methods that have nothing to do with it."""
+    words: tuple[str, ...] = ()
+    """The beginnings of the words that say what is wrong."""
+    speaking: tuple[str, ...] = ()
+    """Files of tests that name the subject."""
+    slow: tuple[str, ...] = ()
+    """Files of tests that start processes."""
 
-    def place(self, path: str, name: str) -> int:
-        """Those with its name come first, and the common suites of other methods last."""
-        words = set(re.findall(r"\w+", name.partition("[")[2]))
-        if words & set(self.subject):
-            return 0
-        if words & set(self.others) and path in COMMON:
-            return 5
-        rank = 1 if path in self.speaking else 2 if path.startswith(self.side) else 4
-        return rank + 2 * (path in self.slow)
+    def arranged(self, items: list[Any]) -> list[Any]:
+        """Nearest first; then the first cases of all functions; then those named like the fault."""
+        seen: set[str] = set()
+        keyed = []
+        for item in items:
+            function, _, case = item.nodeid.partition("[")
+            path = function.partition("::")[0]
+            words = set(re.findall(r"\w+", case))
+            foreign = path in COMMON and not words & set(self.subject) and words & set(self.others)
+            if {item.nodeid, function} & set(self.skip) or (foreign and self.first_cases):
+                continue
+            if path in self.near or words & set(self.subject):
+                rank = 0
+            elif foreign:
+                rank = 5
+            else:
+                rank = 1 if path in self.speaking else 2 if path.startswith(self.side) else 4
+                rank += 2 * (path in self.slow)
+            likeness = len({w[:5] for w in re.findall("[a-z]{4,}", function)} & set(self.words))
+            again = function in seen
+            seen.add(function)
+            if not (again and self.first_cases):
+                keyed.append(((rank, again, -likeness), item))
+        return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]
 
 
 class Watch:
@@ -1264,11 +1125,7 @@ class Watch:
         jax.config.update = update  # type: ignore[method-assign]
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        skip = set(self.order.skip)
-        kept = [i for i in items if not {i.nodeid, i.nodeid.partition("[")[0]} & skip]
-        if self.order.subject:
-            kept.sort(key=lambda i: self.order.place(i.nodeid.partition("::")[0], i.name))
-        items[:] = kept
+        items[:] = self.order.arranged(items)
         self.left = len(items)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -1330,8 +1187,8 @@ class Outcome(NamedTuple):
     """What became of a mutation.
 
     Attributes:
-        status: "killed", "survived", "budget" (some tests never ran), "hung", or "broken" where
-            the tests could not be collected.
+        status: "killed", "survived", "budget" (some tests never ran), "hung" (or crashed),
+            "broken" where the tests could not be collected, "open" between the two looks.
     """
 
     file: str
@@ -1407,63 +1264,57 @@ class Copy:
         self.clock += 2
         os.utime(self.folder / path, (self.clock, self.clock))
 
-    def attempt(self, mutation: Mutation) -> Outcome:
+    def attempt(self, mutation: Mutation, eager: bool) -> Outcome:
         """Applies a mutation, runs the tests, and takes it back."""
         text = (self.folder / mutation.file).read_text()
         before = self.cpu
         try:
             changed = text.replace(mutation.old, mutation.new)
-            outcome = Outcome(mutation.file, mutation.name, "survived")
-            for eager in (True, False):
-                outcome = self._look(mutation, text, changed, eager)
-                if outcome.status in ("killed", "hung", "broken"):
-                    break
+            outcome = self._look(mutation, text, changed, eager)
         finally:
             self.write(mutation.file, text)
         return outcome._replace(cpu_seconds=round(self.cpu - before, 1))
 
-    def _rounds(self, mutation: Mutation, eager: bool) -> list[tuple[list[str], Order]]:
-        names, library = subject(mutation), mutation.file.startswith("mtl_optax/")
-        start = Order(self.given.budget)
-        rounds = [([*related(mutation), *([mutation.file] * library)], start)]
-        if names[0] in _methods() or "/_methods/" in mutation.file:
-            rounds.append(([*COMMON, "-k", " or ".join(names)], start))
-        if not eager:
-            speaks = re.compile(rf"\b({'|'.join(names)})\b")
-            slow = re.compile("subprocess|run_on_devices")
-            everything = start._replace(
-                subject=tuple(names),
-                side=_side(mutation),
-                speaking=tuple(p for p, t in _sources().items() if speaks.search(t)),
-                slow=tuple(p for p, t in _sources().items() if slow.search(t)),
-                others=tuple(name for name in _methods() if name not in names),
-            )
-            rounds.append((["tests", "mtl_optax"], everything))
-        return rounds
+    def _tests(self, mutation: Mutation, eager: bool) -> tuple[list[str], Order]:
+        """Returns what pytest is to collect, and in what order to run it."""
+        names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
+        method = names[0] in _methods() or "/_methods/" in mutation.file
+        near = [*own, *related(mutation), *COMMON * method]
+        speaks = re.compile(rf"\b({'|'.join(names)})\b")
+        slow = re.compile("subprocess|run_on_devices")
+        order = Order(
+            self.given.budget,
+            first_cases=eager,
+            skip=tuple(sorted(self.unsound[eager])),
+            near=tuple(near if eager else near[: len(near) - len(COMMON) * method]),
+            side=_side(mutation),
+            subject=tuple(names),
+            others=tuple(name for name in _methods() if name not in names),
+            words=tuple({w[:5] for w in re.findall("[a-z]{4,}", mutation.name)} - _EVERYWHERE),
+            speaking=tuple(p for p, text in _sources().items() if speaks.search(text)),
+            slow=tuple(p for p, text in _sources().items() if slow.search(text)),
+        )
+        return near if eager else ["tests", "mtl_optax"], order
 
     def _look(self, mutation: Mutation, text: str, changed: str, eager: bool) -> Outcome:
         outcome = Outcome(mutation.file, mutation.name, "survived")
         spent = 0.0
-        for arguments, order in self._rounds(mutation, eager):
-            while True:
-                self.write(mutation.file, changed)
-                skip = tuple(sorted(self.unsound[eager]))
-                limit = max(1.0, self.given.budget - spent)
-                found = self.pytest(arguments, order._replace(skip=skip, limit=limit), eager=eager)
-                spent += found["cpu"]
-                if found["status"]:
-                    return outcome._replace(status="hung", message=found["message"])
-                outcome = outcome._replace(passed=outcome.passed + found["passed"])
-                if found["broken"]:
-                    return outcome._replace(status="broken", message=found["broken"])
-                if not found["failed"]:
-                    break
-                by = found["failed"][0]
-                if self._is_sound(by, mutation.file, text, eager):
-                    return outcome._replace(status="killed", killed_by=by, message=found["message"])
-            if found["left"]:
-                return outcome._replace(status="budget", left=found["left"])
-        return outcome
+        while True:
+            self.write(mutation.file, changed)
+            arguments, order = self._tests(mutation, eager)
+            order = order._replace(limit=max(1.0, self.given.budget - spent))
+            found = self.pytest(arguments, order, eager=eager)
+            spent += found["cpu"]
+            if found["status"]:
+                return outcome._replace(status="hung", message=found["message"])
+            outcome = outcome._replace(passed=found["passed"], left=found["left"])
+            if found["broken"]:
+                return outcome._replace(status="broken", message=found["broken"])
+            if not found["failed"]:
+                return outcome._replace(status="budget") if found["left"] else outcome
+            by = found["failed"][0]
+            if self._is_sound(by, mutation.file, text, eager):
+                return outcome._replace(status="killed", killed_by=by, message=found["message"])
 
     def _is_sound(self, test: str, file: str, text: str, eager: bool) -> bool:
         """Whether a test passes without the mutation."""
@@ -1480,8 +1331,9 @@ class Copy:
 
 
 def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
-    """Tries all mutations, and writes the summary as it grows."""
+    """Tries all mutations, first without compiling, and writes the summary as it grows."""
     copies: queue.Queue[Copy] = queue.Queue()
+    outcomes: dict[Mutation, Outcome] = {}
     with contextlib.ExitStack() as stack:
         cache = given.cache or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = [Copy(cache / str(number), given) for number in range(given.processes)]
@@ -1489,38 +1341,47 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
             stack.callback(copy.close)
             copies.put(copy)
 
-        def attempt(mutation: Mutation) -> Outcome:
+        def attempt(mutation: Mutation, eager: bool) -> tuple[Mutation, Outcome]:
             copy = copies.get()
             try:
-                return copy.attempt(mutation)
+                return mutation, copy.attempt(mutation, eager)
             finally:
                 copies.put(copy)
 
-        summary: dict[str, Any] = {}
-        outcomes: list[Outcome] = []
-        with concurrent.futures.ThreadPoolExecutor(given.processes) as pool:
-            for future in concurrent.futures.as_completed(
-                pool.submit(attempt, m) for m in mutations
-            ):
-                outcomes.append(future.result())
-                show(outcomes[-1])
-                survivors = [o for o in outcomes if o.status != "killed"]
-                summary = {
-                    "killed": len(outcomes) - len(survivors),
-                    "total": len(outcomes),
-                    "wanted": len(mutations),
-                    "survivors": [f"{o.file}: {o.name} ({o.status})" for o in survivors],
-                    "cpu_seconds": round(sum(copy.cpu for copy in made)),
-                    "budget": given.budget,
-                    "fail_without_a_mutation": {
-                        "eager": sorted(set().union(*(copy.unsound[True] for copy in made))),
-                        "compiled": sorted(set().union(*(copy.unsound[False] for copy in made))),
-                    },
-                    "outcomes": [outcome._asdict() for outcome in sorted(outcomes)],
-                }
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(given.processes))
+        for eager in (True, False):
+            left = [m for m in mutations if m not in outcomes or outcomes[m].status == "open"]
+            tries = [pool.submit(attempt, mutation, eager) for mutation in left]
+            for future in concurrent.futures.as_completed(tries):
+                mutation, outcome = future.result()
+                if eager and outcome.status in ("survived", "budget"):
+                    outcome = outcome._replace(status="open")
+                spent = outcomes[mutation].cpu_seconds if mutation in outcomes else 0.0
+                outcomes[mutation] = outcome._replace(cpu_seconds=spent + outcome.cpu_seconds)
+                show(outcomes[mutation])
                 if given.out:
-                    given.out.write_text(json.dumps(summary, indent=1) + "\n")
-    return summary
+                    text = json.dumps(summary(outcomes, made, given), indent=1)
+                    given.out.write_text(text + "\n")
+        return summary(outcomes, made, given)
+
+
+def summary(
+    outcomes: dict[Mutation, Outcome], copies: list[Copy], given: argparse.Namespace
+) -> dict[str, Any]:
+    """Returns what is known so far, for JSON."""
+    survivors = [m.label for m, outcome in outcomes.items() if outcome.status != "killed"]
+    return {
+        "killed": len(outcomes) - len(survivors),
+        "total": len(outcomes),
+        "survivors": sorted(survivors),
+        "cpu_seconds": round(sum(copy.cpu for copy in copies)),
+        "budget": given.budget,
+        "fail_without_a_mutation": {
+            way: sorted(set().union(*(copy.unsound[eager] for copy in copies)))
+            for way, eager in (("eager", True), ("compiled", False))
+        },
+        "outcomes": [outcome._asdict() for outcome in sorted(outcomes.values())],
+    }
 
 
 def show(outcome: Outcome) -> None:
@@ -1559,10 +1420,10 @@ def main() -> int:
     if given.list or bad or not chosen:
         print(f"{len(chosen)} mutations, {len(bad)} out of date")
         return int(bool(bad) or not chosen)
-    summary = run(chosen, given)
-    print(f"killed {summary['killed']} of {summary['total']}")
-    print(*(f"survivor: {name}" for name in summary["survivors"]), sep="\n")
-    return int(bool(summary["survivors"]))
+    found = run(chosen, given)
+    print(f"killed {found['killed']} of {found['total']}")
+    print(*(f"survivor: {name}" for name in found["survivors"]), sep="\n")
+    return int(bool(found["survivors"]))
 
 
 if __name__ == "__main__":
