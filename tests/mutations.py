@@ -6,18 +6,20 @@ Not part of CI: it takes hours. From the root of the repository:
     python tests/mutations.py -k cagrad,_gram --processes 2 --out mutations.json
 
 Each mutation replaces a text, which must occur exactly once in its file, in a copy of the working
-tree. Then pytest runs until the first test fails that passes without the mutation: the tests named
-after the file, the examples of its docstrings, and for a method the common suites where they name
-it, one case of each. Where these pass, all tests run, in the order of `Order.arranged`.
+tree. Then pytest runs until the first test fails that passes without the mutation, in three looks:
+at the tests named after the file, the examples of its docstrings, and for a method the common
+suites where they name it, one case of each and nothing compiled, for some seconds; at all their
+cases, compiled; and at all other tests, nearest first.
 
 What the numbers mean, and what they do not:
 - "killed" says that one test sees the fault, and nothing of how many do.
 - "survived" says that all tests passed; "budget" that those passed which ran in `--budget` CPU
-  seconds, while others never ran. Both are survivors, and so is a run that hangs or crashes.
-- The first look is without compiling (`jax_disable_jit`), which is several times quicker, the
-  second compiles with XLA's least effort. Faults that show in the rounding of optimised programs
-  alone are not looked for. Tests that fail for these reasons without a mutation are left out, and
-  the summary names them.
+  seconds of the last look, while others never ran; "near" that there was no last look
+  (`--near`). All are survivors, and so is a run that hangs or crashes.
+- A look without compiling (`jax_disable_jit`) is several times quicker; what compiles does so with
+  XLA's least effort. Faults that show in the rounding of optimised programs alone are not looked
+  for. Tests that fail for these reasons without a mutation are left out, and the summary names
+  them.
 - The faults were chosen by hand. They touch each method, solver and shared function, and are no
   measure of the faults that nobody thought of.
 """
@@ -33,16 +35,18 @@ import os
 import pathlib
 import queue
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMON = ("tests/test_contract.py", "tests/test_properties.py")
+EAGER = 20  # CPU seconds of the look without compiling.
 _EVERYWHERE = {"task", "tasks", "step", "that", "this", "with", "from", "test"}
 
 
@@ -1061,9 +1065,7 @@ class Order(NamedTuple):
     first_cases: bool = False
     """Whether the first case of each test function is enough."""
     skip: tuple[str, ...] = ()
-    """Tests, or whole test functions, to leave out."""
-    near: tuple[str, ...] = ()
-    """Files of tests to begin with."""
+    """Tests, test functions and files to leave out."""
     side: str = ""
     """Where the tests of this part of the repository lie."""
     subject: tuple[str, ...] = ()
@@ -1085,13 +1087,12 @@ class Order(NamedTuple):
             function, _, case = item.nodeid.partition("[")
             path = function.partition("::")[0]
             words = set(re.findall(r"\w+", case))
-            foreign = path in COMMON and not words & set(self.subject) and words & set(self.others)
-            if {item.nodeid, function} & set(self.skip) or (foreign and self.first_cases):
+            mine = words & set(self.subject)
+            foreign = path in COMMON and not mine and words & set(self.others)
+            if {item.nodeid, function, path} & set(self.skip) or foreign:
                 continue
-            if path in self.near or words & set(self.subject):
+            if mine:
                 rank = 0
-            elif foreign:
-                rank = 5
             else:
                 rank = 1 if path in self.speaking else 2 if path.startswith(self.side) else 4
                 rank += 2 * (path in self.slow)
@@ -1165,7 +1166,10 @@ def serve() -> None:
                 os.dup2(nothing.fileno(), 0)
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
-            importlib.import_module("jax").config.update("jax_disable_jit", wanted["eager"])
+            if wanted["eager"]:
+                importlib.import_module("jax").config.update("jax_disable_jit", True)
+                # Loops run in Python: some tests would take hours.
+                resource.setrlimit(resource.RLIMIT_CPU, (2 * EAGER, 2 * EAGER))
             pytest.main(wanted["arguments"], plugins=[watch])
             found = {
                 k: getattr(watch, k) for k in ("failed", "passed", "left", "message", "broken")
@@ -1183,12 +1187,16 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
+Look = Literal["eager", "near", "far"]
+UNDECIDED = {"eager": ("survived", "budget", "hung"), "near": ("survived", "budget"), "far": ()}
+
+
 class Outcome(NamedTuple):
     """What became of a mutation.
 
     Attributes:
         status: "killed", "survived", "budget" (some tests never ran), "hung" (or crashed),
-            "broken" where the tests could not be collected, "open" between the two looks.
+            "broken" where the tests could not be collected, "open" or "near" between looks.
     """
 
     file: str
@@ -1264,29 +1272,28 @@ class Copy:
         self.clock += 2
         os.utime(self.folder / path, (self.clock, self.clock))
 
-    def attempt(self, mutation: Mutation, eager: bool) -> Outcome:
+    def attempt(self, mutation: Mutation, look: Look) -> Outcome:
         """Applies a mutation, runs the tests, and takes it back."""
         text = (self.folder / mutation.file).read_text()
         before = self.cpu
         try:
             changed = text.replace(mutation.old, mutation.new)
-            outcome = self._look(mutation, text, changed, eager)
+            outcome = self._look(mutation, text, changed, look)
         finally:
             self.write(mutation.file, text)
         return outcome._replace(cpu_seconds=round(self.cpu - before, 1))
 
-    def _tests(self, mutation: Mutation, eager: bool) -> tuple[list[str], Order]:
+    def _tests(self, mutation: Mutation, look: Look) -> tuple[list[str], Order]:
         """Returns what pytest is to collect, and in what order to run it."""
         names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
         method = names[0] in _methods() or "/_methods/" in mutation.file
-        near = [*own, *related(mutation), *COMMON * method]
+        near, eager = [*own, *related(mutation)], look == "eager"
         speaks = re.compile(rf"\b({'|'.join(names)})\b")
         slow = re.compile("subprocess|run_on_devices")
         order = Order(
-            self.given.budget,
+            EAGER if eager else self.given.budget,
             first_cases=eager,
-            skip=tuple(sorted(self.unsound[eager])),
-            near=tuple(near if eager else near[: len(near) - len(COMMON) * method]),
+            skip=(*sorted(self.unsound[eager]), *near * (look == "far")),
             side=_side(mutation),
             subject=tuple(names),
             others=tuple(name for name in _methods() if name not in names),
@@ -1294,15 +1301,15 @@ class Copy:
             speaking=tuple(p for p, text in _sources().items() if speaks.search(text)),
             slow=tuple(p for p, text in _sources().items() if slow.search(text)),
         )
-        return near if eager else ["tests", "mtl_optax"], order
+        return ["tests", "mtl_optax"] if look == "far" else [*near, *COMMON * method], order
 
-    def _look(self, mutation: Mutation, text: str, changed: str, eager: bool) -> Outcome:
+    def _look(self, mutation: Mutation, text: str, changed: str, look: Look) -> Outcome:
         outcome = Outcome(mutation.file, mutation.name, "survived")
-        spent = 0.0
+        spent, eager = 0.0, look == "eager"
         while True:
             self.write(mutation.file, changed)
-            arguments, order = self._tests(mutation, eager)
-            order = order._replace(limit=max(1.0, self.given.budget - spent))
+            arguments, order = self._tests(mutation, look)
+            order = order._replace(limit=max(1.0, order.limit - spent))
             found = self.pytest(arguments, order, eager=eager)
             spent += found["cpu"]
             if found["status"]:
@@ -1334,6 +1341,10 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
     """Tries all mutations, first without compiling, and writes the summary as it grows."""
     copies: queue.Queue[Copy] = queue.Queue()
     outcomes: dict[Mutation, Outcome] = {}
+    if given.resume:
+        known = [Outcome(**row) for row in json.loads(given.resume.read_text())["outcomes"]]
+        killed = {(row.file, row.name): row for row in known if row.status == "killed"}
+        outcomes = {m: killed[m[:2]] for m in mutations if m[:2] in killed}
     with contextlib.ExitStack() as stack:
         cache = given.cache or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = [Copy(cache / str(number), given) for number in range(given.processes)]
@@ -1341,21 +1352,25 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
             stack.callback(copy.close)
             copies.put(copy)
 
-        def attempt(mutation: Mutation, eager: bool) -> tuple[Mutation, Outcome]:
+        def attempt(mutation: Mutation, look: Look) -> tuple[Mutation, Outcome]:
             copy = copies.get()
             try:
-                return mutation, copy.attempt(mutation, eager)
+                return mutation, copy.attempt(mutation, look)
             finally:
                 copies.put(copy)
 
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(given.processes))
-        for eager in (True, False):
-            left = [m for m in mutations if m not in outcomes or outcomes[m].status == "open"]
-            tries = [pool.submit(attempt, mutation, eager) for mutation in left]
+        for look in get_args(Look)[: 2 if given.near else 3]:
+            left = [
+                m for m in mutations if m not in outcomes or outcomes[m].status in ("open", "near")
+            ]
+            if look == "eager":  # Trainings are loops.
+                left = [m for m in left if not m.file.startswith("benchmarks/")]
+            tries = [pool.submit(attempt, mutation, look) for mutation in left]
             for future in concurrent.futures.as_completed(tries):
                 mutation, outcome = future.result()
-                if eager and outcome.status in ("survived", "budget"):
-                    outcome = outcome._replace(status="open")
+                if outcome.status in UNDECIDED[look]:
+                    outcome = outcome._replace(status="near" if look == "near" else "open")
                 spent = outcomes[mutation].cpu_seconds if mutation in outcomes else 0.0
                 outcomes[mutation] = outcome._replace(cpu_seconds=spent + outcome.cpu_seconds)
                 show(outcomes[mutation])
@@ -1374,7 +1389,7 @@ def summary(
         "killed": len(outcomes) - len(survivors),
         "total": len(outcomes),
         "survivors": sorted(survivors),
-        "cpu_seconds": round(sum(copy.cpu for copy in copies)),
+        "cpu_seconds": round(sum(outcome.cpu_seconds for outcome in outcomes.values())),
         "budget": given.budget,
         "fail_without_a_mutation": {
             way: sorted(set().union(*(copy.unsound[eager] for copy in copies)))
@@ -1404,6 +1419,8 @@ def main() -> int:
     parser.add_argument("--nice", type=int, default=10)
     parser.add_argument("--cache", type=pathlib.Path, help="folder for compiled programs to keep")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file for the summary")
+    parser.add_argument("--near", action="store_true", help="leave out the last look")
+    parser.add_argument("--resume", type=pathlib.Path, help="summary whose killed stay killed")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
