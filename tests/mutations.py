@@ -1364,8 +1364,8 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
             left = [
                 m for m in mutations if m not in outcomes or outcomes[m].status in ("open", "near")
             ]
-            if look == "eager":  # Trainings are loops.
-                left = [m for m in left if not m.file.startswith("benchmarks/")]
+            if look == "eager":  # Solvers and trainings are loops.
+                left = [m for m in left if not re.search("_solvers/|benchmarks/", m.file)]
             tries = [pool.submit(attempt, mutation, look) for mutation in left]
             for future in concurrent.futures.as_completed(tries):
                 mutation, outcome = future.result()
