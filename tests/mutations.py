@@ -1020,10 +1020,11 @@ def problem(mutation: Mutation) -> str | None:
 
 
 def subject(mutation: Mutation) -> list[str]:
-    """Returns what tests may call it: its file, and the outermost function that holds the text."""
+    """Returns what tests may call it: its file, its methods, the function that holds the text."""
     text = (ROOT / mutation.file).read_text()
     line = text[: text.index(mutation.old)].count("\n") + 1
     names = [pathlib.PurePath(mutation.file).stem]
+    names += [method for method in _methods() if f"def {method}(" in text]
     for node in ast.parse(text).body:
         if node.lineno <= line <= (node.end_lineno or 0):
             names.append(getattr(node, "name", ""))
@@ -1286,7 +1287,7 @@ class Copy:
     def _tests(self, mutation: Mutation, look: Look) -> tuple[list[str], Order]:
         """Returns what pytest is to collect, and in what order to run it."""
         names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
-        method = names[0] in _methods() or "/_methods/" in mutation.file
+        method = "/_methods/" in mutation.file
         near, eager = [*own, *related(mutation)], look == "eager"
         speaks = re.compile(rf"\b({'|'.join(names)})\b")
         slow = re.compile("subprocess|run_on_devices")
@@ -1296,7 +1297,7 @@ class Copy:
             skip=(*sorted(self.unsound[eager]), *near * (look == "far")),
             side=_side(mutation),
             subject=tuple(names),
-            others=tuple(name for name in _methods() if name not in names),
+            others=tuple(name for name in _methods() if method and name not in names),
             words=tuple({w[:5] for w in re.findall("[a-z]{4,}", mutation.name)} - _EVERYWHERE),
             speaking=tuple(p for p, text in _sources().items() if speaks.search(text)),
             slow=tuple(p for p, text in _sources().items() if slow.search(text)),
@@ -1343,8 +1344,8 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
     outcomes: dict[Mutation, Outcome] = {}
     if given.resume:
         known = [Outcome(**row) for row in json.loads(given.resume.read_text())["outcomes"]]
-        killed = {(row.file, row.name): row for row in known if row.status == "killed"}
-        outcomes = {m: killed[m[:2]] for m in mutations if m[:2] in killed}
+        kept = {(o.file, o.name): o for o in known if o.status in ("killed", "near")}
+        outcomes = {m: kept[m[:2]] for m in mutations if m[:2] in kept}
     with contextlib.ExitStack() as stack:
         cache = given.cache or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = [Copy(cache / str(number), given) for number in range(given.processes)]
@@ -1361,9 +1362,8 @@ def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
 
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(given.processes))
         for look in get_args(Look)[: 2 if given.near else 3]:
-            left = [
-                m for m in mutations if m not in outcomes or outcomes[m].status in ("open", "near")
-            ]
+            undecided = "near" if look == "far" else "open"
+            left = [m for m in mutations if m not in outcomes or outcomes[m].status == undecided]
             if look == "eager":  # Solvers and trainings are loops.
                 left = [m for m in left if not re.search("_solvers/|benchmarks/", m.file)]
             tries = [pool.submit(attempt, mutation, look) for mutation in left]
@@ -1420,7 +1420,7 @@ def main() -> int:
     parser.add_argument("--cache", type=pathlib.Path, help="folder for compiled programs to keep")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file for the summary")
     parser.add_argument("--near", action="store_true", help="leave out the last look")
-    parser.add_argument("--resume", type=pathlib.Path, help="summary whose killed stay killed")
+    parser.add_argument("--resume", type=pathlib.Path, help="summary of a run to go on with")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
