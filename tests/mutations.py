@@ -348,9 +348,9 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_solvers/bargaining.py": [
         (
-            "steps are not damped",
-            "step / jnp.where(quadratic, 1, 1 + decrement)",
-            "step",
+            "rounding does not end it",
+            "(residual <= tolerance) | stalled |",
+            "(residual <= tolerance) |",
         ),
         (
             "no solution has a small residual",
@@ -376,9 +376,9 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "multipliers, support | entering,",
         ),
         (
-            "multipliers may leave the radius",
-            "within_radius(jnp.where(free & bounded, shift + height * nearest, 0))",
+            "multipliers lack their level",
             "jnp.where(free & bounded, shift + height * nearest, 0)",
+            "jnp.where(free & bounded, shift, 0)",
         ),
         (
             "a zero row has a multiplier",

@@ -155,6 +155,25 @@ def test_certain_is_what_holms_procedure_rejects() -> None:
         assert chances[name] < 0.05
 
 
+@pytest.mark.parametrize(
+    ("chances", "rejected"),
+    [
+        ({"a": 0.3, "b": 0.001, "c": 0.02}, {"b", "c"}),  # 0.02 lies between 0.05 / 3 and 0.05 / 2.
+        ({"a": 0.03, "b": 0.02, "c": 0.04}, set()),  # Where the first falls, so do the others.
+    ],
+)
+def test_holms_procedure_by_hand(chances: dict[str, float], rejected: set[str]) -> None:
+    assert summary._holm(chances) == rejected
+
+
+def test_time_is_compared_where_most_trainings_ran_at_once() -> None:
+    ours, theirs = (
+        [cell(name, n, [50, 50], at_once=n, pace=pace) for n, pace in paces.items()]
+        for name, paces in (("pcgrad", {1: 1.0, 3: 6.0}), ("uw", {1: 1.0, 3: 2.0, 4: 9.0}))
+    )
+    assert summary.step_time(ours, theirs) == 3
+
+
 def test_time_is_compared_with_as_many_trainings_at_once() -> None:
     assert summary.step_time(CELLS["pcgrad"], CELLS["equal_weighting"]) == pytest.approx(2)
     for alone in (
