@@ -108,6 +108,32 @@ def test_on_shared_chains_with_rows_that_keep_the_task_axis():
     np.testing.assert_allclose(trunk_vector(updates), wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_heads_see_the_extra_arguments():
+    seen = {}
+
+    def look(updates, state, params=None, **extra):
+        seen.update(extra)
+        return updates, state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), look)
+    tx = mtl.on_shared(mtl.sum_tasks(2), {"trunk": True, "heads": False}, heads=spy)
+    gradients = {"trunk": jnp.eye(2), "heads": jnp.ones(2)}
+    state = tx.init({"trunk": jnp.ones(2), "heads": jnp.ones(2)})
+    tx.update(gradients, state, value=3.0)
+    assert seen == {"value": 3.0}
+
+
+@pytest.mark.parametrize("head_tasks", [None, {"trunk": 0, "heads": 1}])
+def test_weighted_heads_keep_their_dtype(head_tasks):
+    tx = mtl.on_shared(
+        mtl.mean_tasks(2), {"trunk": True, "heads": False}, "weighted", head_tasks=head_tasks
+    )
+    gradients = {"trunk": jnp.eye(2), "heads": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = tx.update(gradients, tx.init({"trunk": jnp.ones(2), "heads": jnp.ones(2)}))
+    assert updates["heads"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(updates["heads"], 0.5)
+
+
 def test_on_shared_with_everything_shared_is_the_method():
     given = inputs(T)
     tx, plain = mtl.on_shared(mtl.cagrad(T), lambda path: True), mtl.cagrad(T)

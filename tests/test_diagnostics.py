@@ -209,6 +209,12 @@ def test_ratio_and_histogram_by_hand():
     np.testing.assert_array_equal(whole["all"], histogram)
 
 
+@pytest.mark.nans
+def test_a_share_of_nan_is_nan():
+    ratio = mtl.dominance_ratio(jnp.array([[jnp.nan, 1.0], [1.0, 3.0]]))
+    np.testing.assert_array_equal(ratio, [[np.nan, 0.25], [np.nan, 0.75]])
+
+
 def test_equal_dominance_sits_in_its_own_bucket_for_any_number_of_tasks():
     for num_tasks in (1, 2, 3, 5):
         histogram = mtl.dominance_histogram(jnp.ones((num_tasks, 3)))

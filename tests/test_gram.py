@@ -91,6 +91,12 @@ def test_norms_do_not_overflow_or_underflow(scale):
     np.testing.assert_allclose(_gram.norms(tree), wanted, rtol=1e-5)
 
 
+def test_a_leaf_without_entries_adds_nothing():
+    tree, empty = random_tree(), jnp.zeros((4, 0))
+    np.testing.assert_array_equal(_gram.norms([tree, empty]), _gram.norms(tree))
+    np.testing.assert_array_equal(_gram.gram([tree, empty]), _gram.gram(tree))
+
+
 @pytest.mark.parametrize("exponents", [(0, 0), (-100, 120), (-40, -40), (60, 60)])
 def test_cross_gram_holds_the_products_of_two_stacks(exponents):
     left, right = random_tree(seed=0), random_tree(seed=1)

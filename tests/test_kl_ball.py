@@ -120,6 +120,11 @@ def test_logits_that_are_not_finite_end_on_nan(bad):
     assert np.all(np.isnan(solution.log_weights))
 
 
+@pytest.mark.nans
+def test_a_radius_of_nan_ends_on_nan():
+    assert np.all(np.isnan(project(jnp.array([1.0, 2.0, 0.0]), jnp.nan).log_weights))
+
+
 def test_scores_do_not_fall_for_ever():
     """After 1000 steps at the bottom, a task is back above even odds within 50 steps."""
     up, down = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])

@@ -20,6 +20,9 @@ def test_every_methods_state_gives_finite_numbers_and_its_weights(name):
     _, state = step(tx, tx.init(given.params), given)
     found = mtl.scalars(state)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    for field in ("gap", "residual", "iterations"):
+        number = optax.tree_utils.tree_get(state[0], field, None)
+        assert (field in found) == (number is not None)
     if "linear" in mtl.method_info(name).properties:
         weights = [found[f"weights/{t}"] for t in range(T)]
         np.testing.assert_array_equal(weights, weights_of(state))

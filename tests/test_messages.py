@@ -57,13 +57,16 @@ for _name in METHODS:
         elif _option in ("optimizer", "transformation"):
             row(_name, lambda made=_made, option=_option: made(**{option: optax.adam}), TypeError, rf"^{_name}: {_option} must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
         elif _option == "key":
+            row(_name, lambda made=_made: made(key=True), TypeError, rf"^{_name}: key must be an int seed or a typed key.*got True")
             row(_name, lambda made=_made: made(key="seed"), TypeError, rf"^{_name}: key must be an int seed or a typed key from jax.random.key\(seed\), got 'seed'")
 for _name in ("dwa", "nash_mtl"):
     _count = {"dwa": "steps_per_epoch", "nash_mtl": "update_every"}[_name]
     row(_name, lambda n=_name, c=_count: make(n, T, **{c: 1.5}), TypeError, f"^{_name}: {_count} must be an integer, got 1.5")
+    row(_name, lambda n=_name, c=_count: make(n, T, **{c: True}), TypeError, f"^{_name}: {_count} must be an integer, got True")
     row(_name, lambda n=_name, c=_count: make(n, T, **{c: 0}), ValueError, f"^{_name}: {_count} must be at least 1, got 0")
 row("nash_mtl", lambda: mtl.nash_mtl(T, max_norm=0.0), ValueError, r"^nash_mtl: max_norm must lie in \(0, inf\), got 0.0")
 row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0]), ValueError, r"^tchebycheff: weights has shape \(1,\), wanted \(2,\): one number per task")
+row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0, 0.0]), ValueError, r"^tchebycheff: weights must be positive, got \[1.0, 0.0\]")
 row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0, -1.0]), ValueError, r"^tchebycheff: weights must be positive, got \[1.0, -1.0\]")
 row("tchebycheff", lambda: mtl.tchebycheff(T, reference=[0.0, float("inf")]), ValueError, "^tchebycheff: reference must be finite, got")
 row("tchebycheff", lambda: mtl.tchebycheff(T, reference="ab"), TypeError, "^tchebycheff: reference must hold 2 real numbers, got 'ab'")
@@ -90,6 +93,7 @@ for _name in ("value_and_task_grads", "per_task_value_and_grad"):
     row(_name, lambda of=_of: of(losses_of)({}), ValueError, rf"^{_name}: params has no array leaves to differentiate, got {{}}")
     row(_name, lambda of=_of: of(losses_of, shared={"b": True})({"a": ONES}), ValueError, f"^{_name}: shared must be a tree of booleans with the structure of params")
 row("value_and_task_grads", lambda: mtl.value_and_task_grads(jnp.sum)(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(\).*jnp.stack")
+row("value_and_task_grads", lambda: mtl.value_and_task_grads(lambda p: p[:0, 0])(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(0,\)")
 row("value_and_task_grads", lambda: mtl.value_and_task_grads(lambda p: [p, p])(1.0), TypeError, "^value_and_task_grads: the function must return an array .*got list.*jnp.stack")
 row("value_and_task_grads", lambda: mtl.value_and_task_grads(losses_of, has_aux=True)(ONES), TypeError, r"^value_and_task_grads: with has_aux=True the function must return the pair \(losses, aux\)")
 row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: w * b)(ONES[0], ONES), ValueError, r"^per_task_value_and_grad: the function must return one real scalar.*shape \(3,\).*jnp.mean")
@@ -107,6 +111,7 @@ for _name in ("weighted_value_and_grad", "streamed_value_and_grad"):
     row(_name, lambda of=_of: of(losses_of, mtl.sum_tasks(3))(ONES, mtl.sum_tasks(3).init(ONES)), ValueError, r"^sum_tasks: task_losses has shape \(2,\), wanted \(3,\): one scalar loss per task")
     row(_name, lambda of=_of: of(jnp.sum, mtl.uw(T))(ONES, mtl.uw(T).init(ONES)), ValueError, rf"^{_name}: the function must return one loss per task, .*got shape \(\)")
 row("weighted_value_and_grad", lambda: mtl.weighted_value_and_grad(losses_of, mtl.mgda(T)), ValueError, r"^weighted_value_and_grad: mgda reads \['gram'\], which the losses do not tell. Use streamed_value_and_grad")
+row("weighted_value_and_grad", lambda: mtl.weighted_value_and_grad(losses_of, mtl.gradnorm(T)), ValueError, r"^weighted_value_and_grad: gradnorm reads \['norms'\], which the losses do not tell")
 row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(3, losses_of, mtl.mgda(T)), TypeError, "^feature_value_and_grad: encoder must be a function, got 3")
 row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, 3, mtl.mgda(T)), TypeError, "^feature_value_and_grad: decoder must be a function, got 3")
 row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, losses_of, mtl.gradnorm(T, norm_mask=True)), ValueError, "^feature_value_and_grad: norms are taken at the features.*Leave it out")
@@ -137,6 +142,7 @@ row("mgda", lambda: mtl.mgda(T).update({"a": ONES, "b": ONES[0]}, STATE, {"a": O
 row("scalars", lambda: jax.jit(lambda s: mtl.scalars(s))(STATE), TypeError, "^scalars: state is being traced. Return the state from the compiled step")
 row("scalars", lambda: mtl.scalars(STATES), ValueError, r"^scalars: state has weights of shape \(2, 2\), wanted 1 axes. Of several runs")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scalars: tasks has 1 names, but state has weights of 2 tasks. Give one name for each")
+row("scalars", lambda: mtl.scalars(STATE, tasks=["a", "b", "c"]), ValueError, r"^scalars: tasks has 3 names, but state has weights of 2 tasks")
 row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
 row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
 row("split_step", lambda: mtl.split_step(T, optax.adam), TypeError, "^split_step: optimizer must be an optax.GradientTransformation")

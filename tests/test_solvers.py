@@ -11,7 +11,7 @@ import pytest
 import scipy.optimize
 from hypothesis import strategies as st
 
-from mtl_optax._solvers import conic, min_norm
+from mtl_optax._solvers import bargaining, conic, frank_wolfe, min_norm, projected_gradient
 from mtl_optax._solvers.min_norm import SOLVERS
 from tests.common import optimised
 
@@ -294,6 +294,39 @@ def test_a_cap_on_iterations_is_kept_and_reported():
     weights = np.asarray(solution.weights)
     assert np.all(weights >= 0)
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+
+
+def test_a_bargain_ends_where_rounding_lets_the_residual_fall_no_further():
+    grams = [m @ m.T for m in (rows("gaussian", 14, seed) for seed in range(40))]
+    solution = jax.vmap(bargaining)(jnp.asarray(np.stack(grams), jnp.float32))
+    assert np.max(solution.iterations) <= 15
+    assert np.max(solution.residual) < 1e-5
+
+
+@pytest.mark.parametrize("kappa", [0.5, 0.0])
+def test_a_zero_row_has_no_multiplier(kappa):
+    matrix = rows("scales", NUM_TASKS, 0)
+    matrix[1] = 0
+    gram = jnp.asarray(matrix @ matrix.T, jnp.float32)
+    linear = gram @ jnp.full(NUM_TASKS, 1 / NUM_TASKS, jnp.float32)
+    assert conic(linear, gram, kappa).multipliers[1] == 0
+    assert conic(jnp.zeros_like(linear), gram, 1.0).multipliers[1] == 0
+
+
+def test_a_cap_on_steps_is_kept():
+    matrix = rows("gaussian", 5, 0)
+    gram = jnp.asarray(matrix @ matrix.T, jnp.float32)
+    for solver in (frank_wolfe, projected_gradient):
+        assert solver(gram, tolerance=0.0, max_iterations=3).iterations == 3
+    assert bargaining(gram, tolerance=0.0, max_iterations=2).iterations == 2
+
+
+@pytest.mark.nans
+def test_a_bargain_over_nan_is_nan():
+    gram = jnp.eye(3).at[0, 1].set(jnp.nan).at[1, 0].set(jnp.nan)
+    solution = bargaining(gram)
+    assert np.all(np.isnan(solution.weights))
+    assert np.isnan(solution.residual)
 
 
 def test_solvers_are_batched_by_vmap():

@@ -1,5 +1,6 @@
 """The protocol: what is chosen by which split, what is kept, and how a run goes on."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks.cells import Store
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.experiment import run_cells
+from benchmarks.experiment import configuration, run_cells
 from benchmarks.protocol import Progress, Protocol, Row
 from benchmarks.recipes import recipe
 from benchmarks.training import Member, evaluate, goodness, train
@@ -36,6 +37,7 @@ def test_the_first_seed_tries_the_grid_and_the_best_rate_serves_all(tmp_path):
         assert cell.seed == seed
         assert cell.learning_rate == 0.1
         assert [trial.learning_rate for trial in cell.trials] == [1e-3, 0.1, 1e3]
+    assert len({tuple(cell.test_loss) for cell in cells["pcgrad"]}) == 3
     tried = {
         rate: train(recipe("pcgrad", problem), [Member(0, rate)], epochs=4).curves.validation
         for rate in PROTOCOL.learning_rates
@@ -102,6 +104,18 @@ def test_a_file_says_all_there_is_to_know(tmp_path):
     assert (config["epochs"], config["batch_size"], config["steps_per_epoch"]) == (4, 8, 4)
     assert config["learning_rates"] == [1e-3, 0.1, 1e3]
     assert config["hyperparameters"]["key"] == 0
+
+
+def test_what_changes_a_training_changes_its_configuration():
+    row = Row("uw")
+    plain = configuration(toy_problem(), row, PROTOCOL)
+    assert configuration(toy_problem(), row, dataclasses.replace(PROTOCOL, seeds=9)) == plain
+    for changes in ({"query_fraction": 0.5}, {"batch_size": 4}, {"epoch_rows": 8}):
+        assert configuration(toy_problem(**changes), row, PROTOCOL) != plain
+    for changes in ({"epochs": 5}, {"learning_rates": (0.1,)}):
+        other = dataclasses.replace(PROTOCOL, **changes)
+        assert configuration(toy_problem(), row, other) != plain
+    assert configuration(toy_problem(), Row("uw", {"factor": 1.0}), PROTOCOL) != plain
 
 
 def test_finished_cells_are_used_again(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 import mtl_optax as mtl
 from benchmarks.methods import BASELINES
-from benchmarks.recipes import recipe
+from benchmarks.recipes import own_optimizer, recipe
 from benchmarks.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
@@ -26,9 +26,9 @@ def test_every_method_learns(method, make):
     assert weights is None or (weights.shape == (2, 60, 2) and np.isfinite(weights).all())
 
 
-@pytest.mark.parametrize(("method", "weighted"), [("cagrad", False), ("uw", True)])
+@pytest.mark.parametrize(("method", "weighted"), [("cagrad", False), ("uw", True), ("emtl", True)])
 def test_a_step_is_the_method_on_the_trunk_and_its_rule_on_the_heads(method, weighted):
-    problem = toy_problem()
+    problem = toy_problem(optimizer=optax.sgd)  # Adam's first step would hide any factor.
     params = problem.init(jax.random.key(0))
     batch = jnp.asarray(problem.train[:8])
     made = recipe(method, problem)
@@ -42,13 +42,34 @@ def test_a_step_is_the_method_on_the_trunk_and_its_rule_on_the_heads(method, wei
     )
     weights = of_method.weights if weighted else jnp.ones(2)
     heads = weights[:, None] * jacobian["heads"].sum(axis=0)
-    adam = optax.adam(0.1)
-    expected, _ = adam.update({"trunk": trunk, "heads": heads}, adam.init(params))
-    for name in params:
-        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-3)
+    for name, gradient in (("trunk", trunk), ("heads", heads)):
+        np.testing.assert_allclose(updates[name], -0.1 * gradient, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
         optax.tree_utils.tree_get(state, "weights"), of_method.weights, rtol=1e-5
     )
+
+
+def test_query_gradients_are_those_of_the_query_batch():
+    problem = toy_problem()
+    params, rows = problem.init(jax.random.key(0)), jnp.asarray(problem.train)
+    batch, query = rows[:8], rows[24:]
+    made, transform = recipe("meta_weighting", problem), mtl.meta_weighting(2)
+    state, alone = made.init(params), transform.init(params["trunk"])
+    of_batch, of_query = (
+        jax.jacrev(problem.task_losses)(params, b)["trunk"] for b in (batch, query)
+    )
+    for _ in range(2):  # The first step has no gradients yet to compare with.
+        _, _, state = made.update(0.1, params, state, batch, query)
+        _, alone = transform.update(of_batch, alone, query_gradients=of_query)
+    weights = optax.tree_utils.tree_get(state, "weights")
+    np.testing.assert_allclose(weights, alone.weights, rtol=1e-4)
+    assert not np.allclose(weights, 0.5)
+
+
+def test_hyperparameters_reach_the_method_that_is_an_optimizer():
+    tx = own_optimizer("adatask", 2, optax.sgd(1.0), 1.0, {"reduction": "mean"})
+    updates, _ = tx.update(jnp.eye(2), tx.init(jnp.zeros(2)))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])
 
 
 def test_dwa_averages_over_the_epoch():

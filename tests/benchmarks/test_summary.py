@@ -161,6 +161,17 @@ def test_time_is_that_of_the_fastest_epochs() -> None:
     assert summary.step_time([unknown], CELLS["equal_weighting"]) is None
 
 
+@pytest.mark.parametrize(
+    ("chances", "rejected"),
+    [
+        ({"a": 0.3, "b": 0.001, "c": 0.02}, {"b", "c"}),  # 0.02 lies between 0.05 / 3 and 0.05 / 2.
+        ({"a": 0.03, "b": 0.02, "c": 0.04}, set()),  # Where the first falls, so do the others.
+    ],
+)
+def test_holms_procedure_by_hand(chances: dict[str, float], rejected: set[str]) -> None:
+    assert summary._holm(chances) == rejected
+
+
 def test_table() -> None:
     console = Console(width=160)
     with console.capture() as capture:

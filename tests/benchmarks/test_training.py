@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks import training
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.problem import single_task
+from benchmarks.problem import mean_present, single_task
 from benchmarks.recipes import recipe
 from benchmarks.suites.digits import Digits
 from benchmarks.training import Member, evaluate, goodness, train
-from tests.benchmarks.problems import separate_problem, toy_problem
+from tests.benchmarks.problems import Rows, separate_problem, toy_problem
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,19 @@ def test_query_batches_come_from_rows_that_train_nothing():
             epochs=1,
         )
     assert seen[0][0].shape == seen[0][1].shape == (8, 2)
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """Of epochs of one batch, with parameters that stand still."""
+    recipe_of_one_batch = recipe(EQUAL_WEIGHTING, toy_problem(epoch_rows=8))
+    losses = train(recipe_of_one_batch, [Member(0, 0.0)], epochs=3).curves.loss[0, :, 0]
+    assert len(np.unique(losses)) == 3
+
+
+def test_the_mean_is_over_what_is_present():
+    rows = Rows(None, None, jnp.array([True, True, False]))
+    assert mean_present(jnp.array([1.0, 3.0, 7.0]), rows) == 2
+    assert mean_present(jnp.ones(3), rows._replace(present=jnp.zeros(3, bool))) == 0
 
 
 def test_padding_is_never_read():

@@ -93,6 +93,16 @@ def test_identical_tasks_step_as_many_times_as_far():
     np.testing.assert_allclose(run(mean, given), one, rtol=1e-5)
 
 
+def test_the_mean_is_over_the_present_tasks():
+    given, mask = inputs(3), jnp.array([True, False, True])
+    for combine in (True, False):
+        tx = mtl.adatask(3, optax.sgd(RATE), reduction="mean", combine=combine)
+        updates, _ = step(tx, tx.init(given.params), given, task_mask=mask)
+        rows = -RATE / 2 * flat(given.gradients, tasks=True) * np.asarray(mask)[:, None]
+        wanted = rows.sum(0) if combine else rows
+        np.testing.assert_allclose(flat(updates, tasks=not combine), wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("factory", ["pcgrad", "cagrad"])
 def test_adatask_on_rows_of_another_method(factory):
     """`chain(method(combine=False), per_task(adam), sum_tasks)`: the rows, fed to AdaTask."""

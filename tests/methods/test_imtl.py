@@ -197,6 +197,11 @@ def test_losses_that_are_not_positive_drive_the_scale_to_the_clip():
     np.testing.assert_allclose(state.weights, np.exp(2.0), rtol=1e-6)
 
 
+def test_large_losses_drive_the_scale_to_minus_the_clip():
+    _, state = run("imtl_l", np.eye(2), losses=np.array([1e3, 50.0]), optimizer=SGD, clip=2.0)
+    np.testing.assert_array_equal(state.inner.values, [-2.0, -2.0])
+
+
 def test_arguments_are_checked():
     with pytest.raises(TypeError, match="imtl_l: optimizer must be an optax"):
         mtl.imtl_l(2, 0.1)

@@ -45,7 +45,10 @@ def test_projection_equals_algorithm_1(seed):
 
 
 def test_each_step_is_algorithm_1_for_some_orders():
-    """Over many steps, each update belongs to one choice of orders, and several occur."""
+    """Over many steps, each update belongs to one choice of orders, and all choices occur.
+
+    Three tasks meet their two others in eight ways; an order that all share makes but six of them.
+    """
     matrix = np.zeros((3, 17))
     matrix[:, :3] = [[1.0, 0.2, 0], [-0.7, 1.0, 0.3], [-0.5, -0.8, 1.0]]
     orders = list(itertools.permutations(range(3)))
@@ -55,13 +58,13 @@ def test_each_step_is_algorithm_1_for_some_orders():
     tx, given = make("pcgrad", 3, key=1), from_matrix(matrix)
     advance = jax.jit(lambda s: step(tx, s, given))
     state, seen = tx.init(given.params), set()
-    for _ in range(30):
+    for _ in range(60):
         updates, state = advance(state)
         errors = [relative_error(flat(updates), wanted) for wanted in possible]
         assert min(errors) < 1e-5
         seen.add(tuple(np.round(weights_of(state), 4)))
     distinct = {tuple(np.round(wanted, 4)) for wanted in possible}
-    assert 1 < len(seen) <= len(distinct)
+    assert len(seen) == len(distinct) == 8
 
 
 def test_two_tasks_have_a_closed_form_and_ignore_the_key():

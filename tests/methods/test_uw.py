@@ -41,6 +41,16 @@ def test_log_variances_are_clipped():
     np.testing.assert_array_equal(state.inner.values, [0.75, -0.75])
 
 
+def test_the_optimizer_sees_the_log_variances():
+    tx = make("uw", 2, optimizer=optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1)))
+    given, state = inputs(2), None
+    s, losses = np.zeros(2), np.asarray(given.losses)
+    for _ in range(2):
+        _, state = step(tx, state or tx.init(given.params), given)
+        s = s - 0.1 * (0.5 - 0.5 * np.exp(-s) * losses + 0.5 * s)
+    np.testing.assert_allclose(state.inner.values, s, rtol=1e-5)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="uw: optimizer must be an optax.GradientTransformation"):
         mtl.uw(2, 1e-3)

@@ -1,0 +1,1447 @@
+"""Breaks the code on purpose, one small fault at a time, and counts the faults that a test sees.
+
+Not part of CI: it takes hours. From the root of the repository:
+
+    python tests/mutations.py --list
+    python tests/mutations.py -k cagrad,_gram --processes 2 --out mutations.json
+
+Each mutation replaces a text, which must occur exactly once in its file, in a copy of the working
+tree. Then pytest runs until the first test fails that passes without the mutation, in three looks:
+at the tests named after the file, the examples of its docstrings, and for a method the common
+suites where they name it, one case of each and nothing compiled, for some seconds; at all their
+cases, compiled; and at all other tests, nearest first.
+
+What the numbers mean, and what they do not:
+- "killed" says that one test sees the fault, and nothing of how many do.
+- "survived" says that all tests passed; "budget" that those passed which ran in `--budget` CPU
+  seconds of the last look, while others never ran; "near" that there was no last look
+  (`--near`). All are survivors, and so is a run that hangs or crashes.
+- A look without compiling (`jax_disable_jit`) is several times quicker; what compiles does so with
+  XLA's least effort. Faults that show in the rounding of optimised programs alone are not looked
+  for. Tests that fail for these reasons without a mutation are left out, and the summary names
+  them.
+- The faults were chosen by hand. They touch each method, solver and shared function, and are no
+  measure of the faults that nobody thought of.
+"""
+
+import argparse
+import ast
+import concurrent.futures
+import contextlib
+import difflib
+import functools
+import json
+import os
+import pathlib
+import queue
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Literal, NamedTuple, get_args
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMON = ("tests/test_contract.py", "tests/test_properties.py")
+EAGER = 20  # CPU seconds of the look without compiling.
+_EVERYWHERE = {"task", "tasks", "step", "that", "this", "with", "from", "test"}
+
+
+class Mutation(NamedTuple):
+    """`first` names test files to run before those that are found by rule."""
+
+    file: str
+    name: str
+    old: str
+    new: str
+    first: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.file}: {self.name}"
+
+
+# By file: what is wrong, the text, what stands there instead, and perhaps where to look first.
+FAULTS: dict[str, list[tuple[Any, ...]]] = {
+    "mtl_optax/_methods/adatask.py": [
+        ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
+        ("rows of the mean are those of the sum", 'elif reduction == "mean":', "elif False:"),
+    ],
+    "mtl_optax/_methods/bandit_mtl.py": [
+        (
+            "weighs with the scores of the next step",
+            "weights = softmax_present(state.scores,",
+            "weights = softmax_present(scores,",
+        ),
+        ("half a variance is a whole one", "bound = bound**2 / 2", "bound = bound**2"),
+    ],
+    "mtl_optax/_methods/cagrad.py": [
+        (
+            "the radius is c alone",
+            "conic(products, gram, share * length,",
+            "conic(products, gram, share,",
+        ),
+        (
+            "the mean counts absent tasks",
+            "uniform(evidence.mask, gram.dtype)",
+            "uniform(jnp.ones_like(evidence.mask), gram.dtype)",
+        ),
+    ],
+    "mtl_optax/_methods/dwa.py": [
+        ("the epoch ends a step early", "now = state.step //", "now = (state.step + 1) //"),
+        (
+            "an absent task closes its epoch",
+            "closes = mask & (state.epoch != now)",
+            "closes = (state.epoch != now)",
+        ),
+        (
+            "T counts absent tasks",
+            "weights = jnp.sum(mask).astype(jnp.float32) *",
+            "weights = jnp.asarray(num_tasks, jnp.float32) *",
+        ),
+    ],
+    "mtl_optax/_methods/emtl.py": [
+        (
+            "lengths keep the unit of the scaled Gram",
+            "jnp.sqrt(jnp.diagonal(evidence.gram)) * evidence.scale",
+            "jnp.sqrt(jnp.diagonal(evidence.gram))",
+        ),
+        ("the base's state stands still", "EMTLState(after.inner,", "EMTLState(state.base,"),
+        (
+            "a task without gradient plays",
+            "playing = evidence.mask & (lengths > 0)",
+            "playing = evidence.mask",
+        ),
+    ],
+    "mtl_optax/_methods/equal.py": [
+        (
+            "the sum is the mean",
+            "lambda e: e.mask.astype(jnp.float32)",
+            "lambda e: uniform(e.mask)",
+        ),
+        (
+            "the mean counts absent tasks",
+            "return uniform(evidence.mask)",
+            "return uniform(jnp.ones_like(evidence.mask))",
+        ),
+    ],
+    "mtl_optax/_methods/getmtl.py": [
+        ("no factor T", "weights * (present / (", "weights * (1 / ("),
+        (
+            "the absolute radius is in units of the scaled Gram",
+            "a = a * (length * evidence.scale)",
+            "a = a * length",
+        ),
+        (
+            "tasks without weight take part",
+            "active = evidence.mask & (beta > _SMALLEST_BETA)",
+            "active = evidence.mask",
+        ),
+    ],
+    "mtl_optax/_methods/graddrop.py": [
+        ("the key stands still", "dropped), GradDropState(following)", "dropped), state"),
+        (
+            "absent tasks count",
+            "task_gradients = zero_absent(mask, task_gradients)",
+            "del mask",
+        ),
+        (
+            "all leaves have the same draws",
+            "zip(leaves, jax.random.split(now, len(leaves)), strict=True)",
+            "zip(leaves, [now] * len(leaves), strict=True)",
+        ),
+    ],
+    "mtl_optax/_methods/gradnorm.py": [
+        (
+            "initial losses are those of the last step",
+            "jnp.where(mask & ~state.seen, losses,",
+            "jnp.where(mask, losses,",
+        ),
+        (
+            "absent tasks have been seen",
+            "initial, state.seen | mask)",
+            "initial, state.seen | jnp.any(mask))",
+        ),
+        (
+            "an absent task's weight moves",
+            "learned._replace(values=jnp.where(mask, moved, values))",
+            "learned._replace(values=moved)",
+        ),
+        (
+            "weights sum to T with absent tasks",
+            "number = jnp.sum(mask).astype(jnp.float32)",
+            "number = jnp.asarray(num_tasks, jnp.float32)",
+        ),
+    ],
+    "mtl_optax/_methods/imtl.py": [
+        (
+            "safe or not, it may ascend",
+            "divisor = jnp.abs(total) if safe else total",
+            "divisor = total",
+        ),
+        (
+            "the scales' gradient lacks its one",
+            "losses.astype(jnp.float32) - 1",
+            "losses.astype(jnp.float32)",
+        ),
+        (
+            "imtl_g of unscaled gradients",
+            "return scales * _impartial(evidence, safe, scales), state",
+            "return scales * _impartial(evidence, safe), state",
+        ),
+        (
+            "no lower clip",
+            "jnp.clip(state.values, -bound, bound)",
+            "jnp.minimum(state.values, bound)",
+        ),
+        (
+            "the range of the cosines is all of them",
+            "jnp.where(singular, outside, solved)",
+            "solved",
+        ),
+    ],
+    "mtl_optax/_methods/layerwise_adatask.py": [
+        (
+            "the schedule is a step ahead",
+            "learning_rate(state.steps)",
+            "learning_rate(steps_taken)",
+        ),
+        (
+            "an absent task's layers fade",
+            "jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)",
+            "average(state.layers, roots)",
+        ),
+        (
+            "bias is corrected for the step before",
+            "** steps_taken.astype(v.dtype)",
+            "** state.steps.astype(v.dtype)",
+        ),
+        (
+            "the least share is not under the root",
+            "jnp.maximum(shares, jnp.sqrt(least))",
+            "jnp.maximum(shares, least)",
+        ),
+    ],
+    "mtl_optax/_methods/meta_weighting.py": [
+        (
+            "query and support are swapped",
+            "cross_gram(query_gradients, state.support, mask)",
+            "cross_gram(state.support, query_gradients, mask)",
+        ),
+        (
+            "an absent task's value moves",
+            "        values = jnp.where(mask, values, state.values)\n",
+            "",
+        ),
+        ("no 1/T", "factor / number * descent", "factor * descent"),
+        (
+            "an absent task's support is forgotten",
+            "            support = select_tasks(mask, support, state.support)\n",
+            "",
+        ),
+        (
+            "T counts absent tasks",
+            "number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)",
+            "number = jnp.asarray(num_tasks, jnp.float32)",
+        ),
+    ],
+    "mtl_optax/_methods/mgda.py": [
+        (
+            "loss+ does not divide by the norm",
+            'if normalization in ("l2", "loss+"):',
+            'if normalization == "l2":',
+        ),
+        (
+            "weights do not sum to one",
+            "            weights = weights / jnp.sum(weights)\n",
+            "",
+        ),
+    ],
+    "mtl_optax/_methods/nash_mtl.py": [
+        ("solves a step late", "(state.age >= period)", "(state.age > period)"),
+        (
+            "stretches what is short",
+            "(limit / jnp.maximum(norm, limit))",
+            "(limit / jnp.where(norm > 0, norm, limit))",
+        ),
+        ("the age is not set back", "jnp.where(due, 0, state.age)", "state.age"),
+        (
+            "an absent newcomer makes it solve",
+            "jnp.any(mask & ~state.solved)",
+            "jnp.any(~state.solved)",
+        ),
+        (
+            "an absent task's solution is lost",
+            "jnp.where(new, weights.astype(jnp.float32), state.solution)",
+            "jnp.where(due, weights.astype(jnp.float32), state.solution)",
+        ),
+    ],
+    "mtl_optax/_methods/pareto_mtl.py": [
+        (
+            "the first stage may come back",
+            "feasible = state.feasible | ~jnp.any(active)",
+            "feasible = ~jnp.any(active)",
+        ),
+        ("no factor T", "weights * (present / jnp", "weights * (1 / jnp"),
+        (
+            "the index may be K",
+            "<= int(index) < num_preferences",
+            "<= int(index) <= num_preferences",
+        ),
+    ],
+    "mtl_optax/_methods/pcgrad.py": [
+        (
+            "conflict is that of the original gradients",
+            "jnp.dot(gram[other], row, precision=HIGHEST)",
+            "gram[other, task]",
+        ),
+        (
+            "the key stands still",
+            "project_conflicts(evidence.gram, orders), PCGradState(key)",
+            "project_conflicts(evidence.gram, orders), state",
+        ),
+        (
+            "one order serves all tasks",
+            "            jax.random.split(now, num_tasks)\n",
+            "            jnp.broadcast_to(now, (num_tasks,))\n",
+        ),
+    ],
+    "mtl_optax/_methods/rlw.py": [
+        (
+            "the key stands still",
+            "softmax_present(logits, evidence.mask), RLWState(key)",
+            "softmax_present(logits, evidence.mask), state",
+        ),
+        ("dirichlet has the wrong sign", "= -jax.random.gumbel", "= jax.random.gumbel"),
+    ],
+    "mtl_optax/_methods/scale_invariant.py": [
+        ("a negative loss counts as positive", "jnp.maximum(losses, 0)", "jnp.abs(losses)"),
+        (
+            "ε is inside the maximum",
+            "(jnp.maximum(losses, 0) + jnp.asarray(eps, losses.dtype))",
+            "jnp.maximum(losses, jnp.asarray(eps, losses.dtype))",
+        ),
+    ],
+    "mtl_optax/_methods/tchebycheff.py": [
+        ("smooth forgets the weights", "return w * softmax_present(", "return softmax_present("),
+        (
+            "the first of ties takes all",
+            "mask & (values == jnp.max(values))",
+            "mask & (jnp.arange(num_tasks) == jnp.argmax(values))",
+        ),
+        (
+            "an absent task may be the worst",
+            "        values = jnp.where(mask, values, -jnp.inf)\n",
+            "",
+        ),
+    ],
+    "mtl_optax/_methods/uw.py": [
+        ("no half", "gradients = 0.5 - weights", "gradients = 1.0 - weights"),
+        (
+            "no clip",
+            "state._replace(values=jnp.clip(state.values, -bound, bound))",
+            "state",
+        ),
+    ],
+    "mtl_optax/_solvers/bargaining.py": [
+        (
+            "rounding does not end it",
+            "(residual <= tolerance) | stalled |",
+            "(residual <= tolerance) |",
+        ),
+        (
+            "no solution has a small residual",
+            "jnp.where(exists, residual, 1), jnp.nan",
+            "residual * exists, jnp.nan",
+        ),
+        (
+            "NaN ends in zero",
+            "finite = jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), gram, 0)))",
+            "finite = jnp.array(True)",
+        ),
+        ("one step beyond the cap", "iterations < max_iterations", "iterations <= max_iterations"),
+    ],
+    "mtl_optax/_solvers/conic.py": [
+        (
+            "no refinement",
+            "return solution + jax.scipy.linalg.cho_solve(factor, residual)",
+            "return solution",
+        ),
+        (
+            "no task leaves the support",
+            "multipliers, (moved > 0) | entering,",
+            "multipliers, support | entering,",
+        ),
+        (
+            "multipliers lack their level",
+            "jnp.where(free & bounded, shift + height * nearest, 0)",
+            "jnp.where(free & bounded, shift, 0)",
+        ),
+        (
+            "a zero row has a multiplier",
+            "    multipliers = jnp.where(jnp.diagonal(quadratic) == 0, 0, multipliers)\n",
+            "",
+        ),
+        (
+            "the level lost to rounding stays lost",
+            "        shift -= nearest * (jnp.dot(costs, shift) / norm)\n",
+            "",
+        ),
+        (
+            "an absent task may enter",
+            "jnp.where(mask & (moved == 0), shortfall",
+            "jnp.where(moved == 0, shortfall",
+        ),
+        (
+            "the gap is in units of the shortest task",
+            "shortest * value(point) - lowest",
+            "value(point) - lowest",
+        ),
+    ],
+    "mtl_optax/_solvers/kl_ball.py": [
+        (
+            "scores fall for ever",
+            "jnp.maximum(solution.log_weights + total, _LOWEST)",
+            "solution.log_weights + total",
+        ),
+        (
+            "players take the share of the absent",
+            "jnp.maximum(solution.log_weights + total, _LOWEST)",
+            "jnp.maximum(solution.log_weights, _LOWEST)",
+        ),
+        (
+            "a radius of NaN is no radius",
+            "jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)",
+            "jnp.all(jnp.isfinite(depths))",
+        ),
+        (
+            "absent tasks are in the uniform distribution",
+            "size = jnp.maximum(jnp.sum(mask), 1).astype(dtype)",
+            "size = jnp.asarray(mask.size, dtype)",
+        ),
+    ],
+    "mtl_optax/_solvers/min_norm.py": [
+        (
+            "Frank-Wolfe goes to an absent task",
+            "best = jnp.argmin(jnp.where(mask, slopes, jnp.inf))",
+            "best = jnp.argmin(slopes)",
+        ),
+        (
+            "projected gradient keeps absent tasks",
+            "jnp.where(mask, ahead - slopes / lipschitz, absent)",
+            "ahead - slopes / lipschitz",
+        ),
+        (
+            "the gap is that of the norm, not its square",
+            "gap = duality_gap(gram, solution.weights, mask)",
+            "gap = solution.gap",
+        ),
+        (
+            "NaN ends in weights",
+            "weights = jnp.where(jnp.isfinite(gap), weights_of(final), jnp.nan)",
+            "weights = weights_of(final)",
+        ),
+        ("one step beyond the cap", "(loop[2] < max_iterations)", "(loop[2] <= max_iterations)"),
+    ],
+    "mtl_optax/_solvers/simplex.py": [
+        (
+            "with nobody present nobody is",
+            "mask | ~jnp.any(mask)",
+            "mask",
+        ),
+        (
+            "the mean counts absent tasks",
+            "jnp.maximum(jnp.sum(mask), 1).astype(dtype)",
+            "jnp.asarray(mask.size, dtype)",
+        ),
+        (
+            "the lowest may be absent",
+            "jnp.min(jnp.where(mask, values, jnp.inf))",
+            "jnp.min(values)",
+        ),
+    ],
+    "mtl_optax/_gram.py": [
+        (
+            "the norm's part of the scale is lost",
+            "ScaledGram(first / norm**2, entry * norm)",
+            "ScaledGram(first / norm**2, entry)",
+        ),
+        ("every scale is safe", "_SAFE_SQUARE = (1e-16, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
+        (
+            "half precision accumulates in itself",
+            "        preferred_element_type=dtype,\n",
+            "        preferred_element_type=left.dtype,\n",
+        ),
+        (
+            "combine adds in the dtype of the gradients",
+            "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
+            "(coefficients[t].astype(leaf.dtype) * leaf[t] for t",
+        ),
+        (
+            "rows of a stream are not halved",
+            "ScaledGram((matrix + matrix.T) / 2, scale)",
+            "ScaledGram(matrix + matrix.T, scale)",
+        ),
+        (
+            "two stacks have one unit",
+            "normalized(products, units[0] * units[1])",
+            "normalized(products, units[0] ** 2)",
+        ),
+        (
+            "a leaf without entries has no norm",
+            "jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0).astype(dtype)",
+            "jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim))).astype(dtype)",
+        ),
+        (
+            "the first of many tasks counts twice",
+            "jax.lax.fori_loop(1, len(leaf), rest,",
+            "jax.lax.fori_loop(0, len(leaf), rest,",
+        ),
+        (
+            "the rest of a long leaf is taken from its start",
+            "_product(left[:, -rest:], right[:, -rest:],",
+            "_product(left[:, :rest], right[:, :rest],",
+        ),
+        (
+            "the rest of the blocks is left out",
+            "        total += product(index, left.shape[1] - rest, rest)\n",
+            "",
+        ),
+        (
+            "absent rows are multiplied by zero",
+            "jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g))",
+            "g * along_tasks(mask, g).astype(g.dtype)",
+        ),
+    ],
+    "mtl_optax/_weighting.py": [
+        (
+            "a loss of NaN is swallowed",
+            "for read in (evidence.gram, evidence.losses, evidence.norms):",
+            "for read in (evidence.gram, evidence.norms):",
+        ),
+        (
+            "an absent task's loss is read",
+            "        losses = jnp.where(mask, losses, 1.0)\n",
+            "",
+        ),
+        (
+            "an absent task's norm is read",
+            "_UNREAD if lengths is None else jnp.where(mask, lengths, 0.0)",
+            "_UNREAD if lengths is None else lengths",
+        ),
+        (
+            "the weights recorded are those of the step before",
+            "WeightingState(weights.astype(jnp.float32), inner)",
+            "WeightingState(state.weights, inner)",
+        ),
+        (
+            "rows weigh with absent tasks",
+            "else jnp.outer(evidence.mask, evidence.mask)",
+            "else jnp.ones_like(result, bool)",
+        ),
+        (
+            "a softmax of nobody",
+            "jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf)",
+            "jnp.where(mask, logits, -jnp.inf)",
+            ("tests/test_strict.py",),
+        ),
+        (
+            "a gap in the units of the gradients",
+            "(gap / jnp.where(largest > 0, largest, 1)).astype(jnp.float32)",
+            "gap.astype(jnp.float32)",
+        ),
+        (
+            "reads are not checked",
+            "unknown = set(weighting.reads) - _READS",
+            "unknown = set[str]()",
+            ("tests/test_messages.py",),
+        ),
+    ],
+    "mtl_optax/_contract.py": [
+        (
+            "an open end is closed",
+            "number <= bottom if open_low or",
+            "number < bottom if open_low or",
+        ),
+        ("NaN is a number", "if below or above or number != number:", "if below or above:"),
+        ("zero is positive", "np.all(np.asarray(value) > 0)", "np.all(np.asarray(value) >= 0)"),
+        (
+            "a mask of numbers",
+            'if not hasattr(task_mask, "dtype") or task_mask.dtype != bool:',
+            'if not hasattr(task_mask, "dtype"):',
+        ),
+        (
+            "an error without the argument's name",
+            "{method}: task_losses has shape",
+            "{method}: losses have shape",
+        ),
+        (
+            "a count of True",
+            "    if isinstance(value, bool) or not isinstance(value, numbers.Integral):\n"
+            '        raise TypeError(f"{method}: {name} must be an integer',
+            "    if not isinstance(value, numbers.Integral):\n"
+            '        raise TypeError(f"{method}: {name} must be an integer',
+            ("tests/test_messages.py",),
+        ),
+        ("a seed of True", " and not isinstance(key, bool):", ":"),
+        (
+            "every parameter is a layer",
+            "jax.tree_util.keystr(path[:-1]) for path",
+            "jax.tree_util.keystr(path) for path",
+        ),
+        (
+            "nothing shared is no mistake",
+            "if not any(jax.tree.leaves(mask)):",
+            "if not jax.tree.leaves(mask):",
+        ),
+        (
+            "one float64 among others is float32",
+            "jnp.float64 if any(a.dtype",
+            "jnp.float64 if all(a.dtype",
+        ),
+        (
+            "losses keep half precision",
+            "return jnp.asarray(task_losses, at_least_float32(task_losses))",
+            "return jnp.asarray(task_losses)",
+        ),
+    ],
+    "mtl_optax/_composition.py": [
+        (
+            "an absent task's copy moves",
+            "            inner = select_tasks(mask, inner, state.inner)\n",
+            "",
+        ),
+        (
+            "copies see no extra arguments",
+            "lifted.update(g, s, params, **extra)",
+            "lifted.update(g, s, params)",
+        ),
+        (
+            "heads have the weights of the step before",
+            "_weigh_heads(_weights_of(shared_state),",
+            "_weigh_heads(_weights_of(state.shared),",
+        ),
+        (
+            "stacked heads pass",
+            "            _check_heads(head, head_params)\n",
+            "            pass\n",
+        ),
+        (
+            "heads see no extra arguments",
+            "on_heads.update(head, state.heads, head_params, **extra)",
+            "on_heads.update(head, state.heads, head_params)",
+        ),
+        (
+            "half precision heads become float32",
+            "along_tasks(weights[task], leaf).astype(leaf.dtype), part",
+            "along_tasks(weights[task], leaf), part",
+        ),
+    ],
+    "mtl_optax/_guards.py": [
+        (
+            "steps in a row are steps in all",
+            "optax.safe_increment(state.consecutive), 0)",
+            "optax.safe_increment(state.consecutive), state.consecutive)",
+        ),
+        (
+            "lets through a step late",
+            "let_through = state.consecutive >= jnp",
+            "let_through = state.consecutive > jnp",
+        ),
+        ("absent tasks are looked at", "bad = mask & ~finite", "bad = ~finite"),
+        (
+            "query gradients are not cleaned",
+            "query_gradients = jax.tree.map(clean, stacked, query_gradients)",
+            "pass",
+        ),
+        (
+            "an update that is not finite passes",
+            "broken | nothing_left)",
+            "nothing_left)",
+        ),
+        (
+            "heads are not looked at",
+            "jnp.any(bad) | ~_all_finite(heads) | broken",
+            "jnp.any(bad) | broken",
+        ),
+    ],
+    "mtl_optax/_accumulation.py": [
+        (
+            "a task is averaged over all micro-steps",
+            "number = jnp.maximum(present, 1)",
+            "number = jnp.full_like(present, micro_step)",
+        ),
+        (
+            "losses are not set back",
+            "emptied._replace(inner=inner)",
+            "emptied._replace(inner=inner, loss_sums=loss_sums)",
+        ),
+        (
+            "sums in half precision",
+            "stacked_zeros(num_tasks, trunk, _contract.at_least_float32)",
+            "stacked_zeros(num_tasks, trunk, jnp.result_type)",
+        ),
+        (
+            "who is present in the last micro-batch alone",
+            "params, task_mask=present > 0, **extra",
+            "params, task_mask=mask, **extra",
+        ),
+    ],
+    "mtl_optax/_gradients.py": [
+        (
+            "heads have the gradient of the mean loss",
+            "pullback(jnp.ones_like(losses))[1]",
+            "pullback(jnp.ones_like(losses) / len(losses))[1]",
+        ),
+        (
+            "an argument beyond the last",
+            "-len(args) <= number < len(args)",
+            "-len(args) <= number <= len(args)",
+        ),
+        (
+            "unequal batches are not named",
+            "        _check_task_axis(name, args, axes, kwargs)\n",
+            "",
+        ),
+        ("no losses are losses", "if len(shape) != 1 or shape[0] == 0:", "if len(shape) != 1:"),
+        (
+            "keyword arguments are lost",
+            "return fun(*full, **kwargs)",
+            "return fun(*full)",
+        ),
+    ],
+    "mtl_optax/_weighted.py": [
+        (
+            "an absent task's heads move, one backward pass",
+            "(plain,) = pullback(evidence.mask.astype(losses.dtype))",
+            "(plain,) = pullback(jnp.ones_like(losses))",
+        ),
+        (
+            "features get the plain gradient",
+            "direct, _ = decoder_pullback(evidence",
+            "direct, at_features = decoder_pullback(evidence",
+        ),
+        (
+            "an absent task's heads move, streamed",
+            "_, at_heads = pullback(mask.astype(losses.dtype))",
+            "_, at_heads = pullback(jnp.ones_like(losses))",
+        ),
+        (
+            "losses tell the norms",
+            'beyond = weighting.reads - {"losses"}',
+            'beyond = weighting.reads - {"losses", "norms"}',
+        ),
+        (
+            "streamed norms are of all leaves",
+            "length_of(measured_leaves(weighting, gradient))",
+            "length_of(gradient)",
+        ),
+        (
+            "features take a norm_mask",
+            "    if weighting.norm_mask is not None:\n",
+            "    if weighting.norm_mask is False:\n",
+        ),
+    ],
+    "mtl_optax/_learned.py": [
+        (
+            "an absent task moves",
+            "LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))",
+            "LearnedScalars(*stepped)",
+        ),
+        (
+            "an absent task's optimiser moves",
+            "LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))",
+            "LearnedScalars(select_tasks(mask, stepped.values, self.values), state)",
+        ),
+        (
+            "gradients have no bound",
+            "        gradients = jnp.clip(gradients, -_LARGEST_GRADIENT, _LARGEST_GRADIENT)\n",
+            "",
+        ),
+        (
+            "the optimiser does not see the scalars",
+            "(gradients, self.optimizer, self.values)",
+            "(gradients, self.optimizer)",
+        ),
+    ],
+    "mtl_optax/_diagnostics.py": [
+        (
+            "absent tasks are in pairs",
+            "count = jnp.sum(mask).astype(gram.dtype)",
+            "count = jnp.asarray(mask.size, gram.dtype)",
+        ),
+        (
+            "tracked norms keep the scale",
+            "found._replace(norms=found.norms * scale.astype(jnp.float32))",
+            "found",
+        ),
+        (
+            "a fraction of NaN is swallowed",
+            "    fraction = jnp.where(jnp.all(jnp.isfinite(gram)), fraction, jnp.nan)\n",
+            "",
+        ),
+        (
+            "an absent task's squares fade",
+            "DominanceState(select_tasks(mask, squares, state.squares))",
+            "DominanceState(squares)",
+        ),
+        ("a share of NaN is even", "even + 0 * total)", "even)"),
+        (
+            "the last bucket is open",
+            "jnp.clip(scaled.astype(jnp.int32), 0, buckets - 1)",
+            "scaled.astype(jnp.int32)",
+        ),
+        (
+            "a step where the moments cancel is lost",
+            "jnp.where(known, absent, wide)",
+            "absent",
+        ),
+    ],
+    "mtl_optax/_logging.py": [
+        ("no residual", '    "residual": 0,\n', ""),
+        ("two of a name are one", "if n > 1}", "if n > 2}"),
+        (
+            "too many names pass",
+            "len(tasks) != len(value):",
+            "len(tasks) < len(value):",
+        ),
+    ],
+    "mtl_optax/metrics.py": [
+        ("a negative baseline turns the sign", "/ jnp.abs(base))", "/ base)"),
+        (
+            "delta_p is over metrics, not tasks",
+            "1 / (len(names) * owners.count(owner))",
+            "1 / len(owners)",
+        ),
+        (
+            "the variance of a sample",
+            "jnp.var(losses, axis=-1)",
+            "jnp.var(losses, axis=-1, ddof=1)",
+        ),
+    ],
+    "mtl_optax/adversarial.py": [
+        ("the gate is open at its threshold", "is_open = loss > limit", "is_open = loss >= limit"),
+        (
+            "a loss of NaN closes the gate",
+            "jnp.where(jnp.isnan(loss), loss, jnp.where(is_open, strength, 0))",
+            "jnp.where(is_open, strength, 0)",
+        ),
+        (
+            "centred over the features",
+            "jnp.mean(features, axis=-2, keepdims=True)",
+            "jnp.mean(features, axis=-1, keepdims=True)",
+        ),
+        (
+            "the mean counts what does not count",
+            "/ jnp.maximum(count, 1)",
+            "/ jnp.asarray(losses.size, losses.dtype)",
+        ),
+        (
+            "the mean is over tasks too",
+            "jnp.mean(squares, axis=(-2, -1))",
+            "jnp.mean(squares)",
+        ),
+    ],
+    "mtl_optax/_registry.py": [
+        (
+            "defaults win over what is given",
+            "{**info.arguments(num_tasks), **hyperparameters}",
+            "{**hyperparameters, **info.arguments(num_tasks)}",
+        ),
+        (
+            "an unknown hyper-parameter is not named",
+            "if given not in accepted:",
+            "if not accepted:",
+        ),
+        (
+            "query gradients are free",
+            '"2T backward" if "query gradients" in self.reads else "T backward"',
+            '"T backward"',
+        ),
+        (
+            "emtl's losses are not read",
+            '        "emtl",\n        emtl,\n'
+            '        "Evens out the tasks\' loss per gradient norm, on the weights of MGDA.",\n'
+            '        "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",\n'
+            '        frozenset({"gram", "losses"}),',
+            '        "emtl",\n        emtl,\n'
+            '        "Evens out the tasks\' loss per gradient norm, on the weights of MGDA.",\n'
+            '        "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",\n'
+            '        frozenset({"gram"}),',
+        ),
+    ],
+    "benchmarks/training.py": [
+        ("the last of equal epochs", "= score > best.score", "= score >= best.score"),
+        (
+            "query rows are training rows",
+            "_shuffled(query_key, support, total, *sizes)",
+            "_shuffled(query_key, [0] * len(total), support, *sizes)",
+        ),
+        (
+            "every epoch has the same order",
+            "return _Carry(params, state, key),",
+            "return _Carry(params, state, carry.key),",
+        ),
+        (
+            "epochs are chosen by the test split",
+            "jax.device_put((problem.train, problem.validation))",
+            "jax.device_put((problem.train, problem.test))",
+            ("tests/benchmarks/test_experiment.py",),
+        ),
+        ("epochs count from zero", "epoch + 1, carry.params)", "epoch, carry.params)"),
+        ("all seeds begin alike", "jax.random.key(member.seed)", "jax.random.key(0)"),
+        (
+            "a task's cosine with itself",
+            "problem.num_tasks, k=1)",
+            "problem.num_tasks, k=0)",
+            ("tests/benchmarks/test_recipes.py",),
+        ),
+    ],
+    "benchmarks/problem.py": [
+        (
+            "the mean is over padding too",
+            "/ jnp.maximum(jnp.sum(batch.present), 1)",
+            "/ batch.present.size",
+            ("tests/benchmarks/test_training.py", "tests/benchmarks/test_suites.py"),
+        ),
+    ],
+    "benchmarks/experiment.py": [
+        (
+            "the validation split is reported",
+            "evaluate(made.problem, params, self.problem.test)",
+            "evaluate(made.problem, params, self.problem.validation)",
+        ),
+        (
+            "another query fraction is the same cell",
+            '            "query_fraction": problem.query_fraction,\n',
+            "",
+        ),
+        ("every seed reports the first", "p[number : number + 1]", "p[:1]"),
+        (
+            "unfinished trainings stay",
+            "        self.store.discard_unfinished()\n",
+            "        pass\n",
+        ),
+    ],
+    "benchmarks/cells.py": [
+        (
+            "any configuration will do",
+            "return cell if cell.config == config else None",
+            "return cell",
+        ),
+        ("numbers lose digits", ':.6g}") if math.isfinite', ':.2g}") if math.isfinite'),
+        (
+            "a save is not atomic",
+            "        unfinished.write_text(text)\n",
+            "        path.write_text(text)\n        unfinished.write_text(text)\n",
+        ),
+        (
+            "a cell may be another's",
+            "if (cell.method, cell.seed) != (method, seed):",
+            "if cell.method != method:",
+        ),
+    ],
+    "benchmarks/summary.py": [
+        ("Bonferroni for Holm", "level / (len(chances) - place)", "level / len(chances)"),
+        (
+            "the deviation of a population",
+            "differences.std(ddof=1) / np.sqrt(seeds)",
+            "differences.std() / np.sqrt(seeds)",
+        ),
+        ("a one-sided interval", "stats.t.ppf(0.975,", "stats.t.ppf(0.95,"),
+        ("the slower of two paces", "alike = max(ours.keys()", "alike = min(ours.keys()"),
+        ("what diverged ranks first", "signs * values, np.inf)", "signs * values, -np.inf)"),
+    ],
+    "benchmarks/recipes.py": [
+        (
+            "query gradients are those of the batch",
+            "problem.value_and_task_grads(params, query)[1]",
+            "problem.value_and_task_grads(params, batch)[1]",
+        ),
+        (
+            "DWA's epoch is a step",
+            '{"steps_per_epoch": problem.steps_per_epoch, **given}',
+            '{"steps_per_epoch": 1, **given}',
+        ),
+        (
+            "heads are never weighted, stacked",
+            "mtl.on_shared(transform, problem.shared, heads=info.heads)",
+            'mtl.on_shared(transform, problem.shared, heads="unweighted")',
+        ),
+        (
+            "hyper-parameters of optimisers are lost",
+            "{**step, **(hyperparameters or {})}",
+            "step",
+        ),
+    ],
+    "benchmarks/data/digits.py": [
+        ("test scans are validation scans", "pairs(held_out, test))", "pairs(check, test))"),
+    ],
+    "benchmarks/data/tables.py": [
+        (
+            "standardised by all rows",
+            "StandardScaler().fit(raw.numeric[train])",
+            "StandardScaler().fit(raw.numeric)",
+            ("tests/benchmarks/test_data.py",),
+        ),
+    ],
+    "benchmarks/data/texts.py": [
+        (
+            "what is held out is all there is",
+            "return [rows[i] for i in first], [",
+            "return list(rows), [",
+            ("tests/benchmarks/test_data.py",),
+        ),
+    ],
+}
+MUTATIONS = [Mutation(file, *fault) for file, faults in FAULTS.items() for fault in faults]
+
+
+def problem(mutation: Mutation) -> str | None:
+    """Says why a mutation cannot be applied, with the nearest lines, or returns None."""
+    path = ROOT / mutation.file
+    if not path.is_file():
+        return "no such file"
+    text = path.read_text()
+    if (count := text.count(mutation.old)) != 1:
+        first = mutation.old.strip().splitlines()[0].strip()
+        lines = {line.strip(): i for i, line in enumerate(text.splitlines(), 1)}
+        near = difflib.get_close_matches(first, lines, n=2, cutoff=0.4)
+        found = "".join(f"\n    line {lines[line]}: {line}" for line in near)
+        return f"its text occurs {count} times{found}"
+    try:
+        compile(text.replace(mutation.old, mutation.new), mutation.file, "exec")
+    except SyntaxError as error:
+        return f"makes no Python: {error}"
+    return None
+
+
+def subject(mutation: Mutation) -> list[str]:
+    """Returns what tests may call it: its file, its methods, the function that holds the text."""
+    text = (ROOT / mutation.file).read_text()
+    line = text[: text.index(mutation.old)].count("\n") + 1
+    names = [pathlib.PurePath(mutation.file).stem]
+    names += [method for method in _methods() if f"def {method}(" in text]
+    for node in ast.parse(text).body:
+        if node.lineno <= line <= (node.end_lineno or 0):
+            names.append(getattr(node, "name", ""))
+    return [*dict.fromkeys(filter(None, (name.lstrip("_") for name in names)))]
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+
+
+def related(mutation: Mutation) -> list[str]:
+    """Returns the test files to run first: named after the file, or else those that speak of it."""
+    stem, side = pathlib.PurePath(mutation.file).stem.lstrip("_"), _side(mutation)
+    wanted = re.compile(rf"{side}(.*/)?test_{stem}(_\w+)?\.py")
+    found = [path for path in _sources() if wanted.fullmatch(path)]
+    if not found and not mutation.first:
+        speaks = re.compile(rf"\b({'|'.join(subject(mutation))})\b")
+        counts = {p: len(speaks.findall(t)) for p, t in _sources().items() if p.startswith(side)}
+        found = sorted(filter(counts.get, counts), key=lambda path: -counts[path])[:3]
+    return [*dict.fromkeys([*mutation.first, *found])]
+
+
+def _side(mutation: Mutation) -> str:
+    return "tests/benchmarks/" if mutation.file.startswith("benchmarks/") else "tests/"
+
+
+def _methods() -> list[str]:
+    registry = (ROOT / "mtl_optax/_registry.py").read_text()
+    return re.findall(r'MethodInfo\(\s*"(\w+)"', registry)
+
+
+class Order(NamedTuple):
+    """Which tests of those collected run, in what order, and until when."""
+
+    limit: float
+    """In CPU seconds."""
+    first_cases: bool = False
+    """Whether the first case of each test function is enough."""
+    skip: tuple[str, ...] = ()
+    """Tests, test functions and files to leave out."""
+    side: str = ""
+    """Where the tests of this part of the repository lie."""
+    subject: tuple[str, ...] = ()
+    """What tests may call what is broken."""
+    others: tuple[str, ...] = ()
+    """Methods that have nothing to do with it."""
+    words: tuple[str, ...] = ()
+    """The beginnings of the words that say what is wrong."""
+    speaking: tuple[str, ...] = ()
+    """Files of tests that name the subject."""
+    slow: tuple[str, ...] = ()
+    """Files of tests that start processes."""
+
+    def arranged(self, items: list[Any]) -> list[Any]:
+        """Nearest first; then the first cases of all functions; then those named like the fault."""
+        seen: set[str] = set()
+        keyed = []
+        for item in items:
+            function, _, case = item.nodeid.partition("[")
+            path = function.partition("::")[0]
+            words = set(re.findall(r"\w+", case))
+            mine = words & set(self.subject)
+            foreign = path in COMMON and not mine and words & set(self.others)
+            if {item.nodeid, function, path} & set(self.skip) or foreign:
+                continue
+            if mine:
+                rank = 0
+            else:
+                rank = 1 if path in self.speaking else 2 if path.startswith(self.side) else 4
+                rank += 2 * (path in self.slow)
+            likeness = len({w[:5] for w in re.findall("[a-z]{4,}", function)} & set(self.words))
+            again = function in seen
+            seen.add(function)
+            if not (again and self.first_cases):
+                keyed.append(((rank, again, -likeness), item))
+        return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]
+
+
+class Watch:
+    """A plug-in of pytest that orders the tests, keeps count, and ends the run in time."""
+
+    def __init__(self, order: Order, cache: str) -> None:
+        self.order, self.cache = order, cache
+        self.failed: list[str] = []
+        self.passed, self.left = 0, 0
+        self.message = ""
+        self.broken = ""
+
+    def pytest_sessionstart(self, session: Any) -> None:
+        import jax
+
+        self.session, plain = session, jax.config.update
+
+        def update(name: str, value: Any) -> None:
+            # The tests' own folder is a new one in each run.
+            plain(name, self.cache if name == "jax_compilation_cache_dir" and value else value)
+
+        jax.config.update = update  # type: ignore[method-assign]
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = self.order.arranged(items)
+        self.left = len(items)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.message = str(crash.message if crash else report.longrepr)[-300:]
+        elif report.when == "call":
+            self.passed += 1
+        if report.when == "teardown":
+            self.left -= 1
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.broken = f"{report.nodeid}: {str(report.longrepr)[-600:]}"
+
+    def pytest_runtest_logfinish(self) -> None:
+        if sum(os.times()[:4]) > self.order.limit:
+            self.session.shouldstop = "its CPU seconds are used up"
+
+
+def serve() -> None:
+    """Runs pytest again and again, each time in a fork of a process with all imports done."""
+    import importlib
+
+    import pytest
+
+    for name in ("cvxpy", "flax.nnx", "hypothesis", "jax.numpy", "optax", "scipy.optimize"):
+        importlib.import_module(name)
+    sys.path.insert(0, "")
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        child = os.fork()
+        if not child:
+            watch = Watch(Order(**wanted["order"]), wanted["cache"])
+            with open(os.devnull) as nothing, open("output.txt", "w") as output:
+                os.dup2(nothing.fileno(), 0)
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            if wanted["eager"]:
+                importlib.import_module("jax").config.update("jax_disable_jit", True)
+                # Loops run in Python: some tests would take hours.
+                resource.setrlimit(resource.RLIMIT_CPU, (2 * EAGER, 2 * EAGER))
+            pytest.main(wanted["arguments"], plugins=[watch])
+            found = {
+                k: getattr(watch, k) for k in ("failed", "passed", "left", "message", "broken")
+            }
+            pathlib.Path("found.json").write_text(json.dumps(found))
+            os._exit(0)
+        signal.signal(signal.SIGALRM, lambda *_, child=child: os.kill(child, signal.SIGKILL))
+        signal.alarm(wanted["timeout"])
+        _, status, usage = os.wait4(child, 0)
+        signal.alarm(0)
+        found = json.loads(pathlib.Path("found.json").read_text()) if not status else {}
+        if status:
+            found = {"message": pathlib.Path("output.txt").read_text()[-1000:]}
+        answer = {**found, "status": status, "cpu": usage.ru_utime + usage.ru_stime}
+        print(json.dumps(answer), flush=True)
+
+
+Look = Literal["eager", "near", "far"]
+UNDECIDED = {"eager": ("survived", "budget", "hung"), "near": ("survived", "budget"), "far": ()}
+
+
+class Outcome(NamedTuple):
+    """What became of a mutation.
+
+    Attributes:
+        status: "killed", "survived", "budget" (some tests never ran), "hung" (or crashed),
+            "broken" where the tests could not be collected, "open" or "near" between looks.
+    """
+
+    file: str
+    name: str
+    status: str
+    killed_by: str = ""
+    message: str = ""
+    passed: int = 0
+    left: int = 0
+    cpu_seconds: float = 0.0
+
+
+class Copy:
+    """A copy of the working tree, in which one mutation after the other is tried."""
+
+    def __init__(self, cache: pathlib.Path, given: argparse.Namespace) -> None:
+        self.given, self.cache = given, cache.absolute()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mutations-"))
+        listing = ["git", "ls-files", "-coz", "--exclude-standard"]
+        listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True)
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+        self.server = subprocess.Popen(
+            [sys.executable, ROOT / "tests/mutations.py", "--serve"],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "MPLBACKEND": "Agg",
+                "PYTHONPATH": str(self.folder),
+                "XLA_FLAGS": flags.strip(),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.nice(given.nice),
+        )
+        self.cpu = 0.0
+        self.clock = int(time.time()) - 10**6
+        self.sound: set[str] = set()
+        self.unsound: dict[bool, set[str]] = {True: set(), False: set()}
+        """Tests that pass or fail without a mutation, eagerly or compiled."""
+
+    def close(self) -> None:
+        self.server.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pytest(self, arguments: list[str], order: Order, *, eager: bool) -> dict[str, Any]:
+        """Runs pytest until the first failure, and returns what `Watch` saw."""
+        quiet = "ignore::pytest.PytestAssertRewriteWarning"  # Of what `serve` imports.
+        options = ["-n0", "-x", "-q", "--tb=short", "-pno:cacheprovider", "-W", quiet, *arguments]
+        request = {
+            "arguments": options,
+            "cache": str(self.cache),
+            "eager": eager,
+            "order": order._asdict(),
+            "timeout": self.given.timeout,
+        }
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        found = json.loads(self.server.stdout.readline())
+        self.cpu += found["cpu"]
+        return found
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file, with a time of its own: Python's byte code is kept by size and second."""
+        (self.folder / path).write_text(text)
+        self.clock += 2
+        os.utime(self.folder / path, (self.clock, self.clock))
+
+    def attempt(self, mutation: Mutation, look: Look) -> Outcome:
+        """Applies a mutation, runs the tests, and takes it back."""
+        text = (self.folder / mutation.file).read_text()
+        before = self.cpu
+        try:
+            changed = text.replace(mutation.old, mutation.new)
+            outcome = self._look(mutation, text, changed, look)
+        finally:
+            self.write(mutation.file, text)
+        return outcome._replace(cpu_seconds=round(self.cpu - before, 1))
+
+    def _tests(self, mutation: Mutation, look: Look) -> tuple[list[str], Order]:
+        """Returns what pytest is to collect, and in what order to run it."""
+        names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
+        method = "/_methods/" in mutation.file
+        near, eager = [*own, *related(mutation)], look == "eager"
+        speaks = re.compile(rf"\b({'|'.join(names)})\b")
+        slow = re.compile("subprocess|run_on_devices")
+        order = Order(
+            EAGER if eager else self.given.budget,
+            first_cases=eager,
+            skip=(*sorted(self.unsound[eager]), *near * (look == "far")),
+            side=_side(mutation),
+            subject=tuple(names),
+            others=tuple(name for name in _methods() if method and name not in names),
+            words=tuple({w[:5] for w in re.findall("[a-z]{4,}", mutation.name)} - _EVERYWHERE),
+            speaking=tuple(p for p, text in _sources().items() if speaks.search(text)),
+            slow=tuple(p for p, text in _sources().items() if slow.search(text)),
+        )
+        return ["tests", "mtl_optax"] if look == "far" else [*near, *COMMON * method], order
+
+    def _look(self, mutation: Mutation, text: str, changed: str, look: Look) -> Outcome:
+        outcome = Outcome(mutation.file, mutation.name, "survived")
+        spent, eager = 0.0, look == "eager"
+        while True:
+            self.write(mutation.file, changed)
+            arguments, order = self._tests(mutation, look)
+            order = order._replace(limit=max(1.0, order.limit - spent))
+            found = self.pytest(arguments, order, eager=eager)
+            spent += found["cpu"]
+            if found["status"]:
+                return outcome._replace(status="hung", message=found["message"])
+            outcome = outcome._replace(passed=found["passed"], left=found["left"])
+            if found["broken"]:
+                return outcome._replace(status="broken", message=found["broken"])
+            if not found["failed"]:
+                return outcome._replace(status="budget") if found["left"] else outcome
+            by = found["failed"][0]
+            if self._is_sound(by, mutation.file, text, eager):
+                return outcome._replace(status="killed", killed_by=by, message=found["message"])
+
+    def _is_sound(self, test: str, file: str, text: str, eager: bool) -> bool:
+        """Whether a test passes without the mutation."""
+        key = f"{test} {eager}"
+        if key not in self.sound:
+            self.write(file, text)
+            found = self.pytest([test], Order(1e9), eager=eager)
+            if found["status"] or found["failed"] or not found["passed"]:
+                # Without compiling, all cases of such a test are beside the point.
+                self.unsound[eager].add(test.partition("[")[0] if eager else test)
+                return False
+            self.sound.add(key)
+        return True
+
+
+def run(mutations: list[Mutation], given: argparse.Namespace) -> dict[str, Any]:
+    """Tries all mutations, first without compiling, and writes the summary as it grows."""
+    copies: queue.Queue[Copy] = queue.Queue()
+    outcomes: dict[Mutation, Outcome] = {}
+    if given.resume:
+        known = [Outcome(**row) for row in json.loads(given.resume.read_text())["outcomes"]]
+        kept = {(o.file, o.name): o for o in known if o.status in ("killed", "near")}
+        outcomes = {m: kept[m[:2]] for m in mutations if m[:2] in kept}
+    with contextlib.ExitStack() as stack:
+        cache = given.cache or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        made = [Copy(cache / str(number), given) for number in range(given.processes)]
+        for copy in made:
+            stack.callback(copy.close)
+            copies.put(copy)
+
+        def attempt(mutation: Mutation, look: Look) -> tuple[Mutation, Outcome]:
+            copy = copies.get()
+            try:
+                return mutation, copy.attempt(mutation, look)
+            finally:
+                copies.put(copy)
+
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(given.processes))
+        for look in get_args(Look)[: 2 if given.near else 3]:
+            undecided = "near" if look == "far" else "open"
+            left = [m for m in mutations if m not in outcomes or outcomes[m].status == undecided]
+            if look == "eager":  # Solvers and trainings are loops.
+                left = [m for m in left if not re.search("_solvers/|benchmarks/", m.file)]
+            tries = [pool.submit(attempt, mutation, look) for mutation in left]
+            for future in concurrent.futures.as_completed(tries):
+                mutation, outcome = future.result()
+                if outcome.status in UNDECIDED[look]:
+                    outcome = outcome._replace(status="near" if look == "near" else "open")
+                spent = outcomes[mutation].cpu_seconds if mutation in outcomes else 0.0
+                outcomes[mutation] = outcome._replace(cpu_seconds=spent + outcome.cpu_seconds)
+                show(outcomes[mutation])
+                if given.out:
+                    text = json.dumps(summary(outcomes, made, given), indent=1)
+                    given.out.write_text(text + "\n")
+        return summary(outcomes, made, given)
+
+
+def summary(
+    outcomes: dict[Mutation, Outcome], copies: list[Copy], given: argparse.Namespace
+) -> dict[str, Any]:
+    """Returns what is known so far, for JSON."""
+    survivors = [m.label for m, outcome in outcomes.items() if outcome.status != "killed"]
+    return {
+        "killed": len(outcomes) - len(survivors),
+        "total": len(outcomes),
+        "survivors": sorted(survivors),
+        "cpu_seconds": round(sum(outcome.cpu_seconds for outcome in outcomes.values())),
+        "budget": given.budget,
+        "fail_without_a_mutation": {
+            way: sorted(set().union(*(copy.unsound[eager] for copy in copies)))
+            for way, eager in (("eager", True), ("compiled", False))
+        },
+        "outcomes": [outcome._asdict() for outcome in sorted(outcomes.values())],
+    }
+
+
+def show(outcome: Outcome) -> None:
+    """Prints a row of the table."""
+    by = outcome.killed_by or f"{outcome.passed} tests passed, {outcome.left} did not run"
+    if outcome.status in ("broken", "hung"):
+        by = outcome.message
+    name = f"{outcome.file}: {outcome.name}"
+    print(f"{outcome.status:8} {outcome.cpu_seconds:5.0f} s  {name}\n{'':18}{by}", flush=True)
+
+
+def main() -> int:
+    """Runs the chosen mutations; one if any survives."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-k", default="", help="parts of 'file: name', by commas; all by default")
+    parser.add_argument("--list", action="store_true", help="list them, and those out of date")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=600, help="CPU seconds for a mutation")
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds for a run of pytest")
+    parser.add_argument("--nice", type=int, default=10)
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for compiled programs to keep")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file for the summary")
+    parser.add_argument("--near", action="store_true", help="leave out the last look")
+    parser.add_argument("--resume", type=pathlib.Path, help="summary of a run to go on with")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        serve()
+        return 0
+
+    parts = [part.strip() for part in given.k.split(",") if part.strip()]
+    chosen = [m for m in MUTATIONS if not parts or any(part in m.label for part in parts)]
+    bad = {mutation.label: why for mutation in chosen if (why := problem(mutation))}
+    if given.list:
+        print(*(mutation.label for mutation in chosen), sep="\n")
+    for label, why in bad.items():
+        print(f"out of date: {label}: {why}")
+    if given.list or bad or not chosen:
+        print(f"{len(chosen)} mutations, {len(bad)} out of date")
+        return int(bool(bad) or not chosen)
+    found = run(chosen, given)
+    print(f"killed {found['killed']} of {found['total']}")
+    print(*(f"survivor: {name}" for name in found["survivors"]), sep="\n")
+    return int(bool(found["survivors"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
