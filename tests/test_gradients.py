@@ -274,9 +274,11 @@ def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monke
     def losses(kernel):
         if kernel.ndim == 4:
             layout = ("NHWC", "HWIO", "NHWC")
-            hidden = jax.lax.conv_general_dilated(
-                images, kernel, (1, 1), "SAME", None, None, layout
+            # In a function of its own, as layers are.
+            convolve = jax.jit(
+                lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", None, None, layout)
             )
+            hidden = convolve(images, kernel)
         else:
             hidden = images.reshape(2, -1) @ kernel
         return jnp.sum(jnp.tanh(hidden)) * weights
