@@ -269,7 +269,7 @@ def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monke
     """XLA runs them many times slower there, on the CPU; other large models do go in turn."""
     monkeypatch.setattr(_gradients, "_LARGE", 0)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 1)), jnp.float32)
-    weights = jnp.linspace(0.5, 1.0, num_tasks)
+    weights = jnp.linspace(0.5, 1.0, num_tasks, dtype=jnp.float32)
 
     def losses(kernel):
         if kernel.ndim == 4:
@@ -283,7 +283,7 @@ def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monke
             hidden = images.reshape(2, -1) @ kernel
         return jnp.sum(jnp.tanh(hidden)) * weights
 
-    kernel = jnp.full(kernel, 0.1)
+    kernel = jnp.full(kernel, 0.1, jnp.float32)
     wanted = jax.vmap(lambda w: jax.grad(lambda k: losses(k)[0] / weights[0] * w)(kernel))(weights)
     if of == "value_and_task_grads":
         step, arguments = jax.jit(mtl.value_and_task_grads(losses)), (kernel,)

@@ -92,7 +92,7 @@ def test_norms_do_not_overflow_or_underflow(scale):
 
 
 def test_a_leaf_without_entries_adds_nothing():
-    tree, empty = random_tree(), jnp.zeros((4, 0))
+    tree, empty = random_tree(), jnp.zeros((4, 0), jnp.float32)
     np.testing.assert_array_equal(_gram.norms([tree, empty]), _gram.norms(tree))
     np.testing.assert_array_equal(_gram.gram([tree, empty]), _gram.gram(tree))
 
