@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ _SAFE_SQUARE = (1e-16, 1e32)
 
 
 _Units: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]] | None
+_Held = TypeVar("_Held")
 
 
 class ScaledGram(NamedTuple):
@@ -93,8 +94,7 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
         if units is not None:  # XLA copies what it divides.
             return _products_in_blocks(_pairs(stacks), dtype, units)
-        short = [[leaf for leaf in stack if leaf.shape[1] < _LONG] for stack in stacks]
-        long = [[leaf for leaf in stack if leaf.shape[1] >= _LONG] for stack in stacks]
+        short, long = zip(*map(_by_length, stacks), strict=True)
         parts = [whole(short, None)] if short[0] else []
         if len(long[0][0]) <= _PAIRED_TASKS:
             parts.append(_sums_over_pairs(_pairs(long), dtype))
@@ -104,7 +104,7 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
 
     if _may_be_sharded():
         return whole(stacks, units)
-    stacks = [_joined(stack, _JOINED) for stack in stacks]
+    stacks = [_joined(stack) for stack in stacks]
     if units is None and all(leaf.shape[1] < _LONG for leaf in stacks[0]):
         return whole(stacks, None)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
@@ -118,14 +118,14 @@ def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:
     return jnp.sum(jnp.concatenate(products, axis=1).reshape(num_tasks, -1, num_tasks), axis=1)
 
 
-def _joined(leaves: Sequence[Array], most: int) -> list[Float[Array, "T n"]]:
-    """Makes matrices of the leaves, one of neighbours that have at most so many columns."""
+def _joined(leaves: Sequence[Array]) -> list[Float[Array, "T n"]]:
+    """Makes matrices of the leaves, one of neighbours that have few columns together."""
     groups: list[list[Float[Array, "T n"]]] = []
     room = 0
     for matrix in map(_as_matrix, leaves):
         if not groups or matrix.shape[1] > room:
             groups.append([])
-            room = most
+            room = _JOINED
         room -= matrix.shape[1]
         groups[-1].append(matrix)
     return [_side_by_side(group) for group in groups]
@@ -138,6 +138,14 @@ def _side_by_side(matrices: Sequence[Float[Array, "T n"]]) -> Float[Array, "T n"
         dtype = at_least_float32(*matrices)
         matrices = [matrix.astype(dtype) for matrix in matrices]
     return jnp.concatenate(matrices, axis=1)
+
+
+def _by_length(
+    matrices: Sequence[Float[Array, "T n"]],
+) -> tuple[list[Float[Array, "T n"]], list[Float[Array, "T n"]]]:
+    """Returns the matrices that the CPU contracts whole, and the long ones."""
+    short = [matrix for matrix in matrices if matrix.shape[1] < _LONG]
+    return short, [matrix for matrix in matrices if matrix.shape[1] >= _LONG]
 
 
 def _pairs(stacks: Sequence[Sequence[Array]]) -> list[tuple[Array, Array]]:
@@ -262,25 +270,45 @@ def _sums_over_pairs(
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
 
-    def scaled(products: Float[Array, "T T"], unit: Float[Array, ""]) -> tuple[ScaledGram, Array]:
-        products = jnp.where(jnp.outer(mask, mask), products, 0.0)
+    def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, ""]]:
         largest = jnp.max(jnp.diagonal(products))
         scale = power_of_two(jnp.sqrt(largest))
-        return ScaledGram(products / scale**2, unit * scale), _is_safe(largest)
+        unit = 1 if units is None else units[0]
+        return ScaledGram(products / scale**2, unit * scale), largest
 
-    raw = _products(task_gradients, task_gradients)
-    as_computed, safe = scaled(raw, jnp.ones((), raw.dtype))
+    return _at_any_scale(task_gradients, task_gradients, mask, held)
 
-    def recomputed() -> ScaledGram:
-        leaves = _gathered(task_gradients)
-        unit = _unit(leaves, mask, raw.dtype)
-        return scaled(_products(leaves, leaves, (unit, unit)), unit)[0]
+
+def _at_any_scale(
+    left: Any,
+    right: Any,
+    mask: Bool[Array, " T"],
+    held: Callable[[Float[Array, "T T"], _Units], tuple[_Held, Float[Array, ""]]],
+) -> _Held:
+    """Computes the products of the present tasks, again from divided stacks where not safe.
+
+    Args:
+        left: a stack of task gradients.
+        right: the same or another one.
+        mask: `(T,)` bool.
+        held: makes what is returned of products and the units that their stacks were divided by;
+            and says how large they are.
+    """
+
+    def compute(left: Any, right: Any, units: _Units) -> tuple[_Held, Float[Array, ""]]:
+        products = _products(left, right, units)
+        return held(jnp.where(jnp.outer(mask, mask), products, 0.0), units)
+
+    as_computed, largest = compute(left, right, None)
+    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+
+    def recomputed() -> _Held:
+        one = _gathered(left)
+        other = one if right is left else _gathered(right)
+        units = _unit(one, mask, largest.dtype), _unit(other, mask, largest.dtype)
+        return compute(one, other, units)[0]
 
     return jax.lax.cond(safe, lambda: as_computed, recomputed)
-
-
-def _is_safe(largest: Float[Array, ""]) -> Bool[Array, ""]:
-    return (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
 
 
 def _gathered(task_gradients: Any) -> list[Array]:
@@ -288,8 +316,7 @@ def _gathered(task_gradients: Any) -> list[Array]:
     leaves = jax.tree.leaves(task_gradients)
     if _may_be_sharded():
         return leaves
-    short = [_as_matrix(leaf) for leaf in leaves if leaf.size < _LONG * len(leaf)]
-    long = [_as_matrix(leaf) for leaf in leaves if leaf.size >= _LONG * len(leaf)]
+    short, long = _by_length([_as_matrix(leaf) for leaf in leaves])
     return [_side_by_side(short), *long] if short else long
 
 
@@ -338,24 +365,15 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
         mask: `(T,)` bool.
     """
 
-    def scaled(
-        products: Float[Array, "T T"], *units: Float[Array, ""]
-    ) -> tuple[ScaledCrossGram, Array]:
-        products = jnp.where(jnp.outer(mask, mask), products, 0.0)
+    def held(
+        products: Float[Array, "T T"], units: _Units
+    ) -> tuple[ScaledCrossGram, Float[Array, ""]]:
         largest = jnp.max(jnp.abs(products))
         size = power_of_two(largest)
-        factor = units[0] * units[1] if units else jnp.ones_like(size)
-        return ScaledCrossGram(products / size, factor * size), _is_safe(largest)
+        factor = 1 if units is None else units[0] * units[1]
+        return ScaledCrossGram(products / size, factor * size), largest
 
-    raw = _products(left, right)
-    as_computed, safe = scaled(raw)
-
-    def recomputed() -> ScaledCrossGram:
-        stacks = _gathered(left), _gathered(right)
-        units = _unit(stacks[0], mask, raw.dtype), _unit(stacks[1], mask, raw.dtype)
-        return scaled(_products(*stacks, units), *units)[0]
-
-    return jax.lax.cond(safe, lambda: as_computed, recomputed)
+    return _at_any_scale(left, right, mask, held)
 
 
 def _largest_entries(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
