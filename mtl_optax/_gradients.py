@@ -139,7 +139,10 @@ def in_turn(
     loop = functools.partial(jax.lax.map, once)
     convolves = has_operation(closed.jaxpr, "conv_general_dilated")
     on_cpu = written_out if convolves and len(rows) <= _FEW_TASKS else loop
-    return jax.lax.platform_dependent(rows, cpu=on_cpu, default=elsewhere or loop)
+    elsewhere = elsewhere or loop
+    if on_cpu is elsewhere:
+        return loop(rows)
+    return jax.lax.platform_dependent(rows, cpu=on_cpu, default=elsewhere)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

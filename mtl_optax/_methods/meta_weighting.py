@@ -18,6 +18,7 @@ from mtl_optax._gram import (
 )
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._solvers.min_norm import min_norm
+from mtl_optax._solvers.simplex import project
 from mtl_optax._weighting import SolverReport, no_report, report
 
 Project = Literal["none", "nonneg", "simplex"]
@@ -165,7 +166,4 @@ def _project_on_simplex(
     """Projects the present tasks' values on those that are not negative and sum to `number`."""
     # The projection takes no notice of what lies `number` below the largest value.
     depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
-    # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
-    with jax.numpy_dtype_promotion("standard"):
-        projected = optax.projections.projection_simplex(jnp.maximum(depths, -number), number)
-    return projected.astype(values.dtype)
+    return project(jnp.maximum(depths, -number), number)

@@ -12,12 +12,11 @@ from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax._gram import HIGHEST
 from mtl_optax._solvers.conic import conic
-from mtl_optax._solvers.simplex import Solution, lowest, present, uniform
+from mtl_optax._solvers.simplex import Solution, lowest, present, project, uniform
 
 _State = TypeVar("_State")
 MinNormSolver = Literal["fully_corrective", "frank_wolfe", "projected_gradient"]
@@ -145,9 +144,7 @@ def projected_gradient(
         weights, ahead, momentum = state
         slopes = jnp.matmul(gram, ahead, precision=HIGHEST)
         moved = jnp.where(mask, ahead - slopes / lipschitz, absent)
-        # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
-        with jax.numpy_dtype_promotion("standard"):
-            new = optax.projections.projection_simplex(moved).astype(gram.dtype)
+        new = project(moved)
         uphill = jnp.dot(ahead - new, new - weights) > 0
         momentum = jnp.where(uphill, 1.0, momentum)
         grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2

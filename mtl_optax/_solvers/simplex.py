@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -36,3 +38,10 @@ def lowest(values: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, 
 def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
     """Returns `1 / (number of present tasks)` for each present task, zero for the others."""
     return mask.astype(dtype) / jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+
+
+def project(values: Float[Array, " T"], total: Any = 1.0) -> Float[Array, " T"]:
+    """Returns the nearest non-negative values that sum to `total`, in the dtype of `values`."""
+    # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.projections.projection_simplex(values, total).astype(values.dtype)
