@@ -5,9 +5,15 @@ they do it: in `Command.work`, and in what that calls.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, ClassVar
 
 import tyro
+from rich.console import Console
+
+from benchmarks.errors import UserError
+from benchmarks.methods import check_names
+from benchmarks.writing import between_markers, writable, write
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 Methods = Annotated[
@@ -34,3 +40,38 @@ class Command(ABC):
 
         with jax.enable_x64(False):  # Cells of one table are of one precision.
             self.work()
+
+
+class Measurement(Command):
+    """A command whose rows become Markdown tables."""
+
+    name: ClassVar[str]
+    counts: ClassVar[tuple[str, ...]]
+    """The options that hold several numbers of at least one."""
+    methods: tuple[str, ...]
+    rounds: int
+    out: Path
+    into: Path | None
+    quiet: bool
+
+    def check(self) -> None:
+        """Raise for every mistake in the options."""
+        check_names("--methods", self.methods)
+        for option in self.counts:
+            values = getattr(self, option)
+            if not values or min(values) < 1:
+                raise UserError(f"--{option} must be at least 1, not {values}")
+        if self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
+        if self.into is not None:
+            between_markers(self.into, self.name, "")
+        writable(self.out)
+
+    def publish(self, tables: str, *, beside: str) -> None:
+        """Write the tables to --out and --into and print them; ``beside`` is all that is there."""
+        write(self.out / f"{self.name}.md", tables)
+        if self.into is not None:
+            write(self.into, between_markers(self.into, self.name, tables))
+        if not self.quiet:
+            Console().print(tables, markup=False, highlight=False, soft_wrap=True)
+            Console().print(f"{beside} are in {self.out}/", highlight=False)

@@ -8,17 +8,16 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks.command import Command, Methods, Switch
-from benchmarks.errors import UserError
-from benchmarks.methods import check_names, registry
-from benchmarks.writing import between_markers, writable, write
+from benchmarks.command import Measurement, Methods, Switch
+from benchmarks.methods import registry
+from benchmarks.writing import write
 
 Part = Literal["steps", "leaves"]
 PARTS: tuple[Part, ...] = ("steps", "leaves")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compile(Command):
+class Compile(Measurement):
     """Measure the CPU seconds that XLA takes to compile, as ratios within one run.
 
     A training step against equal weighting by hand, and an update against Adam's on trees of many
@@ -26,6 +25,7 @@ class Compile(Command):
     """
 
     name: ClassVar[str] = "compile"
+    counts: ClassVar[tuple[str, ...]] = ("tasks", "leaves")
 
     parts: Annotated[tuple[Part, ...], tyro.conf.arg(help_behavior_hint="(default: both)")] = ()
     """Whole training steps of a small MLP, and updates of many leaves."""
@@ -44,18 +44,6 @@ class Compile(Command):
     quiet: Switch = False
     """Print nothing but errors."""
 
-    def check(self) -> None:
-        """Raise for every mistake in the options."""
-        check_names("--methods", self.methods)
-        for option, values in (("tasks", self.tasks), ("leaves", self.leaves)):
-            if not values or min(values) < 1:
-                raise UserError(f"--{option} must be at least 1, not {values}")
-        if self.rounds < 1:
-            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
-        if self.into is not None:
-            between_markers(self.into, self.name, "")
-        writable(self.out)
-
     def work(self) -> None:
         """Measure, and print the tables."""
         from benchmarks.cells import provenance
@@ -72,10 +60,4 @@ class Compile(Command):
             rows += leaves.measure(methods, self.leaves, rounds=self.rounds, console=console)
         made = provenance()
         write(self.out / "rows.json", json.dumps({**made, "rows": rows}) + "\n")
-        found = tables(rows, made)
-        write(self.out / "compile.md", found)
-        if self.into is not None:
-            write(self.into, between_markers(self.into, self.name, found))
-        if not self.quiet:
-            Console().print(found, markup=False, highlight=False, soft_wrap=True)
-            Console().print(f"Rows and tables are in {self.out}/", highlight=False)
+        self.publish(tables(rows, made), beside="Rows and tables")

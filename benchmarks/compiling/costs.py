@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 from rich.progress import track
+
+import mtl_optax as mtl
+
+ADAM = optax.adam(1e-3)
 
 
 class Program(NamedTuple):
@@ -25,6 +30,13 @@ class Cost(NamedTuple):
     """To trace and lower."""
     compiling: float
     """To compile by XLA."""
+
+
+def with_adam(name: str, num_tasks: int) -> optax.GradientTransformationExtraArgs:
+    """A method and the optimiser of its updates, where it is none itself."""
+    method = mtl.get(name, num_tasks)
+    optimizes = mtl.method_info(name).is_optimizer
+    return optax.with_extra_args_support(method if optimizes else optax.chain(method, ADAM))
 
 
 def costs(

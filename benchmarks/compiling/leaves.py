@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import PyTree
 from rich.console import Console
 
 import mtl_optax as mtl
-from benchmarks.compiling.costs import Program, costs
+from benchmarks.compiling.costs import ADAM, Program, costs, with_adam
 
 TASKS = 3
 SHAPES = ((3,), (64, 64))
 METHODS = ("mean_tasks", "mgda", "cagrad", "nash_mtl", "graddrop", "gradnorm", "adatask")
 ALONE = "adam alone"
-ADAM = optax.adam(1e-3)
 
 
 def measure(
@@ -54,14 +52,11 @@ def _adam(number: int, shape: tuple[int, ...]) -> Program:
 
 
 def _chained(name: str, number: int, shape: tuple[int, ...]) -> Program:
-    info, method = mtl.method_info(name), mtl.get(name, TASKS)
-    chain = optax.with_extra_args_support(
-        method if info.is_optimizer else optax.chain(method, ADAM)
-    )
+    chain = with_adam(name, TASKS)
 
     def update(grads: PyTree, state: PyTree, params: PyTree, losses: Any, extra: Any) -> Any:
         return chain.update(grads, state, params, task_losses=losses, **extra)
 
     params, grads = _tree(number, shape), _tree(number, (TASKS, *shape))
-    extra = {"query_gradients": grads} if "query gradients" in info.reads else {}
+    extra = {"query_gradients": grads} if "query gradients" in mtl.method_info(name).reads else {}
     return Program(update, (grads, chain.init(params), params, jnp.ones(TASKS), extra))

@@ -10,12 +10,11 @@ from jaxtyping import Array, Float, PyTree
 from rich.console import Console
 
 import mtl_optax as mtl
-from benchmarks.compiling.costs import Program, costs
+from benchmarks.compiling.costs import ADAM, Program, costs, with_adam
 
 BY_HAND = "equal weighting by hand"
 STACKED, ONE_PASS = "stacked", "one pass"
 ROWS, INPUTS, WIDTH = 32, 16, 32
-ADAM = optax.adam(1e-3)
 
 
 def measure(
@@ -63,10 +62,7 @@ def _by_hand(num_tasks: int) -> Program:
 
 def _stacked(name: str, num_tasks: int) -> Program:
     """All task gradients to the method, and its update to Adam."""
-    info, method = mtl.method_info(name), mtl.get(name, num_tasks)
-    chain = optax.with_extra_args_support(
-        method if info.is_optimizer else optax.chain(method, ADAM)
-    )
+    chain = with_adam(name, num_tasks)
 
     def step(params: PyTree, state: PyTree, batch: PyTree, query: PyTree | None) -> Any:
         losses, grads = mtl.value_and_task_grads(_losses)(params, batch)
@@ -77,7 +73,7 @@ def _stacked(name: str, num_tasks: int) -> Program:
         return optax.apply_updates(params, updates), state, losses
 
     params, batch = _params(num_tasks), _batch(num_tasks)
-    query = batch if "query gradients" in info.reads else None
+    query = batch if "query gradients" in mtl.method_info(name).reads else None
     return Program(step, (params, chain.init(params), batch, query))
 
 

@@ -11,10 +11,9 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.command import Command, Switch
-from benchmarks.errors import UserError
-from benchmarks.methods import check_names, registry
-from benchmarks.writing import between_markers, writable, write
+from benchmarks.command import Measurement, Switch
+from benchmarks.methods import registry
+from benchmarks.writing import write
 
 if TYPE_CHECKING:
     from benchmarks.speed.timing import Question
@@ -27,13 +26,14 @@ _Several = tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed(Command):
+class Speed(Measurement):
     """Measure time and memory, as ratios within one run, beside TorchJD and LibMTL.
 
     Needs the extra `peers`, or --no-peers. An interrupted run goes on where it stopped.
     """
 
     name: ClassVar[str] = "speed"
+    counts: ClassVar[tuple[str, ...]] = ("tasks", "sizes")
 
     parts: Annotated[tuple[Part, ...], _Several] = ()
     """Aggregation of given gradients, inner solvers, whole training steps, and the four ways."""
@@ -57,18 +57,6 @@ class Speed(Command):
     """Measure again what --out holds."""
     quiet: Switch = False
     """Print nothing but errors."""
-
-    def check(self) -> None:
-        """Raise for every mistake in the options."""
-        check_names("--methods", self.methods)
-        for option, values in (("tasks", self.tasks), ("sizes", self.sizes)):
-            if not values or min(values) < 1:
-                raise UserError(f"--{option} must be at least 1, not {values}")
-        if self.rounds < 1:
-            raise UserError(f"--rounds must be at least 1, not {self.rounds}")
-        if self.into is not None:
-            between_markers(self.into, self.name, "")
-        writable(self.out)
 
     def work(self) -> None:
         """Measure what is missing, print the tables, draw the picture."""
@@ -99,13 +87,7 @@ class Speed(Command):
         made["versions"] |= peers.versions() if self.peers else {}
         made["threads"] = peers.threads()
         draw(rows, self.out / "speed.png")
-        found = tables(rows, made)
-        write(self.out / "speed.md", found)
-        if self.into is not None:
-            write(self.into, between_markers(self.into, self.name, found))
-        if not self.quiet:
-            Console().print(found, markup=False, highlight=False, soft_wrap=True)
-            Console().print(f"Rows, tables and a picture are in {self.out}/", highlight=False)
+        self.publish(tables(rows, made), beside="Rows, tables and a picture")
 
     def _questions(self) -> "Iterator[Question]":
         from benchmarks.speed import aggregation, solvers, steps, ways
