@@ -1,6 +1,6 @@
 """PCGrad: projecting conflicting gradients (Yu et al. 2020)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
-
-
-class PCGradState(NamedTuple):
-    """The random key of the next step."""
-
-    key: Key[Array, ""]
+from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 
 def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
@@ -26,8 +21,8 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
 
     Args:
         num_tasks: the number T of tasks.
-        key: integer seed or typed key; lives in the state and moves at every step. For two tasks
-            the order, and so the key, changes nothing.
+        key: integer seed or typed key; lives in the state, as a plain array, and moves at every
+            step. For two tasks the order changes nothing, and the state holds no key.
         combine: if False, return the projected rows `g_i'`, leaves `(T, *p.shape)`, for AdaTask
             on PCGrad: `chain(pcgrad(T, combine=False), per_task(T, optimizer), sum_tasks(T))`.
 
@@ -49,16 +44,21 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
         Array([0.5, 1.5], dtype=float32)
     """
-    key = _contract.as_key("pcgrad", key)
+    _contract.check_num_tasks("pcgrad", num_tasks)
+    draws, reads = Draws("pcgrad", key), frozenset({"gram"})
 
-    def update(evidence: Evidence, state: PCGradState) -> tuple[Array, PCGradState]:
-        key, now = jax.random.split(state.key)
-        orders = random_orders(now, num_tasks)
-        return project_conflicts(evidence.gram, orders), PCGradState(key)
+    def project_in_order(evidence: Evidence) -> Float[Array, "T T"]:
+        orders = jnp.tile(jnp.arange(num_tasks), (num_tasks, 1))
+        return project_conflicts(evidence.gram, orders)
 
-    weighting = Weighting(
-        "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(jax.random.clone(key)), update
-    )
+    def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:
+        state, now = draws.next(state)
+        return project_conflicts(evidence.gram, random_orders(now, num_tasks)), state
+
+    if num_tasks < 3:
+        weighting = stateless("pcgrad", num_tasks, reads, project_in_order)
+    else:
+        weighting = Weighting("pcgrad", num_tasks, reads, draws.init, update)
     return from_weighting(weighting, combine_tasks=combine)
 
 
