@@ -47,16 +47,19 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     _contract.check_num_tasks("pcgrad", num_tasks)
     draws, reads = Draws("pcgrad", key), frozenset({"gram"})
 
-    def project_in_order(evidence: Evidence) -> Float[Array, "T T"]:
-        orders = jnp.tile(jnp.arange(num_tasks), (num_tasks, 1))
-        return project_conflicts(evidence.gram, orders)
+    def project(evidence: Evidence, orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
+        coefficients = project_conflicts(evidence.gram, orders)
+        ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)
+        # A ratio can be infinite, where it counts for nothing.
+        return jnp.where(coefficients == 0, 0, coefficients * ratios)
 
     def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:
         state, now = draws.next(state)
-        return project_conflicts(evidence.gram, random_orders(now, num_tasks)), state
+        return project(evidence, random_orders(now, num_tasks)), state
 
     if num_tasks < 3:
-        weighting = stateless("pcgrad", num_tasks, reads, project_in_order)
+        any_order = jnp.tile(jnp.arange(num_tasks), (num_tasks, 1))
+        weighting = stateless("pcgrad", num_tasks, reads, lambda e: project(e, any_order))
     else:
         weighting = Weighting("pcgrad", num_tasks, reads, draws.init, update)
     return from_weighting(weighting, combine_tasks=combine)
