@@ -85,7 +85,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "weights = softmax_present(state.scores,",
             "weights = softmax_present(scores,",
         ),
-        ("half a variance is a whole one", "bound = bound**2 / 2", "bound = bound**2"),
+        ("half a variance is a whole one", "return bound**2 / 2 if", "return bound**2 if"),
     ],
     "mtl_optax/_methods/cagrad.py": [
         (
@@ -331,7 +331,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("smooth forgets the weights", "return w * softmax_present(", "return softmax_present("),
         (
             "the first of ties takes all",
-            "mask & (values == jnp.max(values))",
+            "mask & (values == highest)",
             "mask & (jnp.arange(num_tasks) == jnp.argmax(values))",
         ),
         (
@@ -403,7 +403,21 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "value(point) - lowest",
         ),
     ],
+    "mtl_optax/_powers.py": [
+        (
+            "zero is as large as one",
+            "return jnp.where(x == 0, jnp.finfo(x.dtype).minexp, powers)",
+            "return powers",
+        ),
+        ("the power overflows", "half = n // 2", "half = n"),
+    ],
     "mtl_optax/_solvers/kl_ball.py": [
+        (
+            "half of log T counts absent tasks",
+            "return jnp.log(_number(mask, dtype)) / 2",
+            "return jnp.log(jnp.asarray(mask.size, dtype)) / 2",
+        ),
+        ("rewards lose their unit", "exponent(jnp.max(jnp.abs(rewards))) - HELD", "-HELD"),
         (
             "scores fall for ever",
             "jnp.maximum(solution.log_weights + total, _LOWEST)",
