@@ -119,7 +119,7 @@ what you see to what to try.
 
 Each page shows the update on the same two and three task gradients, drawn by running the method.
 
-{_linked(methods_table.table())}
+{_linked(methods_table.what_they_do())}
 {toctree("Methods", names)}"""
 
 

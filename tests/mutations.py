@@ -336,8 +336,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "an absent task may be the worst",
-            "        values = jnp.where(mask, values, -jnp.inf)\n",
-            "",
+            "highest = jnp.max(jnp.where(mask, values, -jnp.inf))",
+            "highest = jnp.max(values)",
         ),
     ],
     "mtl_optax/_methods/uw.py": [

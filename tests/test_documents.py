@@ -97,10 +97,18 @@ def test_a_block_that_fails_is_named_by_page_and_line(name):
         assert (str(last.path).endswith(name), last.lineno + 1) == (True, 10)
 
 
-def test_the_readmes_table_is_fresh():
-    assert methods_table.rewritten(README) == README, "run: python docs/methods_table.py"
+@pytest.mark.parametrize("document", methods_table.TABLES, ids=name_of)
+def test_the_tables_of_methods_are_fresh(document):
+    text = document.read_text("utf-8")
+    assert methods_table.rewritten(document) == text, "run: python docs/methods_table.py"
     for name in mtl.list_methods():
-        assert f"| `{name}` |" in README
+        assert f"| `{name}` |" in text
+
+
+def test_a_docstring_that_does_not_say_when_not_to_use_the_method_fails(monkeypatch):
+    monkeypatch.setattr(mtl.method_info("mgda").factory, "__doc__", "Does something.")
+    with pytest.raises(ValueError, match="mgda does not say When not to use"):
+        methods_table.when_not("mgda")
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -57,6 +57,10 @@ def bandit_mtl(
         constant to all of them changes nothing. With `r >= log T` the ball holds every
         distribution, and `p` collapses onto the task of the largest loss.
 
+    When not to use:
+        Where losses have different units, or floors of different height: the largest gets the
+        weight, whether it can fall or not.
+
     References:
         Mao et al., `BanditMTL: Bandit-based Multi-task Learning for Text Classification
         <https://aclanthology.org/2021.acl-long.428/>`_, 2021. A third-party implementation has

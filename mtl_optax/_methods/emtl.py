@@ -76,6 +76,10 @@ def emtl(
         negative loss makes the adversary turn away from its task. Where the base's weights are
         not unique, as MGDA's are not for linearly dependent gradients, neither is the update.
 
+    When not to use:
+        Where a task's gradient vanishes: the update divides by its length. Where a loss can be
+        negative: the adversary turns away from its task.
+
     References:
         Yuan and Zhang, `Equitable Multi-Task Learning <https://arxiv.org/abs/2306.09373>`_, 2023,
         of which no code is public. The radius is sqrt(ρ) as in the text; the coefficient ρ of the

@@ -35,6 +35,10 @@ def graddrop(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: sum. It is not linear in the gradients, so it has no task weights.
 
+    When not to use:
+        Where tasks differ in scale: the sign of the larger gradient is kept nearly always. With
+        small batches: every coordinate's draw adds to their noise.
+
     References:
         Chen et al., `Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout
         <https://arxiv.org/abs/2010.06808>`_, 2020, Eqs. 1 and 2 and Algorithm 1, with `f(P) = P`.

@@ -30,6 +30,10 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: sum. For two tasks `d` conflicts with neither; for more it may.
 
+    When not to use:
+        Where tasks differ in scale: as in the plain sum, the longest gradient leads. Where hardly
+        any gradients conflict, it is the plain sum at the price of T backward passes.
+
     References:
         Yu et al., `Gradient Surgery for Multi-Task Learning
         <https://arxiv.org/abs/2001.06782>`_, 2020, Algorithm 1. As there, and in TorchJD, `j = i`

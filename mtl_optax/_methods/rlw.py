@@ -34,6 +34,10 @@ def rlw(
         tasks). For three tasks the standard deviation of a weight is 0.22 ("normal") or 0.24
         ("dirichlet").
 
+    When not to use:
+        As more than a baseline: it adds noise to equal weighting, and mends neither scales nor
+        conflicts.
+
     References:
         Lin et al., `Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
         Learning <https://arxiv.org/abs/2111.10603>`_, 2022, Section 3. LibMTL, nash-mtl and

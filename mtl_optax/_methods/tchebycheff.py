@@ -48,6 +48,10 @@ def tchebycheff(
         `on_shared(tchebycheff(T), shared)`: weighted, the heads of all tasks but the worst would
         stand still.
 
+    When not to use:
+        Where losses have different units, or floors of different height, without `weights` and
+        `reference` to say so: one task takes all the steps, whether its loss can fall or not.
+
     References:
         Mao et al., `Tchebycheff Procedure for Multi-task Text Classification
         <https://aclanthology.org/2020.acl-main.388/>`_, 2020. Smooth: Lin et al., `Smooth
@@ -73,8 +77,7 @@ def tchebycheff(
         w = jnp.ones_like(losses) if scale is None else scale.astype(losses.dtype)
         z = jnp.zeros_like(losses) if origin is None else origin.astype(losses.dtype)
         values, unit = _weighted_gaps(w, losses, z, mask)
-        values = jnp.where(mask, values, -jnp.inf)
-        highest = jnp.max(values)
+        highest = jnp.max(jnp.where(mask, values, -jnp.inf))
         if smooth is None:
             return w * uniform(mask & (values == highest), losses.dtype)
         mu = jnp.asarray(smooth, losses.dtype)
