@@ -8,6 +8,7 @@ state is the same too.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,8 @@ def weighted_value_and_grad(
     """Makes a function that weighs the losses and differentiates their sum, in one backward pass.
 
     The gradient equals the update that `method` makes of the stacked task gradients, at the cost
-    of equal weighting.
+    of equal weighting. Weights may leave the range of the losses' dtype; of losses in float16,
+    those below 6e-5 of the sum of all keep fewer digits.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
@@ -101,7 +103,7 @@ def weighted_value_and_grad(
         _contract.check_losses(weighting.name, weighting.num_tasks, losses)
         evidence = gather_evidence(weighting, None, losses, task_mask)
         _, weights, state = weigh(weighting, evidence, state)
-        (gradient,) = pullback(weights.astype(losses.dtype))
+        (gradient,) = _of_weighted_sum(pullback, weights, losses.dtype)
         if heads == "unweighted":
             (plain,) = pullback(evidence.mask.astype(losses.dtype))
             mask = _contract.shared_leaves(name, shared, params)
@@ -185,10 +187,14 @@ def feature_value_and_grad(
         )
         evidence = gather_evidence(weighting, feature_gradients, losses, task_mask)
         _, weights, state = weigh(weighting, evidence, state)
-        direct, at_features = decoder_pullback(weights.astype(losses.dtype))
+
+        def through_both(row: Float[Array, " T"]) -> tuple[Any, Any]:
+            direct, at_features = decoder_pullback(row)
+            return direct, encoder_pullback(at_features)[0]
+
+        direct, through = _of_weighted_sum(through_both, weights, losses.dtype)
         if heads == "unweighted":
             direct, _ = decoder_pullback(evidence.mask.astype(losses.dtype))
-        (through,) = encoder_pullback(at_features)
         gradient = jax.tree.map(jnp.add, direct, through)
         return ((losses, aux) if has_aux else losses), gradient, state
 
@@ -265,7 +271,7 @@ def streamed_value_and_grad(
         mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
         evidence = _streamed_evidence(weighting, lambda row: pullback(row)[0], losses, mask)
         _, weights, state = weigh(weighting, evidence, state)
-        gradient, at_heads = pullback(weights.astype(losses.dtype))
+        gradient, at_heads = _of_weighted_sum(pullback, weights, losses.dtype)
         if heads == "unweighted":
             _, at_heads = pullback(mask.astype(losses.dtype))
         return ((losses, aux) if has_aux else losses), merge_trees(gradient, at_heads), state
@@ -281,6 +287,7 @@ def _streamed_evidence(
 ) -> Evidence:
     """Computes what `weighting` reads, one task after the other, from a pullback of the losses."""
     reads = weighting.reads
+    room = math.sqrt(jnp.finfo(losses.dtype).max)
 
     def length_of(leaves: Any) -> Float[Array, ""]:
         return norms(jax.tree.map(lambda g: jnp.expand_dims(g, 0), leaves))[0]
@@ -296,8 +303,10 @@ def _streamed_evidence(
         if "gram" in reads:
             length = length_of(gradient)
             unit = power_of_two(length)
-            (along,) = push(jax.tree.map(lambda g: scaled(g, unit), gradient))
-            products = along.astype(length.dtype), length
+            # A product has the size of a norm, and in float16 to leave room for larger ones.
+            share = jnp.clip(unit / room, 1, room)
+            (along,) = push(jax.tree.map(lambda g: scaled(g, unit * share), gradient))
+            products = along.astype(length.dtype) * share, length
         if "norms" in reads:
             lengths = length_of(measured_leaves(weighting, gradient))
         return products, lengths
@@ -307,6 +316,23 @@ def _streamed_evidence(
         products, lengths = in_turn(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
     gram = None if products is None else gram_from_rows(products[0], products[1], mask)
     return make_evidence(weighting, mask, gram, lengths, losses)
+
+
+def _of_weighted_sum(
+    pullback: Callable[[Array], Any], weights: Float[Array, " T"], dtype: Any
+) -> Any:
+    """Computes the gradient of `Σ_t w_t L_t` from a pullback of losses of `dtype`.
+
+    Weights can leave the range of a half precision where the gradients do not. Divided by a power
+    of two above their sum, they make no cotangent larger than the losses themselves do.
+    """
+    unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
+
+    def whole(leaf: Array) -> Array:
+        wide = _contract.at_least_float32(leaf)
+        return (leaf.astype(wide) * unit.astype(wide)).astype(leaf.dtype)
+
+    return jax.tree.map(whole, pullback((weights / unit).astype(dtype)))
 
 
 def _weighting_of(caller: str, method: Any) -> Any:

@@ -101,6 +101,36 @@ def test_streamed_is_exact_at_any_scale(name, scale):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def gradient_of_way(way, fun, method, p):
+    """The gradient and the state of a first step of one way, of losses of the parameters alone."""
+    if way == "features":  # The parameters themselves, so that all gradients pass through them.
+        step = mtl.feature_value_and_grad(lambda q: q, lambda _, z: fun(z), method)
+    else:
+        step = getattr(mtl, f"{way}_value_and_grad")(fun, method)
+    return step(p, method.init(p))[1:]
+
+
+@pytest.mark.parametrize("way", ["weighted", "streamed", "features"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_weights_may_leave_the_range_of_the_losses(way, dtype):
+    """`1 / L` beyond 65504, where gradients, and what they add up to, lie within."""
+    coefficients = jnp.asarray(2.0**-10, dtype)
+    p = jnp.asarray([2.0**-9, 2.0**-8], dtype)  # Losses of 2e-6 and 4e-6.
+    method = mtl.scale_invariant(2, eps=1e-20)
+    gradient, state = gradient_of_way(way, lambda q: coefficients * q, method, p)
+    np.testing.assert_array_equal(state.weights, [2.0**19, 2.0**18])
+    np.testing.assert_array_equal(gradient, [2.0**9, 2.0**8])
+
+
+def test_streamed_products_may_leave_the_range_of_the_losses():
+    """Norms of 2**16 and 2**17, of entries that float16 holds: MGDA's weights are 0.8 and 0.2."""
+    rows = jnp.zeros((2, 512), jnp.float16).at[0, :256].set(2.0**12).at[1, 256:].set(2.0**13)
+    p = jnp.full(512, 2.0**-10, jnp.float16)
+    gradient, state = gradient_of_way("streamed", lambda q: rows @ q, mtl.mgda(2), p)
+    np.testing.assert_allclose(state.weights, [0.8, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(gradient[::511], [0.8 * 2**12, 0.2 * 2**13], rtol=1e-3)
+
+
 def test_streamed_takes_no_memory_for_more_tasks():
     """Temporaries stay as they are from 4 tasks to 32, within three times equal weighting's."""
 
