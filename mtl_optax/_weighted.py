@@ -7,7 +7,9 @@ backward pass, and `Σ_t w_t ∇L_t` is the gradient of one loss. The method is 
 state is the same too.
 """
 
+import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +88,6 @@ def weighted_value_and_grad(
             "streamed_value_and_grad, feature_value_and_grad or value_and_task_grads."
         )
 
-    @functools.wraps(fun)
     def value_and_grad(
         params: Any,
         state: WeightingState,
@@ -110,7 +111,7 @@ def weighted_value_and_grad(
             gradient = jax.tree.map(lambda keep, g, h: g if keep else h, mask, gradient, plain)
         return ((losses, aux) if has_aux else losses), gradient, state
 
-    return value_and_grad
+    return _with_state(fun, value_and_grad)
 
 
 def feature_value_and_grad(
@@ -251,7 +252,6 @@ def streamed_value_and_grad(
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
 
-    @functools.wraps(fun)
     def value_and_grad(
         params: Any,
         state: WeightingState,
@@ -276,7 +276,7 @@ def streamed_value_and_grad(
             _, at_heads = pullback(mask.astype(losses.dtype))
         return ((losses, aux) if has_aux else losses), merge_trees(gradient, at_heads), state
 
-    return value_and_grad
+    return _with_state(fun, value_and_grad)
 
 
 def _streamed_evidence(
@@ -316,6 +316,26 @@ def _streamed_evidence(
         products, lengths = in_turn(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
     gram = None if products is None else gram_from_rows(products[0], products[1], mask)
     return make_evidence(weighting, mask, gram, lengths, losses)
+
+
+def _with_state(fun: Callable[..., Any], value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives `value_and_grad` the name and the signature of `fun`, with `state` after the params.
+
+    What marks arguments, as `jax.jit` does, goes by signatures.
+    """
+    signature = inspect.signature(value_and_grad)
+    params, state, _, task_mask, _ = signature.parameters.values()
+    functools.update_wrapper(value_and_grad, fun)
+    # The signature stays as it is where `fun` has none to show, or one that has our names.
+    with contextlib.suppress(TypeError, ValueError):
+        others = list(inspect.signature(fun).parameters.values())
+        if others and others[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+            del others[0]
+        end = len(others) - sum(p.kind is inspect.Parameter.VAR_KEYWORD for p in others)
+        others.insert(end, task_mask)
+        signature = signature.replace(parameters=[params, state, *others])
+    value_and_grad.__signature__ = signature  # type: ignore[attr-defined]
+    return value_and_grad
 
 
 def _of_weighted_sum(

@@ -1,5 +1,6 @@
 """One method, several ways to gather its evidence, the same numbers."""
 
+import inspect
 import re
 
 import jax
@@ -290,6 +291,44 @@ def test_mistakes_are_named():
     other = mtl.mgda(T + 1)
     with pytest.raises(ValueError, match=r"mgda: .*wanted \(4, "):
         mtl.feature_value_and_grad(encoder, decoder, other)(params(), other.init(None), batch())
+
+
+@pytest.mark.nans  # Where JAX looks for them it donates nothing.
+@pytest.mark.parametrize("way", ["weighted", "streamed"])
+def test_arguments_are_marked_by_name_and_by_number(way):
+    """The signature has `state` second: what `jax.jit` marks is what the caller means."""
+
+    def losses_of(w, x, power, *, plain=True):
+        return jnp.stack([jnp.sum(w * x) ** power, jnp.sum(w)])
+
+    method = mtl.uw(2)
+    step = getattr(mtl, f"{way}_value_and_grad")(losses_of, method)
+    names = [*inspect.signature(step).parameters]
+    assert names == ["params", "state", "x", "power", "plain", "task_mask"]
+    assert step.__name__ == "losses_of"
+    by_number = jax.jit(step, static_argnums=3, static_argnames="plain", donate_argnames="state")
+    w, x, state = jnp.ones(3), jnp.ones(3), method.init(None)
+    _, gradient, _ = by_number(w, state, x, 2, plain=True, task_mask=jnp.array([True, False]))
+    np.testing.assert_array_equal(gradient, 3.0)  # Half of the slope of a square.
+    deleted = [leaf.is_deleted() for leaf in (state.inner.values, w, x)]
+    assert deleted == [True, False, False]
+
+
+def test_a_name_of_ours_in_the_loss_function_is_passed_by_position():
+    """Haiku's functions with state take it second."""
+
+    def losses_of(params, state, x):
+        return jnp.stack([jnp.sum(params * x), jnp.sum(params * state)])
+
+    method = mtl.sum_tasks(2)
+    step = mtl.weighted_value_and_grad(losses_of, method)
+    names = [*inspect.signature(step).parameters]
+    assert names == ["params", "state", "args", "task_mask", "kwargs"]
+    w = jnp.ones(3)
+    _, gradient, _ = jax.jit(step, static_argnums=2)(w, method.init(w), 2.0, 3 * w)
+    np.testing.assert_array_equal(gradient, 5.0)
+    several = mtl.weighted_value_and_grad(lambda *arrays: losses_of(*arrays), method)
+    assert [*inspect.signature(several).parameters] == ["params", "state", "arrays", "task_mask"]
 
 
 @pytest.mark.nans  # Where JAX looks for them it donates nothing.
