@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_optax import _contract
-from mtl_optax._tracing import has_operation, is_traced
+from mtl_optax._tracing import has_operation, is_traced, varying_axes, varying_like
 
 
 def value_and_task_grads(
@@ -169,7 +169,7 @@ def _losses_and_gradients(
     trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
     heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
     losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
-    rows = jnp.eye(len(losses), dtype=losses.dtype)
+    rows = varying_like(jnp.eye(len(losses), dtype=losses.dtype), losses)
     stacked = iter(_for_each_row(lambda row: pullback(row)[0], rows, trunk))
     summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
     gradients = jax.tree.unflatten(
@@ -191,10 +191,18 @@ _FEW_TASKS = 16
 
 def _for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
     """Calls `pull` for each row and stacks what it returns."""
-    together = jax.vmap(pull)
+    together = for_all_rows(pull)
     if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < _LARGE:
         return together(rows)
     return in_turn(pull, rows, elsewhere=together)
+
+
+def for_all_rows(pull: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Makes a function of several rows at once of the pullback of one."""
+    if hasattr(jax.lax, "pcast") or not jax.sharding.get_abstract_mesh().manual_axes:
+        return jax.vmap(pull)
+    # JAX 0.8.1 has no rule for several of the sums over devices that a pullback may end in.
+    return functools.partial(jax.lax.map, pull)
 
 
 def in_turn(
@@ -220,7 +228,9 @@ def in_turn(
     def written_out(rows: Array) -> Any:
         results: list[Any] = []
         for row in rows:
-            if results:  # Begin when the last one has ended, for the sake of memory.
+            # Begin when the last one has ended, for the sake of memory. What differs from device
+            # to device would make the row differ, and the row the results.
+            if results and len({*map(varying_axes, jax.tree.leaves((row, results[-1])))}) == 1:
                 row, results[-1] = jax.lax.optimization_barrier((row, results[-1]))
             results.append(once(row))
         return _stack(results)

@@ -19,9 +19,14 @@ def is_traced(x: Any) -> bool:
 
 def cond(predicate: Any, on_true: Callable[[], _R], on_false: Callable[[], _R]) -> _R:
     """Is `jax.lax.cond` while tracing, and Python's `if` otherwise."""
-    if is_traced(predicate):
+    if not is_traced(predicate):
+        return on_true() if predicate else on_false()
+    if not jax.sharding.get_abstract_mesh().manual_axes:
         return jax.lax.cond(predicate, on_true, on_false)
-    return on_true() if predicate else on_false()
+    # Inside `jax.shard_map` the branches are to agree on what varies, too.
+    types = jax.eval_shape(on_true), jax.eval_shape(on_false)
+    typed = lambda branch: lambda: jax.tree.map(varying_like, branch(), *types)
+    return jax.lax.cond(predicate, typed(on_true), typed(on_false))
 
 
 def varying_axes(*trees: Any) -> frozenset[str]:
@@ -29,6 +34,8 @@ def varying_axes(*trees: Any) -> frozenset[str]:
 
     They are part of an array's type inside `jax.shard_map`, and there are none elsewhere.
     """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return frozenset()
     types = [jax.typeof(leaf) for leaf in jax.tree.leaves(trees)]
     # JAX 0.8 calls them `vma`.
     axes = [t.mat.varying if hasattr(t, "mat") else getattr(t, "vma", ()) for t in types]

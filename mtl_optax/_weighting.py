@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mtl_optax import _contract
 from mtl_optax._gram import ScaledGram, combine, mix, norms, scaled_gram, weigh_rows, zero_absent
 from mtl_optax._solvers.simplex import uniform as uniform
+from mtl_optax._tracing import varying_like
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -177,8 +178,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         )
 
     def init_fn(params: optax.Params) -> WeightingState:
-        del params
-        return WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
+        state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
+        return varying_like(state, params)
 
     def update_fn(
         task_gradients: optax.Updates,
@@ -226,7 +227,8 @@ def weigh(
     kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
     result = jnp.where(kept, result, 0)
     weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
-    return result, weights, WeightingState(weights.astype(jnp.float32), inner)
+    following = WeightingState(weights.astype(jnp.float32), inner)
+    return result, weights, jax.tree.map(varying_like, following, state)
 
 
 def gather_evidence(
