@@ -34,26 +34,26 @@ _CHAIN = 1024
 _BLOCK = 65536
 _BLOCKS_AT_ONCE = 32
 
-# Where the largest diagonal entry of a float32 Gram lies in this range, a task 1e6 times smaller
-# than the largest still has a normal number for its square, and no sum has overflowed.
-_SAFE_SQUARE = (1e-16, 1e32)
+# Where a task's squared norm lies in this range, the squares of its entries are normal numbers in
+# float32, for up to 1e13 of one size, and no sum has overflowed.
+_SAFE_SQUARE = (1e-24, 1e32)
 
 
-_Units: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]] | None
+_Units: TypeAlias = tuple[Float[Array, " T"], Float[Array, " T"]] | None
 _Held = TypeVar("_Held")
 
 
 class ScaledGram(NamedTuple):
-    """A Gram matrix held as `scale**2 * matrix`, so that no square overflows or underflows.
+    """A Gram matrix held as `scale_s scale_t matrix_st`, so that no square over- or underflows.
 
     Attributes:
-        matrix: Gram of the task gradients divided by `scale`, `(T, T)`, largest diagonal entry
-            in [1, 4) (zero if all gradients are zero). Rows of absent tasks are zero.
-        scale: a power of two `()`, so that the division is exact.
+        matrix: Gram of the task gradients, each divided by its scale, `(T, T)`. The diagonal lies
+            in [1, 4), but for rows of zeros: those of zero gradients and of absent tasks.
+        scale: powers of two `(T,)`, so that the division is exact; one for rows of zeros.
     """
 
     matrix: Float[Array, "T T"]
-    scale: Float[Array, ""]
+    scale: Float[Array, " T"]
 
 
 def gram(task_gradients: Any) -> Float[Array, "T T"]:
@@ -82,20 +82,24 @@ def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
 
 
 def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"]:
-    """Computes `<l_s, r_t>` of two stacks of task gradients, each divided by its unit."""
+    """Computes `<l_s, r_t>` of two stacks of task gradients, each task's divided by its unit."""
     stacks = [jax.tree.leaves(left)]
     if left is not right:
         stacks.append(jax.tree.leaves(right))
-    dtype = at_least_float32(*(leaf for stack in stacks for leaf in stack))
+    return _contracted(stacks, units)
 
-    def whole(stacks: Any, units: _Units) -> Float[Array, "T T"]:
-        return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
+
+@jax.custom_jvp
+def _contracted(stacks: list[list[Array]], units: _Units) -> Float[Array, "T T"]:
+    """Computes the products of two stacks' leaves, or of one's with themselves."""
+    dtype = _dtype_of(stacks)
+    whole = _contracted_whole
 
     def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
         if units is not None:  # XLA copies what it divides.
             return _products_in_blocks(_pairs(stacks), dtype, units)
         short, long = zip(*map(_by_length, stacks), strict=True)
-        parts = [whole(short, None)] if short[0] else []
+        parts = [whole(list(short), None)] if short[0] else []
         if len(long[0][0]) <= _PAIRED_TASKS:
             parts.append(_sums_over_pairs(_pairs(long), dtype))
         else:
@@ -108,6 +112,25 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     if units is None and all(leaf.shape[1] < _LONG for leaf in stacks[0]):
         return whole(stacks, None)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
+
+
+@_contracted.defjvp
+def _contracted_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Differentiates by the product rule; the units are powers of two, and constant."""
+    (stacks, units), (changes, _) = primals, tangents
+    first = _contracted_whole([changes[0], stacks[-1]], units)
+    if len(stacks) == 1:
+        return _contracted(stacks, units), first + first.T
+    return _contracted(stacks, units), first + _contracted_whole([stacks[0], changes[1]], units)
+
+
+def _contracted_whole(stacks: list[list[Array]], units: _Units) -> Float[Array, "T T"]:
+    dtype = _dtype_of(stacks)
+    return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
+
+
+def _dtype_of(stacks: Sequence[Sequence[Array]]) -> Any:
+    return at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
 
 def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:
@@ -160,7 +183,8 @@ def _may_be_sharded() -> bool:
 
 def _product(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
     if units is not None:
-        left, right = left.astype(dtype) / units[0], right.astype(dtype) / units[1]
+        left = left.astype(dtype) / along_tasks(units[0], left)
+        right = right.astype(dtype) / along_tasks(units[1], right)
     elif left.dtype != right.dtype:
         left, right = left.astype(dtype), right.astype(dtype)
     # Contracting all trailing axes at once, rather than reshaping to (T, n) first, lets a sharded
@@ -268,13 +292,13 @@ def _sums_over_pairs(
 
 @jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
-    """Computes the Gram matrix of the present tasks, safe at any scale of the gradients."""
+    """Computes the Gram matrix of the present tasks, safe at any scale of each gradient."""
 
-    def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, ""]]:
-        largest = jnp.max(jnp.diagonal(products))
-        scale = power_of_two(jnp.sqrt(largest))
-        unit = 1 if units is None else units[0]
-        return ScaledGram(products / scale**2, unit * scale), largest
+    def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, " T"]]:
+        squares = jnp.diagonal(products)
+        scale = power_of_two(jnp.sqrt(squares))
+        matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
+        return ScaledGram(matrix, scale if units is None else units[0] * scale), squares
 
     return _at_any_scale(task_gradients, task_gradients, mask, held)
 
@@ -283,7 +307,7 @@ def _at_any_scale(
     left: Any,
     right: Any,
     mask: Bool[Array, " T"],
-    held: Callable[[Float[Array, "T T"], _Units], tuple[_Held, Float[Array, ""]]],
+    held: Callable[[Float[Array, "T T"], _Units], tuple[_Held, Float[Array, " T"]]],
 ) -> _Held:
     """Computes the products of the present tasks, again from divided stacks where not safe.
 
@@ -292,23 +316,26 @@ def _at_any_scale(
         right: the same or another one.
         mask: `(T,)` bool.
         held: makes what is returned of products and the units that their stacks were divided by;
-            and says how large they are.
+            and says how large the products are for each task.
     """
 
-    def compute(left: Any, right: Any, units: _Units) -> tuple[_Held, Float[Array, ""]]:
+    def compute(left: Any, right: Any, units: _Units) -> tuple[_Held, Float[Array, " T"]]:
         products = _products(left, right, units)
         return held(jnp.where(jnp.outer(mask, mask), products, 0.0), units)
 
-    as_computed, largest = compute(left, right, None)
-    safe = (largest >= _SAFE_SQUARE[0]) & (largest <= _SAFE_SQUARE[1])
+    as_computed, sizes = compute(left, right, None)
+    safe = (sizes >= _SAFE_SQUARE[0]) & (sizes <= _SAFE_SQUARE[1])
 
-    def recomputed() -> _Held:
+    def checked() -> _Held:
         one = _gathered(left)
         other = one if right is left else _gathered(right)
-        units = _unit(one, mask, largest.dtype), _unit(other, mask, largest.dtype)
-        return compute(one, other, units)[0]
+        largest = [_largest_entries(leaves, mask, sizes.dtype) for leaves in (one, other)]
+        units = power_of_two(largest[0]), power_of_two(largest[1])
+        # Rows of zeros are right as they are. A comparison with NaN is false.
+        wrong = jnp.any(~(safe | (largest[0] == 0))) & ~(jnp.max(largest[1]) == 0)
+        return jax.lax.cond(wrong, lambda: compute(one, other, units)[0], lambda: as_computed)
 
-    return jax.lax.cond(safe, lambda: as_computed, recomputed)
+    return jax.lax.cond(jnp.all(safe | ~mask), lambda: as_computed, checked)
 
 
 def _gathered(task_gradients: Any) -> list[Array]:
@@ -318,12 +345,6 @@ def _gathered(task_gradients: Any) -> list[Array]:
         return leaves
     short, long = _by_length([_as_matrix(leaf) for leaf in leaves])
     return [_side_by_side(short), *long] if short else long
-
-
-def _unit(leaves: Sequence[Array], mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
-    """Returns the power of two below the largest entry of the present tasks."""
-    entries = _largest_entries(leaves, dtype)
-    return power_of_two(jnp.max(jnp.where(mask, entries, 0)))
 
 
 def gram_from_rows(
@@ -336,23 +357,39 @@ def gram_from_rows(
         lengths: `‖g_t‖`, `(T,)`.
         mask: `(T,)` bool.
     """
-    scale = power_of_two(jnp.max(jnp.where(mask, lengths, 0)))
-    shares = jnp.expand_dims(jax.vmap(power_of_two)(lengths) / scale, 1)
-    matrix = jnp.where(jnp.outer(mask, mask), rows / scale * shares, 0)
+    scale = power_of_two(jnp.where(mask, lengths, 0))
+    matrix = jnp.where(jnp.outer(mask, mask), rows / jnp.expand_dims(scale, 0), 0)
     return ScaledGram((matrix + matrix.T) / 2, scale)
 
 
+def relative(held: ScaledGram) -> tuple[Float[Array, " T"], Float[Array, ""]]:
+    """Returns the scales as shares of the largest, and the largest.
+
+    The share of a row of zeros is one: whatever it is, nothing comes of it.
+    """
+    present = jnp.diagonal(held.matrix) > 0
+    unit = jnp.max(jnp.where(present, held.scale, 0))
+    unit = jnp.where(unit > 0, unit, 1)
+    return jnp.where(present, held.scale / unit, 1), unit
+
+
+def root(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
+    """Returns the square root; zero, and with a derivative of zero, where `x` is not positive."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0 * x)
+
+
 class ScaledCrossGram(NamedTuple):
-    """The inner products of two stacks of task gradients, held as `scale * matrix`.
+    """The inner products of two stacks of task gradients, held as `scale_s matrix_st`.
 
     Attributes:
-        matrix: `(T, T)`, largest entry in [1, 2) by magnitude (zero if all are zero). Rows and
-            columns of absent tasks are zero.
-        scale: a power of two `()`, or zero or infinity where the products leave the dtype's range.
+        matrix: `(T, T)`. The largest entry of each row lies in [1, 2) by magnitude, or all are
+            zero. Rows and columns of absent tasks are zero.
+        scale: powers of two `(T,)`; zero or infinity where products leave the dtype's range.
     """
 
     matrix: Float[Array, "T T"]
-    scale: Float[Array, ""]
+    scale: Float[Array, " T"]
 
 
 @jax.jit
@@ -367,23 +404,34 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
 
     def held(
         products: Float[Array, "T T"], units: _Units
-    ) -> tuple[ScaledCrossGram, Float[Array, ""]]:
-        largest = jnp.max(jnp.abs(products))
+    ) -> tuple[ScaledCrossGram, Float[Array, " T"]]:
+        factor: Any = 1
+        if units is not None:
+            longest = jnp.max(units[1])
+            products *= jnp.expand_dims(units[1] / longest, 0)
+            factor = units[0] * longest
+        largest = jnp.max(jnp.abs(products), axis=1)
         size = power_of_two(largest)
-        factor = 1 if units is None else units[0] * units[1]
-        return ScaledCrossGram(products / size, factor * size), largest
+        return ScaledCrossGram(products / jnp.expand_dims(size, 1), factor * size), largest
 
     return _at_any_scale(left, right, mask, held)
 
 
-def _largest_entries(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
-    """Returns each task's largest entry by magnitude."""
-    largest = [jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0) for g in leaves]
-    return jnp.max(jnp.stack([entry.astype(dtype) for entry in largest]), axis=0)
+def _largest_entries(
+    leaves: Sequence[Array], mask: Bool[Array, " T"] | None, dtype: Any
+) -> Float[Array, " T"]:
+    """Returns each task's largest entry by magnitude; zero for absent tasks."""
+    each = [jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0) for g in leaves]
+    largest = jnp.max(jnp.stack([entry.astype(dtype) for entry in each]), axis=0)
+    return largest if mask is None else jnp.where(mask, largest, 0)
 
 
-def power_of_two(x: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the largest power of two not above `x`, and one for zero and non-finite `x`."""
+def power_of_two(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
+    """Returns the largest power of two not above `x`, and one for zero and non-finite `x`.
+
+    It counts as a constant where derivatives are taken.
+    """
+    x = jax.lax.stop_gradient(x)
     power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
     return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
 
@@ -493,9 +541,9 @@ def norms(task_gradients: Any) -> Float[Array, " T"]:
     """Computes the Euclidean norm `‖g_t‖` of each task's gradient over all leaves, `(T,)`."""
     leaves = jax.tree.leaves(task_gradients)
     dtype = at_least_float32(*leaves)
-    units = jax.vmap(power_of_two)(_largest_entries(leaves, dtype))
+    units = power_of_two(_largest_entries(leaves, None, dtype))
     squares = sum(
         jnp.sum((g.astype(dtype) / along_tasks(units, g)) ** 2, axis=tuple(range(1, g.ndim)))
         for g in leaves
     )
-    return units * jnp.sqrt(jnp.asarray(squares))
+    return units * root(jnp.asarray(squares))

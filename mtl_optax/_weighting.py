@@ -14,7 +14,16 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._gram import ScaledGram, combine, mix, norms, scaled_gram, weigh_rows, zero_absent
+from mtl_optax._gram import (
+    ScaledGram,
+    combine,
+    mix,
+    norms,
+    relative,
+    scaled_gram,
+    weigh_rows,
+    zero_absent,
+)
 from mtl_optax._solvers.simplex import uniform as uniform
 from mtl_optax._tracing import varying_like
 
@@ -26,10 +35,11 @@ class Evidence(NamedTuple):
 
     Attributes:
         mask: `(T,)` bool, the tasks present in this batch.
-        gram: `(T, T)` Gram matrix of the task gradients divided by `scale`; its largest diagonal
-            entry lies in [1, 4), or it is zero. Rows and columns of absent tasks are zero.
-        scale: `()`, the power of two that the gradients were divided by. A weighting whose
-            weights do not change when all gradients are scaled can ignore it.
+        gram: `(T, T)` Gram matrix of the task gradients, each divided by its `scale`, so that
+            `<g_s, g_t> = scale_s scale_t gram_st`; the diagonal lies in [1, 4), but for rows of
+            zeros: those of zero gradients and of absent tasks.
+        scale: `(T,)`, powers of two, each near the norm of the task's gradient; one for rows of
+            zeros. Weights for the divided gradients, divided by it, are weights for the gradients.
         losses: `(T,)` task losses; those of absent tasks are one.
         norms: `(T,)` norms of the task gradients, over the leaves of the weighting's `norm_mask`;
             those of absent tasks are zero.
@@ -37,9 +47,16 @@ class Evidence(NamedTuple):
 
     mask: Bool[Array, " T"]
     gram: Float[Array, "T T"] = _UNREAD
-    scale: Float[Array, ""] = _UNREAD
+    scale: Float[Array, " T"] = _UNREAD
     losses: Float[Array, " T"] = _UNREAD
     norms: Float[Array, " T"] = _UNREAD
+
+    def relative(self) -> tuple[Float[Array, " T"], Float[Array, ""]]:
+        """Returns the scales as shares of the largest, `(T,)`, and the largest, `()`.
+
+        Where weights do not change when all gradients are scaled, the shares are all they need.
+        """
+        return relative(ScaledGram(self.gram, self.scale))
 
 
 _READS = frozenset({"gram", "losses", "norms"})
@@ -99,9 +116,11 @@ def no_report() -> SolverReport:
     return SolverReport(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def report(gap: Array, iterations: Array, gram: Float[Array, "T T"]) -> SolverReport:
-    """Returns the report of a solution over `gram`."""
-    largest = jnp.max(jnp.diagonal(gram))
+def report(
+    gap: Array, iterations: Array, gram: Float[Array, "T T"], scale: Float[Array, " T"]
+) -> SolverReport:
+    """Returns the report of a solution over `gram`, of which each task has its scale."""
+    largest = jnp.max(jnp.diagonal(gram) * scale**2)
     return SolverReport((gap / jnp.where(largest > 0, largest, 1)).astype(jnp.float32), iterations)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.conic import conic
 from mtl_optax._weighting import (
     Evidence,
@@ -66,16 +66,17 @@ def cagrad(
         del state
         gram = evidence.gram
         mean = uniform(evidence.mask, gram.dtype)
-        products = jnp.matmul(gram, mean, precision=HIGHEST)
-        length = jnp.sqrt(jnp.maximum(jnp.dot(mean, products, precision=HIGHEST), 0))
+        scale, _ = evidence.relative()
+        products = jnp.matmul(gram, scale * mean, precision=HIGHEST)
+        length = root(jnp.dot(scale * mean, products, precision=HIGHEST))
         share = jnp.asarray(c, gram.dtype)
-        solution = conic(products, gram, share * length, evidence.mask)
+        solution = conic(products, gram, share * length, evidence.mask, scale)
         weights = mean + solution.multipliers
         if rescale == "one_plus_c_squared":
             weights = weights / (1 + share**2)
         elif rescale == "one_plus_c":
             weights = weights / (1 + share)
-        return weights, report(solution.gap, solution.iterations, gram)
+        return weights, report(solution.gap, solution.iterations, gram, scale)
 
     weighting = Weighting("cagrad", num_tasks, frozenset({"gram"}), no_report, update)
     return from_weighting(weighting, combine_tasks=combine)

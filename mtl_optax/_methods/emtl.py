@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_optax import _contract
+from mtl_optax._gram import root
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._solvers.kl_ball import ascend
 from mtl_optax._weighting import (
@@ -108,7 +109,7 @@ def emtl(
         _, alpha, after = weigh(inner, evidence, before)
         dtype = evidence.gram.dtype
         alpha = alpha.astype(dtype)
-        lengths = jnp.sqrt(jnp.diagonal(evidence.gram)) * evidence.scale
+        lengths = root(jnp.diagonal(evidence.gram)) * evidence.scale
         playing = evidence.mask & (lengths > 0)
         per_length = jnp.where(playing, alpha / jnp.where(playing, lengths, 1), 0)
         rewards = per_length.astype(jnp.float32) * evidence.losses.astype(jnp.float32)

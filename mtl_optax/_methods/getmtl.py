@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.conic import conic
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._weighting import (
@@ -100,18 +100,19 @@ def getmtl(
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state
         gram = evidence.gram
-        balance = min_norm(gram, evidence.mask)
+        scale, unit = evidence.relative()
+        balance = min_norm(gram, evidence.mask, scale)
         beta = balance.weights
         mean = uniform(evidence.mask, gram.dtype)
-        products = jnp.matmul(gram, mean, precision=HIGHEST)
-        length = jnp.sqrt(jnp.maximum(jnp.dot(mean, products, precision=HIGHEST), 0))
+        products = jnp.matmul(gram, scale * mean, precision=HIGHEST)
+        length = root(jnp.dot(scale * mean, products, precision=HIGHEST))
         a = jnp.asarray(epsilon, gram.dtype)
         if radius == "absolute":
-            a = a * (length * evidence.scale)
+            a = a * (length * unit)
         a = jnp.minimum(a, jnp.asarray(max_radius, gram.dtype))
         if variant == "official":
             weights = _official(evidence, beta, length, a, jnp.asarray(epsilon, gram.dtype))
-            return weights, report(balance.gap, balance.iterations, gram)
+            return weights, report(balance.gap, balance.iterations, gram, scale)
 
         linear = beta * products
         quadratic = jnp.outer(beta, beta) * gram
@@ -121,13 +122,14 @@ def getmtl(
         if variant == "exact":
             quadratic = slack * quadratic + jnp.outer(along, linear)
         active = evidence.mask & (beta > _SMALLEST_BETA)
-        solution = conic(linear, quadratic, a * length, active)
+        solution = conic(linear, quadratic, a * length, active, scale)
         x = solution.multipliers
         if variant == "exact":
-            weights = mean * (1 + jnp.dot(along, x, precision=HIGHEST)) + slack * beta * x
+            share = jnp.dot(scale * along, x, precision=HIGHEST)
+            weights = mean * (1 + share) + slack * beta * x
         else:
             weights = mean + beta * x
-        return weights / slack, report(solution.gap, solution.iterations, quadratic)
+        return weights / slack, report(solution.gap, solution.iterations, quadratic, scale)
 
     reads = {"gram", "losses"} if variant == "official" else {"gram"}
     weighting = Weighting("getmtl", num_tasks, frozenset(reads), no_report, update)
@@ -141,16 +143,19 @@ def _official(
     a: Float[Array, ""],
     epsilon: Float[Array, ""],
 ) -> Float[Array, " T"]:
-    """Computes the weights of the authors' code from MGDA's `x` and `‖g_0‖ = scale length`."""
+    """Computes the weights of the authors' code from MGDA's `x` and `‖g_0‖ = unit length`."""
     gram, mask = evidence.gram, evidence.mask
-    norms = jnp.sqrt(jnp.diagonal(gram))
-    divisors = jnp.where(norms > 0, norms, 1)
-    divisors *= jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
-    beta = min_norm(gram / jnp.outer(divisors, divisors), mask).weights
+    scale, unit = evidence.relative()
+    norms = root(jnp.diagonal(gram))
+    norms = jnp.where(norms > 0, norms, 1)
+    inverse = 1 / jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
+    inverse /= jnp.max(jnp.where(mask, inverse, 0))
+    beta = min_norm(gram / jnp.outer(norms, norms), mask, inverse).weights
     w = softmax_present(x * beta, mask)
-    square = jnp.dot(w, jnp.matmul(gram, w, precision=HIGHEST), precision=HIGHEST)
-    norm = evidence.scale * jnp.sqrt(jnp.maximum(square, 0))
-    ratio = (norm + 1e-8) / (a * (evidence.scale * length) + 1e-8)
+    shares = scale * w
+    square = jnp.dot(shares, jnp.matmul(gram, shares, precision=HIGHEST), precision=HIGHEST)
+    norm = unit * root(square)
+    ratio = (norm + 1e-8) / (a * (unit * length) + 1e-8)
     weights = uniform(mask, gram.dtype) + ratio * w
     present = jnp.sum(mask).astype(gram.dtype)
     return weights * (present / ((1 - a**2) * (1 + epsilon**2)))

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax._gram import HIGHEST, root
 from mtl_optax._learned import LearnedScalars
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
@@ -186,11 +186,11 @@ def _impartial(
     """Computes the weights of IMTL-G for the gradients `scales_t g_t`."""
     gram, mask = evidence.gram, evidence.mask
     dtype = gram.dtype
-    lengths = jnp.sqrt(jnp.where(mask, jnp.diagonal(gram), 0))
-    active: Bool[Array, " T"] = mask & (lengths > 0)
+    held = root(jnp.where(mask, jnp.diagonal(gram), 0))
+    active: Bool[Array, " T"] = mask & (held > 0)
     ones = active.astype(dtype)
-    lengths = jnp.where(active, lengths, 1)
-    cosines = jnp.where(jnp.outer(active, active), gram / jnp.outer(lengths, lengths), 0)
+    held = jnp.where(active, held, 1)
+    cosines = jnp.where(jnp.outer(active, active), gram / jnp.outer(held, held), 0)
     cosines += jnp.diag(jnp.where(active, 0, 1).astype(dtype))
     values, vectors = jnp.linalg.eigh(cosines)
     parts = jnp.matmul(ones, vectors, precision=HIGHEST)
@@ -201,6 +201,7 @@ def _impartial(
     singular = jnp.sum(outside**2) > _LARGEST_OUTSIDE**2 * jnp.sum(ones)
     point = jnp.matmul(vectors, jnp.where(singular, outside, solved), precision=HIGHEST)
 
+    lengths = jnp.where(active, held * evidence.relative()[0], 1)
     lengths = lengths if scales is None else scales * lengths
     shares = point / lengths
     total = jnp.sum(shares)

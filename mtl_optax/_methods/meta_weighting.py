@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax import _contract
 from mtl_optax._gram import (
     HIGHEST,
+    ScaledGram,
     cross_gram,
+    relative,
     select_tasks,
     stacked_zeros,
     weigh_rows,
@@ -123,10 +125,12 @@ def meta_weighting(
 
         products, scale = cross_gram(query_gradients, state.support, mask)
         gram = jnp.matmul(products, products.T, precision=HIGHEST)
-        solution = min_norm(gram, mask)
-        descent = jnp.matmul(solution.weights, products, precision=HIGHEST).astype(jnp.float32)
+        shares, unit = relative(ScaledGram(gram, scale))
+        solution = min_norm(gram, mask, shares)
+        descent = jnp.matmul(shares * solution.weights, products, precision=HIGHEST)
+        descent = descent.astype(jnp.float32)
         factor = jnp.asarray(step_size, jnp.float32) * jnp.asarray(learning_rate, jnp.float32)
-        values = state.values + factor / number * descent * scale.astype(jnp.float32)
+        values = state.values + factor / number * descent * unit.astype(jnp.float32)
         if project == "nonneg":
             values = jnp.maximum(values, 0)
         elif project == "simplex":
@@ -139,7 +143,7 @@ def meta_weighting(
             support = select_tasks(mask, support, state.support)
             task_gradients = zero_absent(mask, task_gradients)
         updates = (combine_rows if combine else weigh_rows)(weights, task_gradients)
-        summary = report(solution.gap, solution.iterations, gram)
+        summary = report(solution.gap, solution.iterations, gram, shares)
         return updates, MetaWeightingState(weights, values, support, summary)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -3,10 +3,12 @@
 from typing import Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mtl_optax import _contract
+from mtl_optax._gram import root
 from mtl_optax._solvers.min_norm import MinNormSolver, min_norm
+from mtl_optax._solvers.simplex import lowest
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -76,25 +78,28 @@ def mgda(
     _contract.check_choice("mgda", "apply_to", apply_to, get_args(ApplyTo))
     reads = {"gram", "losses"} if normalization in ("loss", "loss+") else {"gram"}
 
-    def divisors(evidence: Evidence) -> Float[Array, " T"]:
-        norms = jnp.sqrt(jnp.diagonal(evidence.gram))
-        v = jnp.ones_like(norms)
-        if normalization in ("l2", "loss+"):
-            v = v * jnp.where(norms > 0, norms, 1)
-        if normalization in ("loss", "loss+"):
-            v = v * jnp.maximum(evidence.losses, _SMALLEST_LOSS)
-        return v
-
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state
-        v = divisors(evidence)
-        normalized = evidence.gram / jnp.outer(v, v)
-        solution = min_norm(normalized, evidence.mask, solver=solver)
+        gram = evidence.gram
+        scale, _ = evidence.relative()
+        if normalization in ("l2", "loss+"):
+            held = root(jnp.diagonal(gram))
+            held = jnp.where(held > 0, held, 1)
+            divisors, gram = scale * held, gram / jnp.outer(held, held)
+            scale = jnp.ones_like(scale)
+        else:
+            divisors = jnp.ones_like(scale)
+        if normalization in ("loss", "loss+"):
+            losses = jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
+            divisors, scale = divisors * losses, scale / losses
+            scale = scale / jnp.max(jnp.where(evidence.mask, scale, 0))
+        solution = min_norm(gram, evidence.mask, scale, solver=solver)
         weights = solution.weights
-        if apply_to == "normalized":
-            weights = weights / v
+        if apply_to == "normalized" and normalization != "none":
+            least = lowest(divisors, weights > 0)
+            weights = weights * (least / divisors)
             weights = weights / jnp.sum(weights)
-        return weights, report(solution.gap, solution.iterations, normalized)
+        return weights, report(solution.gap, solution.iterations, gram, scale)
 
     weighting = Weighting("mgda", num_tasks, frozenset(reads), no_report, update)
     return from_weighting(weighting, combine_tasks=combine)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax._gram import HIGHEST, power_of_two, root
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._weighting import Evidence, Method, SolverReport, Weighting, from_weighting, report
 
@@ -101,15 +101,19 @@ def pareto_mtl(
         feasible = state.feasible | ~jnp.any(active)
 
         vectors = jnp.concatenate([jnp.eye(num_tasks, dtype=dtype), ahead])
-        products = jnp.matmul(vectors, gram, precision=HIGHEST)
-        products = jnp.matmul(products, vectors.T, precision=HIGHEST)
+        shares, _ = evidence.relative()
+        parts = vectors * jnp.expand_dims(shares, 0)
+        scale = power_of_two(jnp.max(jnp.abs(parts), axis=1))
+        parts = parts / jnp.expand_dims(scale, 1)
+        products = jnp.matmul(parts, gram, precision=HIGHEST)
+        products = jnp.matmul(products, parts.T, precision=HIGHEST)
         # Both stages are one problem: the tasks' own gradients take part in the second alone.
-        solution = min_norm(products, jnp.concatenate([mask & feasible, active]))
+        solution = min_norm(products, jnp.concatenate([mask & feasible, active]), scale)
         weights = jnp.matmul(solution.weights, vectors, precision=HIGHEST)
         total = jnp.sum(jnp.abs(weights))
         present = jnp.sum(mask).astype(dtype)
         weights = jnp.where(feasible, weights * (present / jnp.where(total > 0, total, 1)), weights)
-        state = ParetoMTLState(feasible, report(solution.gap, solution.iterations, products))
+        state = ParetoMTLState(feasible, report(solution.gap, solution.iterations, products, scale))
         return weights, state
 
     weighting = Weighting("pareto_mtl", num_tasks, frozenset({"gram", "losses"}), init, update)
@@ -120,7 +124,7 @@ def _unit_rows(rows: Float[Array, "K T"]) -> tuple[Float[Array, "K T"], Bool[Arr
     """Divides each row by its norm, and says which ones have one."""
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     rows = rows / jnp.where(largest > 0, largest, 1)
-    lengths = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+    lengths = root(jnp.sum(rows**2, axis=1, keepdims=True))
     return rows / jnp.where(lengths > 0, lengths, 1), largest[:, 0] > 0
 
 

@@ -54,7 +54,10 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     def update(evidence: Evidence, state: PCGradState) -> tuple[Array, PCGradState]:
         key, now = jax.random.split(state.key)
         orders = random_orders(now, num_tasks)
-        return project_conflicts(evidence.gram, orders), PCGradState(key)
+        coefficients = project_conflicts(evidence.gram, orders)
+        ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)
+        # A ratio can be infinite, where it counts for nothing.
+        return jnp.where(coefficients == 0, 0, coefficients * ratios), PCGradState(key)
 
     weighting = Weighting(
         "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(jax.random.clone(key)), update

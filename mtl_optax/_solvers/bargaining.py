@@ -1,13 +1,14 @@
 """The bargaining problem of Nash-MTL: a > 0 with Ma = 1/a, the minimum of ½a'Ma - Σ log a."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import HIGHEST
+from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.simplex import present
 
 
@@ -63,24 +64,41 @@ def bargaining(
         The solution with its certificate. Non-finite input gives NaN weights.
     """
     mask = present(mask, gram)
-    dtype = gram.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    tolerance = 4 * eps if tolerance is None else tolerance
-
-    lengths = jnp.sqrt(jnp.where(mask, jnp.diagonal(gram), 0))
+    lengths = root(jnp.where(mask, jnp.diagonal(gram), 0))
     active = mask & (lengths > 0)
     lengths = jnp.where(active, lengths, 1)
     pairs = jnp.outer(active, active)
     # The tasks that sit out form an identity block, whose solution is one.
     cosines = jnp.where(pairs, gram / jnp.outer(lengths, lengths), 0)
-    cosines = cosines + jnp.diag(jnp.where(active, 0, 1).astype(dtype))
+    cosines = cosines + jnp.diag(jnp.where(active, 0, 1).astype(gram.dtype))
+    point, iterations = _balance(cosines, tolerance, max_iterations)
+    residual = jnp.max(jnp.where(active, jnp.abs(_excess(cosines, point)), 0))
+    exists = residual < 0.5
+    finite = jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), gram, 0)))
+    weights = jnp.where(active & exists, point / lengths, 0)
+    return BargainingSolution(
+        jnp.where(finite, weights, jnp.nan),
+        jnp.where(finite, jnp.where(exists, residual, 1), jnp.nan),
+        iterations,
+    )
 
-    def excess(point: Float[Array, " T"]) -> Float[Array, " T"]:
-        return point * jnp.matmul(cosines, point, precision=HIGHEST) - 1
+
+def _excess(cosines: Float[Array, "T T"], point: Float[Array, " T"]) -> Float[Array, " T"]:
+    return point * jnp.matmul(cosines, point, precision=HIGHEST) - 1
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _balance(
+    cosines: Float[Array, "T T"], tolerance: float | None, max_iterations: int
+) -> tuple[Float[Array, " T"], Int[Array, ""]]:
+    """Solves `y Cy = 1` for a matrix of unit diagonal: the point and the steps it took."""
+    dtype = cosines.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = 4 * eps if tolerance is None else tolerance
 
     def body(state: _Newton) -> _Newton:
         point = state.point
-        slope = excess(point) / point
+        slope = _excess(cosines, point) / point
         factor = jax.scipy.linalg.cho_factor(cosines + jnp.diag(point**-2), lower=True)
         step = jax.scipy.linalg.cho_solve(factor, slope)
         decrement = jnp.sqrt(jnp.maximum(jnp.dot(step, slope, precision=HIGHEST), 0))
@@ -88,7 +106,7 @@ def bargaining(
         moved = point - step / jnp.where(quadratic, 1, 1 + decrement)
         lost = ~jnp.all(moved > 0)  # Also if NaN.
         moved = jnp.where(lost, point, moved)
-        residual = jnp.max(jnp.abs(excess(moved)))
+        residual = jnp.max(jnp.abs(_excess(cosines, moved)))
         rounding = eps * jnp.max(moved * jnp.matmul(jnp.abs(cosines), moved, precision=HIGHEST))
         # Where steps should converge quadratically and do not, rounding has the last word.
         stalled = quadratic & (residual > state.residual / 2)
@@ -101,12 +119,16 @@ def bargaining(
         body,
         _Newton(start, jnp.array(jnp.inf, dtype), jnp.array(False), jnp.array(0, jnp.int32)),
     )
-    residual = jnp.max(jnp.where(active, jnp.abs(excess(final.point)), 0))
-    exists = residual < 0.5
-    finite = jnp.all(jnp.isfinite(jnp.where(jnp.outer(mask, mask), gram, 0)))
-    weights = jnp.where(active & exists, final.point / lengths, 0)
-    return BargainingSolution(
-        jnp.where(finite, weights, jnp.nan),
-        jnp.where(finite, jnp.where(exists, residual, 1), jnp.nan),
-        final.iterations,
-    )
+    return final.point, final.iterations
+
+
+@_balance.defjvp
+def _balance_jvp(
+    tolerance: float | None, max_iterations: int, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    """The implicit function theorem on `Cy - 1/y = 0`, with the matrix of the Newton steps."""
+    (cosines,), (change,) = primals, tangents
+    point, iterations = _balance(cosines, tolerance, max_iterations)
+    slope = jnp.matmul(change, point, precision=HIGHEST)
+    move = -jnp.linalg.solve(cosines + jnp.diag(point**-2), slope)
+    return (point, iterations), (move, np.zeros((), jax.dtypes.float0))

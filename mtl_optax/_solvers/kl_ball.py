@@ -7,10 +7,11 @@ The adversary of BanditMTL and EMTL plays a distribution `p` over tasks. Its ste
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 # Kept from falling further, a task's log probability can rise again within a few steps.
@@ -69,32 +70,61 @@ def kl_ball(
     """
     mask = jnp.ones(logits.shape, bool) if mask is None else mask
     dtype = logits.dtype
-    eps = float(jnp.finfo(dtype).eps)
     radius = jnp.asarray(radius, dtype)
-    size = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
-    uniform, log_size = mask.astype(dtype) / size, jnp.log(size)
     # Relative to the largest, logits that lie close together keep their differences.
     highest = jnp.max(jnp.where(mask, logits, -jnp.inf))
     depths = jnp.where(mask, logits - highest, 0)
+    power, iterations = _power(depths, radius, mask, max_iterations)
+    value, _ = _divergence(power, depths, mask)
+    residual = jnp.where(power < 1, jnp.abs(value - radius), 0)
+    finite = jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)
+    log_weights = _log_ratios(power, depths, mask) - jnp.log(_number(mask, dtype))
+    return KLBallSolution(jnp.where(finite, log_weights, jnp.nan), power, residual, iterations)
+
+
+def _number(mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
+    return jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+
+
+def _log_ratios(
+    power: Float[Array, ""], depths: Float[Array, " T"], mask: Bool[Array, " T"]
+) -> Float[Array, " T"]:
+    """Returns `log(p / u)` of `p = softmax(τ q)`, not cancelled where `p` is near `u`."""
+    exponents = power * depths
+    number = _number(mask, depths.dtype)
+    shortfall = jnp.dot(mask.astype(depths.dtype) / number, jnp.expm1(exponents))
+    near = shortfall > -0.5
+    total = jnp.sum(jnp.where(mask, jnp.exp(exponents), 0))
+    log_mean = jnp.where(
+        near, jnp.log1p(jnp.where(near, shortfall, 0)), jnp.log(total) - jnp.log(number)
+    )
+    return exponents - log_mean
+
+
+def _divergence(
+    power: Float[Array, ""], depths: Float[Array, " T"], mask: Bool[Array, " T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns `KL(p ‖ u)` and its derivative with respect to `log τ`, `τ² Var_p(q)`."""
+    ratios = _log_ratios(power, depths, mask)
+    weights = mask.astype(depths.dtype) / _number(mask, depths.dtype) * jnp.exp(ratios)
+    value = jnp.dot(weights, ratios)
+    return value, jnp.dot(weights, jnp.maximum(ratios - value, _ZERO) ** 2)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _power(
+    depths: Float[Array, " T"],
+    radius: Float[Array, ""],
+    mask: Bool[Array, " T"],
+    max_iterations: int,
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Searches for `τ`: the largest that keeps the radius, and the evaluations it took."""
+    dtype = depths.dtype
+    eps = float(jnp.finfo(dtype).eps)
     spread = -jnp.min(depths)
 
-    def log_ratios(power: Float[Array, ""]) -> Float[Array, " T"]:
-        """Returns `log(p / u)` of `p = softmax(τ q)`, not cancelled where `p` is near `u`."""
-        exponents = power * depths
-        shortfall = jnp.dot(uniform, jnp.expm1(exponents))
-        total = jnp.sum(jnp.where(mask, jnp.exp(exponents), 0))
-        log_mean = jnp.where(shortfall > -0.5, jnp.log1p(shortfall), jnp.log(total) - log_size)
-        return exponents - log_mean
-
-    def divergence(power: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Returns `KL(p ‖ u)` and its derivative with respect to `log τ`, `τ² Var_p(q)`."""
-        ratios = log_ratios(power)
-        weights = uniform * jnp.exp(ratios)
-        value = jnp.dot(weights, ratios)
-        return value, jnp.dot(weights, jnp.maximum(ratios - value, _ZERO) ** 2)
-
     def body(state: _Search) -> _Search:
-        value, slope = divergence(state.power)
+        value, slope = _divergence(state.power, depths, mask)
         low = jnp.where(value <= radius, state.power, state.low)
         high = jnp.where(value > radius, state.power, state.high)
         step = jnp.log(radius / value) * value / slope
@@ -105,7 +135,7 @@ def kl_ball(
         done = near | (high <= low * (1 + 4 * eps)) | ~jnp.isfinite(value)
         return _Search(low, high, jnp.where(done, state.power, power), state.iterations + 1, done)
 
-    outermost, _ = divergence(jnp.ones((), dtype))
+    outermost, _ = _divergence(jnp.ones((), dtype), depths, mask)
     active = outermost > radius
     lowest = jnp.sqrt(8 * radius) / jnp.where(spread > 0, spread, 1)
     lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, 1)
@@ -121,11 +151,21 @@ def kl_ball(
         ),
     )
     power = jnp.where(active, jnp.where(radius > 0, final.power, 0), 1)
-    value, _ = divergence(power)
-    residual = jnp.where(active, jnp.abs(value - radius), 0)
-    finite = jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)
-    log_weights = jnp.where(finite, log_ratios(power) - log_size, jnp.nan)
-    return KLBallSolution(log_weights, power, residual, final.iterations)
+    return power, final.iterations
+
+
+@_power.defjvp
+def _power_jvp(max_iterations: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """The implicit function theorem on `KL(p ‖ u) = r`."""
+    (depths, radius, mask), (move, growth, _) = primals, tangents
+    power, iterations = _power(depths, radius, mask, max_iterations)
+    _, slope = _divergence(power, depths, mask)
+    along = lambda q: _divergence(power, q, mask)[0]
+    _, change = jax.jvp(along, (depths,), (move,))
+    inside = (power >= 1) | (slope <= 0)
+    rate = jnp.where(inside, 0, power / jnp.where(inside, 1, slope))
+    still = np.zeros((), jax.dtypes.float0)
+    return (power, iterations), (rate * (growth - change), still)
 
 
 def ascend(

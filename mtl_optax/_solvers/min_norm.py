@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax._gram import HIGHEST
-from mtl_optax._solvers.conic import conic
+from mtl_optax._solvers.conic import corrected, on_unit_rows
 from mtl_optax._solvers.simplex import Solution, lowest, present, project, uniform
 
 _State = TypeVar("_State")
@@ -25,14 +25,18 @@ MinNormSolver = Literal["fully_corrective", "frank_wolfe", "projected_gradient"]
 def min_norm(
     gram: Float[Array, "T T"],
     mask: Bool[Array, " T"] | None = None,
+    scale: Float[Array, " T"] | None = None,
     *,
     solver: MinNormSolver = "fully_corrective",
 ) -> Solution:
     """Solves `min ½ w'Mw` over the simplex of the tasks in `mask`.
 
     Args:
-        gram: `M`, symmetric positive semi-definite `(T, T)`, float32 or float64.
+        gram: `M`, symmetric positive semi-definite `(T, T)`, float32 or float64; `M_st` divided by
+            the scales of both tasks.
         mask: `(T,)` bool, the tasks that may get weight; all by default.
+        scale: `(T,)`, each task's, positive and at most one; ones by default. With it, and with
+            the default solver, rows can lie further apart than their squares can in the dtype.
         solver: `"fully_corrective"` is exact in a few iterations; the other two are the classic
             first-order methods, kept for fidelity to published code.
 
@@ -40,7 +44,9 @@ def min_norm(
         Weights, duality gap `w'Mw - min_t (Mw)_t` and iterations. A non-finite `M` gives NaN
         weights; `M = 0` gives uniform weights.
     """
-    return SOLVERS[solver](gram, mask)
+    if solver == "fully_corrective":
+        return fully_corrective(gram, mask, scale)
+    return SOLVERS[solver](gram if scale is None else gram * jnp.outer(scale, scale), mask)
 
 
 def duality_gap(
@@ -54,30 +60,31 @@ def duality_gap(
 def fully_corrective(
     gram: Float[Array, "T T"],
     mask: Bool[Array, " T"] | None = None,
+    scale: Float[Array, " T"] | None = None,
     *,
     tolerance: float | None = None,
     max_iterations: int | None = None,
 ) -> Solution:
-    """Solves the min-norm problem exactly: `conic` with `b = 0`, `κ = 1`.
+    """Solves the min-norm problem exactly: that of `conic` with `b = 0`, `κ = 1`.
 
     Args:
-        gram: `M`, `(T, T)`.
+        gram: `M`, `(T, T)`, divided by the scales.
         mask: tasks that may get weight.
+        scale: as in `min_norm`.
         tolerance: by how much `<g_t, d>` may fall short of `‖d‖²`, relative to
             `‖g_t‖ Σ_s w_s‖g_s‖`; 8 units of the dtype's precision by default.
         max_iterations: cap on linear solves, `8 T + 8` by default.
     """
     mask = present(mask, gram)
-    solution = conic(
-        jnp.zeros_like(gram[0]),
-        gram,
-        1.0,
-        mask,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
-    gap = duality_gap(gram, solution.weights, mask)
-    return Solution(solution.weights, gap, solution.iterations)
+    problem = on_unit_rows(jnp.zeros_like(gram[0]), gram, 1.0, mask, scale)
+    point, _, iterations = corrected(problem, tolerance, max_iterations)
+    weights = point * problem.costs
+    total = jnp.sum(weights)
+    # The gap in units of min(D): in those of the longest row its terms would underflow.
+    slopes = problem.lengths / problem.shortest * problem.product(point)
+    value = jnp.dot(point, problem.product(point), precision=HIGHEST)
+    gap = jnp.maximum(value / total - lowest(slopes, mask), 0) / total * problem.shortest**2
+    return Solution(weights / total, gap, iterations)
 
 
 @functools.partial(jax.jit, static_argnames=("tolerance", "max_iterations"))
