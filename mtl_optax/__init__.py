@@ -15,6 +15,7 @@ like the parameters, and chains with any optax optimiser:
 from importlib import metadata as _metadata
 
 # Task gradients from loss functions.
+from mtl_optax._gradients import nnx_value_and_task_grads as nnx_value_and_task_grads
 from mtl_optax._gradients import per_task_value_and_grad as per_task_value_and_grad
 from mtl_optax._gradients import value_and_task_grads as value_and_task_grads
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _contract
 from mtl_optax._composition import merge_trees, split_tree
 from mtl_optax._gram import along_tasks, stacked_zeros
-from mtl_optax._tracing import cond
+from mtl_optax._tracing import cond, varying_like
 
 
 class AccumulationState(NamedTuple):
@@ -101,10 +101,10 @@ def accumulate_task_gradients(
         losses = jnp.zeros(num_tasks, _contract.at_least_float32(*jax.tree.leaves(params)))
         return AccumulationState(
             jnp.zeros((), jnp.int32),
-            jnp.zeros(num_tasks, jnp.int32),
+            varying_like(jnp.zeros(num_tasks, jnp.int32), params),
             sums,
             rows() if _reads_query(following, params, sums, losses) else (),
-            losses,
+            varying_like(losses, params),
             following.init(params),
         )
 

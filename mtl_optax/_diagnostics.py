@@ -21,6 +21,7 @@ from mtl_optax._gram import (
     stacked_zeros,
     zero_absent,
 )
+from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import uniform
 
 
@@ -106,9 +107,9 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
     _contract.check_num_tasks("track_conflict", num_tasks)
 
     def init_fn(params: optax.Params) -> Conflict:
-        del params
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
-        return Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
+        vector = zeros(num_tasks)
+        return varying_like(Conflict(zeros(num_tasks, num_tasks), zeros(), vector, vector), params)
 
     def update_fn(
         task_gradients: optax.Updates,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_optax import _contract
-from mtl_optax._tracing import has_operation, is_traced
+from mtl_optax._tracing import has_operation, is_traced, varying_axes, varying_like
 
 
 def value_and_task_grads(
@@ -61,32 +61,121 @@ def value_and_task_grads(
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
         call, params = _differentiated(name, fun, argnums, numbers, args, kwargs)
-        leaves, structure = jax.tree.flatten(params)
-        chosen = [True] * len(leaves)
-        if shared is not None:
-            mask = _contract.shared_leaves(name, shared, params)
-            chosen = jax.tree.leaves(mask)
-
-        def on_leaves(trunk: list[Any], heads: list[Any]) -> tuple[Any, Any]:
-            of_trunk, of_heads = iter(trunk), iter(heads)
-            merged = [next(of_trunk) if pick else next(of_heads) for pick in chosen]
-            out = call(jax.tree.unflatten(structure, merged))
-            losses, aux = split_aux(name, out) if has_aux else (out, None)
-            check_task_losses(name, losses)
-            return losses, aux
-
-        trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
-        heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
-        losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
-        rows = jnp.eye(len(losses), dtype=losses.dtype)
-        stacked = iter(_for_each_row(lambda row: pullback(row)[0], rows, trunk))
-        summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
-        gradients = jax.tree.unflatten(
-            structure, [next(stacked) if pick else next(summed) for pick in chosen]
-        )
+        losses, aux, gradients = _losses_and_gradients(name, call, params, has_aux, shared)
         return ((losses, aux) if has_aux else losses), gradients
 
     return value_and_grads
+
+
+def nnx_value_and_task_grads(
+    fun: Callable[..., Any],
+    has_aux: bool = False,
+    shared: _contract.Shared | None = None,
+    *,
+    wrt: Any | None = None,
+) -> Callable[..., Any]:
+    """Makes a function that returns all task losses and the gradients of a Flax NNX model.
+
+    `value_and_task_grads` for models that hold their parameters. What the forward pass changes in
+    the model, or in other objects of NNX among the arguments, is changed in them: batch
+    statistics, the counts of random streams. Flax is imported when it is called.
+
+    Args:
+        fun: maps `(model, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. The model
+            that it is given is a copy.
+        has_aux: whether `fun` returns `(losses, aux)`.
+        shared: which parameters all tasks share, as for `value_and_task_grads`. Paths are those of
+            `nnx.state(model, wrt)`.
+        wrt: a filter of NNX that says what is differentiated, as for `nnx.Optimizer`; `nnx.Param`
+            by default.
+
+    Returns:
+        A function of the arguments of `fun` that returns `(losses, gradients)`, or
+        `((losses, aux), gradients)` if `has_aux`. The gradients, an `nnx.State`, are for
+        `nnx.Optimizer.update`. Shared leaves are `(T, *p.shape)`, heads `p.shape`.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl, optax
+        >>> from flax import nnx
+        >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        >>> tx = optax.chain(mtl.mgda(2), optax.sgd(0.1))
+        >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        >>> loss_fn = lambda model, x, y: jnp.mean((model(x) - y) ** 2, axis=0)
+        >>> @nnx.jit
+        ... def train_step(model, optimizer, x, y):
+        ...     losses, gradients = mtl.nnx_value_and_task_grads(loss_fn)(model, x, y)
+        ...     optimizer.update(model, gradients, task_losses=losses)
+        ...     return losses
+        >>> train_step(model, optimizer, jnp.ones((4, 3)), jnp.ones((4, 2))).shape
+        (2,)
+    """
+    name = "nnx_value_and_task_grads"
+    _contract.check_callable(name, "fun", fun)
+
+    @functools.wraps(fun)
+    def value_and_grads(model: Any, *args: Any, **kwargs: Any) -> Any:
+        from flax import nnx
+
+        is_chosen = nnx.filterlib.to_predicate(nnx.Param if wrt is None else wrt)
+        # Arrays among the arguments are no variables, and stay as they are.
+        filters = (
+            lambda path, x: path[0] == "model" and is_chosen(path[1:], x),
+            nnx.Variable,
+            ...,
+        )
+        split: Any = nnx.split
+        call = {"model": model, "args": args, "kwargs": kwargs}
+        graph, chosen, variables, arrays = split(call, *filters)
+
+        def on_a_copy(params: Any) -> Any:
+            chosen = nnx.State({"model": params})
+            copy = nnx.merge(graph, chosen, variables, arrays, copy=True)
+            out = fun(copy["model"], *copy["args"], **copy["kwargs"])
+            losses, aux = split_aux(name, out) if has_aux else (out, None)
+            return losses, (aux, split(copy, *filters)[2])
+
+        params = chosen.get("model", {})
+        _contract.check_params(name, params)
+        losses, (aux, variables), gradients = _losses_and_gradients(
+            name, on_a_copy, params, True, shared
+        )
+        nnx.update(call, variables)
+        return ((losses, aux) if has_aux else losses), gradients
+
+    return value_and_grads
+
+
+def _losses_and_gradients(
+    name: str,
+    fun: Callable[[Any], Any],
+    params: Any,
+    has_aux: bool,
+    shared: _contract.Shared | None,
+) -> tuple[Float[Array, " T"], Any, Any]:
+    """Returns the losses, the auxiliary output or None, and the gradients."""
+    leaves, structure = jax.tree.flatten(params)
+    chosen = [True] * len(leaves)
+    if shared is not None:
+        chosen = jax.tree.leaves(_contract.shared_leaves(name, shared, params))
+
+    def on_leaves(trunk: list[Any], heads: list[Any]) -> tuple[Any, Any]:
+        of_trunk, of_heads = iter(trunk), iter(heads)
+        merged = [next(of_trunk) if pick else next(of_heads) for pick in chosen]
+        out = fun(jax.tree.unflatten(structure, merged))
+        losses, aux = split_aux(name, out) if has_aux else (out, None)
+        check_task_losses(name, losses)
+        return losses, aux
+
+    trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
+    heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
+    losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
+    rows = varying_like(jnp.eye(len(losses), dtype=losses.dtype), losses)
+    stacked = iter(_for_each_row(lambda row: pullback(row)[0], rows, trunk))
+    summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
+    gradients = jax.tree.unflatten(
+        structure, [next(stacked) if pick else next(summed) for pick in chosen]
+    )
+    return losses, aux, gradients
 
 
 # Entries of the parameters from which on task gradients are computed one after the other on the
@@ -102,10 +191,18 @@ _FEW_TASKS = 16
 
 def _for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
     """Calls `pull` for each row and stacks what it returns."""
-    together = jax.vmap(pull)
+    together = for_all_rows(pull)
     if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < _LARGE:
         return together(rows)
     return in_turn(pull, rows, elsewhere=together)
+
+
+def for_all_rows(pull: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Makes a function of several rows at once of the pullback of one."""
+    if hasattr(jax.lax, "pcast") or not jax.sharding.get_abstract_mesh().manual_axes:
+        return jax.vmap(pull)
+    # JAX 0.8.1 has no rule for several of the sums over devices that a pullback may end in.
+    return functools.partial(jax.lax.map, pull)
 
 
 def in_turn(
@@ -131,7 +228,9 @@ def in_turn(
     def written_out(rows: Array) -> Any:
         results: list[Any] = []
         for row in rows:
-            if results:  # Begin when the last one has ended, for the sake of memory.
+            # Begin when the last one has ended, for the sake of memory. What differs from device
+            # to device would make the row differ, and the row the results.
+            if results and len({*map(varying_axes, jax.tree.leaves((row, results[-1])))}) == 1:
                 row, results[-1] = jax.lax.optimization_barrier((row, results[-1]))
             results.append(once(row))
         return _stack(results)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import along_tasks
+from mtl_optax._tracing import varying_like
 
 Policy = Literal["drop_task", "skip_step"]
 
@@ -81,7 +82,8 @@ def skip_nonfinite(
     def init_fn(params: optax.Params) -> SkipNonfiniteState:
         count = lambda *shape: jnp.zeros(shape, jnp.int32)
         dropped = count(_num_tasks_of(guarded, params))
-        return SkipNonfiniteState(dropped, count(), count(), guarded.init(params))
+        counts = varying_like((dropped, count(), count()), params)
+        return SkipNonfiniteState(*counts, guarded.init(params))
 
     def update_fn(
         task_gradients: optax.Updates,

@@ -7,7 +7,10 @@ backward pass, and `Σ_t w_t ∇L_t` is the gradient of one loss. The method is 
 state is the same too.
 """
 
+import contextlib
 import functools
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +20,9 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
 from mtl_optax._composition import Heads, merge_trees, split_tree
-from mtl_optax._gradients import check_task_losses, in_turn, split_aux
+from mtl_optax._gradients import check_task_losses, for_all_rows, in_turn, split_aux
 from mtl_optax._gram import gram_from_rows, norms, power_of_two
+from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -42,7 +46,8 @@ def weighted_value_and_grad(
     """Makes a function that weighs the losses and differentiates their sum, in one backward pass.
 
     The gradient equals the update that `method` makes of the stacked task gradients, at the cost
-    of equal weighting.
+    of equal weighting. Weights may leave the range of the losses' dtype; of losses in float16,
+    those below 6e-5 of the sum of all keep fewer digits.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`. Where every
@@ -84,7 +89,6 @@ def weighted_value_and_grad(
             "streamed_value_and_grad, feature_value_and_grad or value_and_task_grads."
         )
 
-    @functools.wraps(fun)
     def value_and_grad(
         params: Any,
         state: WeightingState,
@@ -101,14 +105,14 @@ def weighted_value_and_grad(
         _contract.check_losses(weighting.name, weighting.num_tasks, losses)
         evidence = gather_evidence(weighting, None, losses, task_mask)
         _, weights, state = weigh(weighting, evidence, state)
-        (gradient,) = pullback(weights.astype(losses.dtype))
+        (gradient,) = _of_weighted_sum(pullback, weights, losses)
         if heads == "unweighted":
-            (plain,) = pullback(evidence.mask.astype(losses.dtype))
+            (plain,) = pullback(_like_losses(evidence.mask.astype(losses.dtype), losses))
             mask = _contract.shared_leaves(name, shared, params)
             gradient = jax.tree.map(lambda keep, g, h: g if keep else h, mask, gradient, plain)
         return ((losses, aux) if has_aux else losses), gradient, state
 
-    return value_and_grad
+    return _with_state(fun, value_and_grad)
 
 
 def feature_value_and_grad(
@@ -178,17 +182,23 @@ def feature_value_and_grad(
 
         features, encoder_pullback = jax.vjp(lambda p: encoder(p, *args), params)
         losses, decoder_pullback, aux = jax.vjp(losses_of, params, features, has_aux=True)
-        rows = jnp.eye(losses.shape[0], dtype=losses.dtype)
-        feature_gradients = jax.vmap(lambda row: decoder_pullback(row)[1])(rows)
+        rows = varying_like(jnp.eye(losses.shape[0], dtype=losses.dtype), losses)
+        feature_gradients = for_all_rows(lambda row: decoder_pullback(row)[1])(rows)
         _contract.check_task_gradients(
             weighting.name, weighting.num_tasks, feature_gradients, features
         )
-        evidence = gather_evidence(weighting, feature_gradients, losses, task_mask)
+        pieces = varying_axes(feature_gradients) - varying_axes(losses)
+        evidence = gather_evidence(weighting, _once(feature_gradients, pieces), losses, task_mask)
+        evidence = _over_pieces(evidence, pieces)
         _, weights, state = weigh(weighting, evidence, state)
-        direct, at_features = decoder_pullback(weights.astype(losses.dtype))
+
+        def through_both(row: Float[Array, " T"]) -> tuple[Any, Any]:
+            direct, at_features = decoder_pullback(row)
+            return direct, encoder_pullback(at_features)[0]
+
+        direct, through = _of_weighted_sum(through_both, weights, losses)
         if heads == "unweighted":
-            direct, _ = decoder_pullback(evidence.mask.astype(losses.dtype))
-        (through,) = encoder_pullback(at_features)
+            direct, _ = decoder_pullback(_like_losses(evidence.mask.astype(losses.dtype), losses))
         gradient = jax.tree.map(jnp.add, direct, through)
         return ((losses, aux) if has_aux else losses), gradient, state
 
@@ -245,7 +255,6 @@ def streamed_value_and_grad(
     weighting = _weighting_of(name, method)
     _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
 
-    @functools.wraps(fun)
     def value_and_grad(
         params: Any,
         state: WeightingState,
@@ -265,12 +274,12 @@ def streamed_value_and_grad(
         mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
         evidence = _streamed_evidence(weighting, lambda row: pullback(row)[0], losses, mask)
         _, weights, state = weigh(weighting, evidence, state)
-        gradient, at_heads = pullback(weights.astype(losses.dtype))
+        gradient, at_heads = _of_weighted_sum(pullback, weights, losses)
         if heads == "unweighted":
-            _, at_heads = pullback(mask.astype(losses.dtype))
+            _, at_heads = pullback(_like_losses(mask.astype(losses.dtype), losses))
         return ((losses, aux) if has_aux else losses), merge_trees(gradient, at_heads), state
 
-    return value_and_grad
+    return _with_state(fun, value_and_grad)
 
 
 def _streamed_evidence(
@@ -281,6 +290,7 @@ def _streamed_evidence(
 ) -> Evidence:
     """Computes what `weighting` reads, one task after the other, from a pullback of the losses."""
     reads = weighting.reads
+    room = math.sqrt(jnp.finfo(losses.dtype).max)
 
     def length_of(leaves: Any) -> Float[Array, ""]:
         return norms(jax.tree.map(lambda g: jnp.expand_dims(g, 0), leaves))[0]
@@ -292,21 +302,115 @@ def _streamed_evidence(
         # The transpose of the pullback, and not a jvp of the losses, so that functions with a
         # backward pass of their own count as they do in the stacked way.
         gradient, push = jax.vjp(pullback, row)
+        _check_pieces(gradient, losses)
         products = lengths = None
         if "gram" in reads:
             length = length_of(gradient)
             unit = power_of_two(length)
-            (along,) = push(jax.tree.map(lambda g: scaled(g, unit), gradient))
-            products = along.astype(length.dtype), length
+            # A product has the size of a norm, and in float16 to leave room for larger ones.
+            share = jnp.clip(unit / room, 1, room)
+            (along,) = push(jax.tree.map(lambda g: scaled(g, unit * share), gradient))
+            # The gradient of parameters that do not differ from device to device is a sum over
+            # those that the losses differ on.
+            parts = tuple(varying_axes(along) - varying_axes(gradient))
+            along = jax.lax.psum(along.astype(length.dtype), parts) if parts else along
+            products = along.astype(length.dtype) * share, length
         if "norms" in reads:
             lengths = length_of(measured_leaves(weighting, gradient))
         return products, lengths
 
     products = lengths = None
     if reads & {"gram", "norms"}:
-        products, lengths = in_turn(look, jnp.eye(losses.shape[0], dtype=losses.dtype))
+        rows = varying_like(jnp.eye(losses.shape[0], dtype=losses.dtype), losses)
+        products, lengths = in_turn(look, rows)
     gram = None if products is None else gram_from_rows(products[0], products[1], mask)
     return make_evidence(weighting, mask, gram, lengths, losses)
+
+
+def _with_state(fun: Callable[..., Any], value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives `value_and_grad` the name and the signature of `fun`, with `state` after the params.
+
+    What marks arguments, as `jax.jit` does, goes by signatures.
+    """
+    signature = inspect.signature(value_and_grad)
+    params, state, _, task_mask, _ = signature.parameters.values()
+    functools.update_wrapper(value_and_grad, fun)
+    # The signature stays as it is where `fun` has none to show, or one that has our names.
+    with contextlib.suppress(TypeError, ValueError):
+        others = list(inspect.signature(fun).parameters.values())
+        if others and others[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+            del others[0]
+        end = len(others) - sum(p.kind is inspect.Parameter.VAR_KEYWORD for p in others)
+        others.insert(end, task_mask)
+        signature = signature.replace(parameters=[params, state, *others])
+    value_and_grad.__signature__ = signature  # type: ignore[attr-defined]
+    return value_and_grad
+
+
+def _like_losses(values: Array, losses: Float[Array, " T"]) -> Float[Array, " T"]:
+    """Lets values of the tasks differ from device to device where the losses do, and only there."""
+    more = tuple(varying_axes(values) - varying_axes(losses))
+    return varying_like(jax.lax.pmean(values, more) if more else values, losses)
+
+
+def _of_weighted_sum(
+    pullback: Callable[[Array], Any], weights: Float[Array, " T"], losses: Float[Array, " T"]
+) -> Any:
+    """Computes the gradient of `Σ_t w_t L_t` from a pullback of the losses.
+
+    Weights can leave the range of a half precision where the gradients do not. Divided by a power
+    of two above their sum, they make no cotangent larger than the losses themselves do.
+    """
+    weights = _like_losses(weights, losses)
+    unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
+    if varying_axes(weights):  # What is summed over devices needs a unit that they have in common.
+        unit = jnp.ones_like(unit)
+
+    def whole(leaf: Array) -> Array:
+        wide = _contract.at_least_float32(leaf)
+        return (leaf.astype(wide) * unit.astype(wide)).astype(leaf.dtype)
+
+    return jax.tree.map(whole, pullback((weights / unit).astype(losses.dtype)))
+
+
+def _check_pieces(gradient: Any, losses: Float[Array, " T"]) -> None:
+    """Raises where what lies on one device is neither a whole gradient nor the device's own."""
+    kinds = {varying_axes(leaf) for leaf in jax.tree.leaves(gradient)}
+    if len(kinds) > 1 or not max(kinds) <= varying_axes(losses):
+        raise ValueError(
+            "streamed_value_and_grad: inside jax.shard_map the shared parameters must all vary "
+            "over the same axes of the mesh, and the losses over these too, got parameters that "
+            f"vary over {sorted(map(sorted, kinds))} and losses that vary over "
+            f"{sorted(varying_axes(losses))}. Parameters that are cut into pieces are for jax.jit "
+            "on a mesh."
+        )
+
+
+def _once(features: Any, axes: frozenset[str]) -> Any:
+    """Zeros but for the first device, of what is the same on all devices and summed over them."""
+
+    def once(leaf: Array) -> Array:
+        same = tuple(axes - varying_axes(leaf))
+        return jnp.where(jax.lax.axis_index(same) == 0, leaf, 0) if same else leaf
+
+    return jax.tree.map(once, features)
+
+
+def _over_pieces(evidence: Evidence, axes: frozenset[str]) -> Evidence:
+    """Adds up the evidence of features that are cut over devices, where the losses are not."""
+    names = tuple(axes)
+    if not names:
+        return evidence
+    if evidence.gram is not None:
+        scale = jax.lax.pmax(evidence.scale, names)
+        gram = jax.lax.psum(evidence.gram * (evidence.scale / scale) ** 2, names)
+        unit = power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(gram))))
+        evidence = evidence._replace(gram=gram / unit**2, scale=scale * unit)
+    if evidence.norms is not None:
+        unit = jax.lax.pmax(power_of_two(jnp.max(evidence.norms)), names)
+        square = jax.lax.psum((evidence.norms / unit) ** 2, names)
+        evidence = evidence._replace(norms=unit * jnp.sqrt(square))
+    return evidence
 
 
 def _weighting_of(caller: str, method: Any) -> Any:

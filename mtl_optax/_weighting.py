@@ -25,6 +25,7 @@ from mtl_optax._gram import (
     zero_absent,
 )
 from mtl_optax._solvers.simplex import uniform as uniform
+from mtl_optax._tracing import varying_like
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -196,8 +197,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         )
 
     def init_fn(params: optax.Params) -> WeightingState:
-        del params
-        return WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
+        state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
+        return varying_like(state, params)
 
     def update_fn(
         task_gradients: optax.Updates,
@@ -245,7 +246,8 @@ def weigh(
     kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
     result = jnp.where(kept, result, 0)
     weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
-    return result, weights, WeightingState(weights.astype(jnp.float32), inner)
+    following = WeightingState(weights.astype(jnp.float32), inner)
+    return result, weights, jax.tree.map(varying_like, following, state)
 
 
 def gather_evidence(

@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
+from mtl_optax._tracing import varying_like
 
 Gate = Literal["always", "above", "below"]
 Reduction = Literal["sum", "mean"]
@@ -72,7 +73,8 @@ def gradient_reversal(x: Any, strength: Any = 1.0) -> Any:
         9.0 -3.0
     """
     _check_scalar("gradient_reversal", "strength", strength)
-    return _reverse(x, jnp.asarray(strength, float))
+    strength = jnp.asarray(strength, float)
+    return _reverse(varying_like(x, strength), strength)
 
 
 def _check_scalar(caller: str, name: str, value: Any) -> None:

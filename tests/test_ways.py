@@ -1,5 +1,6 @@
 """One method, several ways to gather its evidence, the same numbers."""
 
+import inspect
 import re
 
 import jax
@@ -99,6 +100,36 @@ def test_streamed_is_exact_at_any_scale(name, scale):
     factor = 1 / scale if name == "nash_mtl" else 1.0
     np.testing.assert_allclose(state.weights / factor, plain[2].weights, rtol=1e-4, atol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def gradient_of_way(way, fun, method, p):
+    """The gradient and the state of a first step of one way, of losses of the parameters alone."""
+    if way == "features":  # The parameters themselves, so that all gradients pass through them.
+        step = mtl.feature_value_and_grad(lambda q: q, lambda _, z: fun(z), method)
+    else:
+        step = getattr(mtl, f"{way}_value_and_grad")(fun, method)
+    return step(p, method.init(p))[1:]
+
+
+@pytest.mark.parametrize("way", ["weighted", "streamed", "features"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_weights_may_leave_the_range_of_the_losses(way, dtype):
+    """`1 / L` beyond 65504, where gradients, and what they add up to, lie within."""
+    coefficients = jnp.asarray(2.0**-10, dtype)
+    p = jnp.asarray([2.0**-9, 2.0**-8], dtype)  # Losses of 2e-6 and 4e-6.
+    method = mtl.scale_invariant(2, eps=1e-20)
+    gradient, state = gradient_of_way(way, lambda q: coefficients * q, method, p)
+    np.testing.assert_array_equal(state.weights, [2.0**19, 2.0**18])
+    np.testing.assert_array_equal(gradient, [2.0**9, 2.0**8])
+
+
+def test_streamed_products_may_leave_the_range_of_the_losses():
+    """Norms of 2**16 and 2**17, of entries that float16 holds: MGDA's weights are 0.8 and 0.2."""
+    rows = jnp.zeros((2, 512), jnp.float16).at[0, :256].set(2.0**12).at[1, 256:].set(2.0**13)
+    p = jnp.full(512, 2.0**-10, jnp.float16)
+    gradient, state = gradient_of_way("streamed", lambda q: rows @ q, mtl.mgda(2), p)
+    np.testing.assert_allclose(state.weights, [0.8, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(gradient[::511], [0.8 * 2**12, 0.2 * 2**13], rtol=1e-3)
 
 
 def test_streamed_takes_no_memory_for_more_tasks():
@@ -260,6 +291,44 @@ def test_mistakes_are_named():
     other = mtl.mgda(T + 1)
     with pytest.raises(ValueError, match=r"mgda: .*wanted \(4, "):
         mtl.feature_value_and_grad(encoder, decoder, other)(params(), other.init(None), batch())
+
+
+@pytest.mark.nans  # Where JAX looks for them it donates nothing.
+@pytest.mark.parametrize("way", ["weighted", "streamed"])
+def test_arguments_are_marked_by_name_and_by_number(way):
+    """The signature has `state` second: what `jax.jit` marks is what the caller means."""
+
+    def losses_of(w, x, power, *, plain=True):
+        return jnp.stack([jnp.sum(w * x) ** power, jnp.sum(w)])
+
+    method = mtl.uw(2)
+    step = getattr(mtl, f"{way}_value_and_grad")(losses_of, method)
+    names = [*inspect.signature(step).parameters]
+    assert names == ["params", "state", "x", "power", "plain", "task_mask"]
+    assert step.__name__ == "losses_of"
+    by_number = jax.jit(step, static_argnums=3, static_argnames="plain", donate_argnames="state")
+    w, x, state = jnp.ones(3), jnp.ones(3), method.init(None)
+    _, gradient, _ = by_number(w, state, x, 2, plain=True, task_mask=jnp.array([True, False]))
+    np.testing.assert_array_equal(gradient, 3.0)  # Half of the slope of a square.
+    deleted = [leaf.is_deleted() for leaf in (state.inner.values, w, x)]
+    assert deleted == [True, False, False]
+
+
+def test_a_name_of_ours_in_the_loss_function_is_passed_by_position():
+    """Haiku's functions with state take it second."""
+
+    def losses_of(params, state, x):
+        return jnp.stack([jnp.sum(params * x), jnp.sum(params * state)])
+
+    method = mtl.sum_tasks(2)
+    step = mtl.weighted_value_and_grad(losses_of, method)
+    names = [*inspect.signature(step).parameters]
+    assert names == ["params", "state", "args", "task_mask", "kwargs"]
+    w = jnp.ones(3)
+    _, gradient, _ = jax.jit(step, static_argnums=2)(w, method.init(w), 2.0, 3 * w)
+    np.testing.assert_array_equal(gradient, 5.0)
+    several = mtl.weighted_value_and_grad(lambda *arrays: losses_of(*arrays), method)
+    assert [*inspect.signature(several).parameters] == ["params", "state", "arrays", "task_mask"]
 
 
 @pytest.mark.nans  # Where JAX looks for them it donates nothing.

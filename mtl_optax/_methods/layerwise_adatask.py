@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
+from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import uniform
 
 Total = Literal["sum_sq", "sq_sum"]
@@ -122,7 +123,7 @@ def layerwise_adatask(
         layers = len(set(_contract.layer_names(params, group)))
         return LayerwiseAdaTaskState(
             jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p)), params),
-            jnp.zeros((num_tasks, layers), jnp.float32),
+            varying_like(jnp.zeros((num_tasks, layers), jnp.float32), params),
             jnp.zeros((), jnp.int32),
         )
 

@@ -21,6 +21,7 @@ from mtl_optax._gram import (
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
+from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import SolverReport, no_report, report
 
 Project = Literal["none", "nonneg", "simplex"]
@@ -108,7 +109,8 @@ def meta_weighting(
     def init_fn(params: optax.Params) -> MetaWeightingState:
         support = stacked_zeros(num_tasks, params, jnp.result_type)
         zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
-        return MetaWeightingState(zeros, ones, support, no_report())
+        weights, values, solver = varying_like((zeros, ones, no_report()), params)
+        return MetaWeightingState(weights, values, support, solver)
 
     def update_fn(
         task_gradients: optax.Updates,
