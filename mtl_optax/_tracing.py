@@ -34,6 +34,8 @@ def varying_axes(*trees: Any) -> frozenset[str]:
 
     They are part of an array's type inside `jax.shard_map`, and there are none elsewhere.
     """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return frozenset()
     types = [jax.typeof(leaf) for leaf in jax.tree.leaves(trees)]
     # JAX 0.8 calls them `vma`.
     axes = [t.mat.varying if hasattr(t, "mat") else getattr(t, "vma", ()) for t in types]

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_optax._tracing import varying_like
+
 # Kept from falling further, a task's log probability can rise again within a few steps.
 _LOWEST = -30.0
 # A ratio to the uniform weight below e to this is zero, and its square is to be finite: 0 * inf.
@@ -139,16 +141,13 @@ def _power(
     active = outermost > radius
     lowest = jnp.sqrt(8 * radius) / jnp.where(spread > 0, spread, 1)
     lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, 1)
+    start = _Search(
+        lowest, jnp.ones((), dtype), lowest, jnp.array(1, jnp.int32), ~active | (radius <= 0)
+    )
     final = jax.lax.while_loop(
         lambda state: ~state.done & (state.iterations < max_iterations),
         body,
-        _Search(
-            lowest,
-            jnp.ones((), dtype),
-            lowest,
-            jnp.array(1, jnp.int32),
-            ~active | (radius <= 0),
-        ),
+        varying_like(start, depths, radius, mask),
     )
     power = jnp.where(active, jnp.where(radius > 0, final.power, 0), 1)
     return power, final.iterations
