@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax._contract import at_least_float32, check_real_array, check_stack
-from mtl_optax._tracing import is_traced
+from mtl_optax._tracing import is_traced, varying_like
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -217,7 +217,7 @@ def _products_in_blocks(
     def add_round(i: Array, total: Array) -> Array:
         return total + sum(product(j, (i * cut + k) * width, width) for j, k, cut, width in blocks)
 
-    return jax.lax.fori_loop(0, rounds, add_round, total)
+    return jax.lax.fori_loop(0, rounds, add_round, varying_like(total, matrices))
 
 
 def _sums_over_pairs(

@@ -62,37 +62,6 @@ def varying_like(tree: _R, *data: Any) -> _R:
     return jax.tree.map(cast, tree) if wanted else tree
 
 
-def varying_axes(*trees: Any) -> frozenset[str]:
-    """Returns the axes of the mesh over which a leaf differs from device to device.
-
-    They are part of an array's type inside `jax.shard_map`, and there are none elsewhere.
-    """
-    types = [jax.typeof(leaf) for leaf in jax.tree.leaves(trees)]
-    # JAX 0.8 calls them `vma`.
-    axes = [t.mat.varying if hasattr(t, "mat") else getattr(t, "vma", ()) for t in types]
-    return frozenset[str]().union(*axes)
-
-
-def varying_like(tree: _R, *data: Any) -> _R:
-    """Gives every leaf of `tree` the type of what varies over a mesh as the leaves of `data` do.
-
-    A loop inside `jax.shard_map` keeps the types of what it carries, so that what begins as a
-    constant must be cast where the data make it differ from device to device.
-    """
-    wanted = varying_axes(data)
-
-    def cast(leaf: Any) -> Any:
-        missing = tuple(sorted(wanted - varying_axes(leaf)))
-        if not missing:
-            return leaf
-        # JAX 0.8.1 has `pvary` alone, and later versions have not.
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(leaf, missing, to="varying")
-        return jax.lax.pvary(leaf, missing)  # type: ignore[attr-defined]
-
-    return jax.tree.map(cast, tree) if wanted else tree
-
-
 def has_operation(jaxpr: Any, name: str) -> bool:
     """Whether a program has an operation of this name, in its loops and branches too."""
     return any(

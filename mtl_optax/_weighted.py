@@ -402,12 +402,15 @@ def _over_pieces(evidence: Evidence, axes: frozenset[str]) -> Evidence:
     if not names:
         return evidence
     if evidence.gram is not None:
-        scale = jax.lax.pmax(evidence.scale, names)
-        gram = jax.lax.psum(evidence.gram * (evidence.scale / scale) ** 2, names)
-        unit = power_of_two(jnp.sqrt(jnp.max(jnp.diagonal(gram))))
-        evidence = evidence._replace(gram=gram / unit**2, scale=scale * unit)
+        own = jnp.where(jnp.diagonal(evidence.gram) > 0, evidence.scale, 0)
+        scale = jax.lax.pmax(own, names)
+        shares = own / jnp.where(scale > 0, scale, 1)
+        gram = jax.lax.psum(evidence.gram * jnp.outer(shares, shares), names)
+        unit = power_of_two(jnp.sqrt(jnp.diagonal(gram)))
+        scale = jnp.where(scale > 0, scale * unit, 1)
+        evidence = evidence._replace(gram=gram / jnp.outer(unit, unit), scale=scale)
     if evidence.norms is not None:
-        unit = jax.lax.pmax(power_of_two(jnp.max(evidence.norms)), names)
+        unit = jax.lax.pmax(power_of_two(evidence.norms), names)
         square = jax.lax.psum((evidence.norms / unit) ** 2, names)
         evidence = evidence._replace(norms=unit * jnp.sqrt(square))
     return evidence

@@ -74,7 +74,7 @@ def check_output(printed, said):
     assert words(printed) == words(said), printed
     numbers = lambda text: [float(number) for number in NUMBER.findall(text)]
     np.testing.assert_allclose(
-        numbers(printed), numbers(said), rtol=0.1, atol=0.02, err_msg=printed
+        numbers(printed), numbers(said), rtol=0.25, atol=0.05, err_msg=printed
     )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
 from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 
@@ -88,7 +89,7 @@ def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> F
             share = -product / jnp.where(conflict, square, 1)
             return row + jnp.where((jnp.arange(num_tasks) == other) & conflict, share, 0)
 
-        own = jax.nn.one_hot(task, num_tasks, dtype=gram.dtype)
+        own = varying_like(jax.nn.one_hot(task, num_tasks, dtype=gram.dtype), gram, order)
         return jax.lax.fori_loop(0, num_tasks, meet, own)
 
     return jax.vmap(project)(jnp.arange(num_tasks), orders)

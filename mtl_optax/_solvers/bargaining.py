@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.simplex import present
+from mtl_optax._tracing import varying_like
 
 
 class BargainingSolution(NamedTuple):
@@ -113,11 +114,12 @@ def _balance(
         done = (residual <= tolerance) | stalled | (rounding > 0.25) | lost
         return _Newton(moved, residual, done, state.iterations + 1)
 
-    start = 1 / jnp.sqrt(jnp.maximum(jnp.sum(cosines, axis=1), 1))
+    point = 1 / jnp.sqrt(jnp.maximum(jnp.sum(cosines, axis=1), 1))
+    start = _Newton(point, jnp.array(jnp.inf, dtype), jnp.array(False), jnp.array(0, jnp.int32))
     final = jax.lax.while_loop(
         lambda state: ~state.done & (state.iterations < max_iterations),
         body,
-        _Newton(start, jnp.array(jnp.inf, dtype), jnp.array(False), jnp.array(0, jnp.int32)),
+        varying_like(start, cosines),
     )
     return final.point, final.iterations
 

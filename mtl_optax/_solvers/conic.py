@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.simplex import lowest, present
+from mtl_optax._tracing import varying_like
 
 
 class ConicSolution(NamedTuple):
@@ -139,9 +140,9 @@ def on_unit_rows(
     lengths = held if scale is None else held * scale
     shortest = jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
     shortest = jnp.where(shortest < jnp.inf, shortest, 1)
-    # As good as zero, so that the weight of a row of zeros leaves next to none for the others.
-    zero = shortest * float(jnp.finfo(lengths.dtype).eps)
-    lengths = jnp.where(lengths > 0, lengths, zero)
+    # So short that the weight of a row of zeros leaves none for the others.
+    zero = jnp.maximum(shortest * 2.0**-60, jnp.finfo(lengths.dtype).tiny)
+    lengths = jnp.where(mask, jnp.where(lengths > 0, lengths, zero), 1)
     shortest = lowest(lengths, mask)
     held = jnp.where(held > 0, held, 1)
     return UnitRows(
@@ -234,17 +235,18 @@ def corrected(
             state.iterations + 1,
         )
 
-    start = mask.astype(dtype)
+    everybody = mask.astype(dtype)
+    start = _Active(
+        everybody / jnp.sum(costs),
+        jnp.zeros_like(everybody),
+        mask,
+        jnp.array(False),
+        jnp.array(0, jnp.int32),
+    )
     final = jax.lax.while_loop(
         lambda state: ~state.done & (state.iterations < cap),
         body,
-        _Active(
-            start / jnp.sum(costs),
-            jnp.zeros_like(start),
-            mask,
-            jnp.array(False),
-            jnp.array(0, jnp.int32),
-        ),
+        varying_like(start, problem),
     )
     finite = jnp.isfinite(jnp.sum(jnp.abs(cosines)) + jnp.sum(jnp.abs(slopes)) + kappa)
     point = jnp.where(finite, final.point, jnp.nan)

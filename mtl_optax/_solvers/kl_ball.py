@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax._powers import HELD, exponent, shift
+from mtl_optax._tracing import varying_like
 
 # Kept from falling further, a task's log probability can rise again within a few steps.
 _LOWEST = -30.0
@@ -146,16 +147,11 @@ def _power(
     active = outermost > radius
     lowest = jnp.sqrt(8 * radius) / jnp.where(spread > 0, spread, 1)
     lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, top)
+    start = _Search(lowest, top, lowest, jnp.array(1, jnp.int32), ~active | (radius <= 0))
     final = jax.lax.while_loop(
         lambda state: ~state.done & (state.iterations < max_iterations),
         body,
-        _Search(
-            lowest,
-            top,
-            lowest,
-            jnp.array(1, jnp.int32),
-            ~active | (radius <= 0),
-        ),
+        varying_like(start, depths, radius, top, mask),
     )
     power = jnp.where(active, jnp.where(radius > 0, final.power, 0), top)
     return power, final.iterations

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax._gram import HIGHEST
 from mtl_optax._solvers.conic import corrected, on_unit_rows
 from mtl_optax._solvers.simplex import Solution, lowest, present, project, uniform
+from mtl_optax._tracing import varying_like
 
 _State = TypeVar("_State")
 MinNormSolver = Literal["fully_corrective", "frank_wolfe", "projected_gradient"]
@@ -185,7 +186,7 @@ def _descend(
             duality_gap(gram, weights_of(new), mask),
             loop[2] + 1,
         ),
-        (start, initial_gap, jnp.array(0, jnp.int32)),
+        varying_like((start, initial_gap, jnp.array(0, jnp.int32)), gram, mask),
     )
     weights = jnp.where(jnp.isfinite(gap), weights_of(final), jnp.nan)
     return Solution(weights, gap, iterations)
