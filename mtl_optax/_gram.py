@@ -86,20 +86,16 @@ def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"
     stacks = [jax.tree.leaves(left)]
     if left is not right:
         stacks.append(jax.tree.leaves(right))
-    return _contracted(stacks, units)
+    dtype = at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
-
-@jax.custom_jvp
-def _contracted(stacks: list[list[Array]], units: _Units) -> Float[Array, "T T"]:
-    """Computes the products of two stacks' leaves, or of one's with themselves."""
-    dtype = _dtype_of(stacks)
-    whole = _contracted_whole
+    def whole(stacks: Any, units: _Units) -> Float[Array, "T T"]:
+        return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
 
     def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
         if units is not None:  # XLA copies what it divides.
             return _products_in_blocks(_pairs(stacks), dtype, units)
         short, long = zip(*map(_by_length, stacks), strict=True)
-        parts = [whole(list(short), None)] if short[0] else []
+        parts = [whole(short, None)] if short[0] else []
         if len(long[0][0]) <= _PAIRED_TASKS:
             parts.append(_sums_over_pairs(_pairs(long), dtype))
         else:
@@ -112,25 +108,6 @@ def _contracted(stacks: list[list[Array]], units: _Units) -> Float[Array, "T T"]
     if units is None and all(leaf.shape[1] < _LONG for leaf in stacks[0]):
         return whole(stacks, None)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
-
-
-@_contracted.defjvp
-def _contracted_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """Differentiates by the product rule; the units are powers of two, and constant."""
-    (stacks, units), (changes, _) = primals, tangents
-    first = _contracted_whole([changes[0], stacks[-1]], units)
-    if len(stacks) == 1:
-        return _contracted(stacks, units), first + first.T
-    return _contracted(stacks, units), first + _contracted_whole([stacks[0], changes[1]], units)
-
-
-def _contracted_whole(stacks: list[list[Array]], units: _Units) -> Float[Array, "T T"]:
-    dtype = _dtype_of(stacks)
-    return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
-
-
-def _dtype_of(stacks: Sequence[Sequence[Array]]) -> Any:
-    return at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
 
 def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:

@@ -13,6 +13,11 @@ from mtl_optax._gram import select_tasks
 _LARGEST_GRADIENT = 1e18
 
 
+def default_adam(learning_rate: float) -> optax.GradientTransformation:
+    """Returns Adam, whose square root has a derivative where a scalar has never had a gradient."""
+    return optax.adam(learning_rate, eps_root=1e-20)
+
+
 class LearnedScalars(NamedTuple):
     """Per-task scalars and the state of their optimiser, each leaf with a leading task axis.
 

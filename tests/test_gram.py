@@ -62,16 +62,49 @@ def test_gram_of_float64_stays_float64():
         )
 
 
+LONG = _gram._LONG + 3  # Whole chains, or blocks, and a rest: it is a prime number.
+MANY = _gram._PAIRED_TASKS + 1
+
+
+def scaled_back(product, scale, factor=1.0):
+    """The Gram matrix that is held as `scale_s scale_t product_st`, times `factor` of each task."""
+    scale = np.asarray(scale, np.float64) * factor
+    return np.asarray(product, np.float64) * np.outer(scale, scale)
+
+
 @pytest.mark.parametrize("exponent", [-100, -60, 0, 60, 120])
 def test_scaled_gram_is_the_gram_at_any_scale(exponent):
     tree = random_tree()
     matrix = flat(tree, tasks=True)
     scaled = jax.tree.map(lambda g: jnp.ldexp(g, exponent), tree)
     product, scale = _gram.scaled_gram(scaled, jnp.ones(4, bool))
-    assert 1 <= np.max(np.diagonal(product)) < 4
-    assert np.log2(float(scale)) % 1 == 0
-    factor = np.float64(scale) * 2.0**-exponent
-    np.testing.assert_allclose(np.asarray(product) * factor**2, matrix @ matrix.T, rtol=1e-5)
+    assert np.all((np.diagonal(product) >= 1) & (np.diagonal(product) < 4))
+    assert np.all(np.log2(scale) % 1 == 0)
+    got = scaled_back(product, scale, 2.0**-exponent)
+    np.testing.assert_allclose(got, matrix @ matrix.T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, LONG])
+@pytest.mark.parametrize("num_tasks", [4, MANY])
+def test_scaled_gram_keeps_tasks_that_lie_far_apart(size, num_tasks):
+    """Down to 1e-33 of the largest: their own products, and those with the others."""
+    matrix = np.random.default_rng(0).normal(size=(num_tasks, size)).astype(np.float32)
+    exponents = np.array([0, -110, 60, -30] + [0] * (num_tasks - 4))
+    rows = jnp.ldexp(jnp.asarray(matrix), jnp.expand_dims(exponents, 1))
+    product, scale = _gram.scaled_gram({"w": rows}, jnp.ones(num_tasks, bool))
+    got = scaled_back(product, scale, 2.0**-exponents)
+    matrix = matrix.astype(np.float64)
+    np.testing.assert_allclose(got, matrix @ matrix.T, rtol=1e-5, atol=1e-5 * size)
+
+
+def test_a_zero_gradient_beside_others_costs_no_second_pass():
+    """Nor does it change the products of the others."""
+    tree = jax.tree.map(lambda g: g.at[2].set(0), random_tree())
+    product, scale = _gram.scaled_gram(tree, jnp.ones(4, bool))
+    assert scale[2] == 1
+    assert not np.any(product[2])
+    matrix = flat(tree, tasks=True)
+    np.testing.assert_allclose(scaled_back(product, scale), matrix @ matrix.T, rtol=1e-5)
 
 
 def test_scaled_gram_leaves_absent_tasks_out_of_matrix_and_scale():
@@ -81,7 +114,7 @@ def test_scaled_gram_leaves_absent_tasks_out_of_matrix_and_scale():
     product, scale = _gram.scaled_gram(spoiled, mask)
     wanted, wanted_scale = _gram.scaled_gram(jax.tree.map(lambda g: g.at[1].set(0), tree), mask)
     np.testing.assert_array_equal(product, wanted)
-    assert scale == wanted_scale
+    np.testing.assert_array_equal(scale, wanted_scale)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
@@ -108,9 +141,10 @@ def test_cross_gram_holds_the_products_of_two_stacks(exponents):
         for e, tree in zip(exponents, (left, spoiled), strict=True)
     ]
     product, scale = _gram.cross_gram(*scaled, mask)
-    assert 1 <= np.max(np.abs(product)) < 2
+    largest = np.max(np.abs(product), axis=1)[mask]
+    assert np.all((largest >= 1) & (largest < 2))
     assert np.all(np.asarray(product)[~np.outer(mask, mask)] == 0)
-    factor = np.float64(scale) * 2.0 ** -sum(exponents)
+    factor = np.asarray(scale, np.float64)[:, None] * 2.0 ** -sum(exponents)
     wanted = np.where(np.outer(mask, mask), matrix, 0)
     np.testing.assert_allclose(np.asarray(product) * factor, wanted, rtol=1e-5, atol=1e-5)
 
@@ -119,15 +153,11 @@ def test_zero_gradients():
     zeros = jax.tree.map(jnp.zeros_like, random_tree())
     product, scale = _gram.scaled_gram(zeros, jnp.ones(4, bool))
     assert np.all(np.asarray(product) == 0)
-    assert scale == 1
+    assert np.all(scale == 1)
     assert np.all(np.asarray(_gram.norms(zeros)) == 0)
     product, scale = _gram.cross_gram(zeros, random_tree(), jnp.ones(4, bool))
     assert np.all(np.asarray(product) == 0)
-    assert np.isfinite(scale)
-
-
-LONG = _gram._LONG + 3  # Whole chains, or blocks, and a rest: it is a prime number.
-MANY = _gram._PAIRED_TASKS + 1
+    assert np.all(np.isfinite(scale))
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, MANY - 1, MANY, 17])
@@ -138,11 +168,12 @@ def test_long_leaves_are_contracted_in_parts_to_the_same_products(dtypes, num_ta
     matrices = [np.asarray(leaf, np.float64).reshape(num_tasks, -1) for leaf in (left, right)]
     mask = jnp.ones(num_tasks, bool)
     product, scale = optimised(_gram.cross_gram)(left, right, mask)
-    np.testing.assert_allclose(product * scale, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
+    got = np.asarray(product) * np.asarray(scale)[:, None]
+    np.testing.assert_allclose(got, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
     for size in (1.0, 1e-30):  # The second one takes the pass over divided gradients.
         small = left.astype(jnp.float32) * size
         product, scale = optimised(_gram.scaled_gram)(small, mask)
-        got = np.asarray(product, np.float64) * (float(scale) / size) ** 2
+        got = scaled_back(product, scale, 1 / size)
         np.testing.assert_allclose(got, matrices[0] @ matrices[0].T, rtol=1e-5, atol=0.01)
 
 
@@ -190,7 +221,7 @@ def test_long_and_short_leaves_of_one_tree(size, num_tasks):
     np.testing.assert_allclose(optimised(mtl.gram)(tree), wanted, rtol=1e-5, atol=0.02)
     tiny = jax.tree.map(lambda g: g * 2.0**-80, tree)
     product, scale = _gram.scaled_gram(tiny, jnp.ones(num_tasks, bool))
-    got = np.asarray(product, np.float64) * (float(scale) * 2.0**80) ** 2
+    got = scaled_back(product, scale, 2.0**80)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=0.02)
 
 

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
-from mtl_optax._learned import LearnedScalars
+from mtl_optax._learned import LearnedScalars, default_adam
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, uniform
 
 _SMALLEST_WEIGHT = 1e-3
@@ -82,7 +82,7 @@ def gradnorm(
         >>> print([round(float(w), 1) for w in state.weights])
         [0.5, 1.5]
     """
-    optimizer = optax.adam(0.025) if optimizer is None else optimizer
+    optimizer = default_adam(0.025) if optimizer is None else optimizer
     _contract.check_number("gradnorm", "alpha", alpha, low=0)
     _contract.check_optimizer("gradnorm", "optimizer", optimizer)
 

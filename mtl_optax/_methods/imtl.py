@@ -1,14 +1,16 @@
 """IMTL: impartial multi-task learning, by gradients, by losses, or by both (Liu et al. 2021)."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST, root
-from mtl_optax._learned import LearnedScalars
+from mtl_optax._learned import LearnedScalars, default_adam
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 # Below this share the sum of the weights is mostly rounding in float32, and `d` has no bound.
@@ -161,7 +163,7 @@ def _loss_scales(
     Callable[[Evidence, LearnedScalars], tuple[Float[Array, " T"], LearnedScalars]],
 ]:
     """Makes the start of `s`, and the step that returns `e^s` and learns from the losses."""
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+    optimizer = default_adam(1e-3) if optimizer is None else optimizer
     _contract.check_optimizer(method, "optimizer", optimizer)
     _contract.check_number(method, "clip", clip, low=0, open_low=True)
 
@@ -192,15 +194,7 @@ def _impartial(
     held = jnp.where(active, held, 1)
     cosines = jnp.where(jnp.outer(active, active), gram / jnp.outer(held, held), 0)
     cosines += jnp.diag(jnp.where(active, 0, 1).astype(dtype))
-    values, vectors = jnp.linalg.eigh(cosines)
-    parts = jnp.matmul(ones, vectors, precision=HIGHEST)
-    null = values <= 64 * float(jnp.finfo(dtype).eps) * values[-1]
-    outside = jnp.where(null, parts, 0)
-    solved = jnp.where(null, 0, parts / jnp.where(null, 1, values))
-    # As C tends to a singular matrix, C⁻¹1 tends to the part of 1 outside its range, if any.
-    singular = jnp.sum(outside**2) > _LARGEST_OUTSIDE**2 * jnp.sum(ones)
-    point = jnp.matmul(vectors, jnp.where(singular, outside, solved), precision=HIGHEST)
-
+    point = _level(cosines, ones)
     lengths = jnp.where(active, held * evidence.relative()[0], 1)
     lengths = lengths if scales is None else scales * lengths
     shares = point / lengths
@@ -212,3 +206,37 @@ def _impartial(
     fallback = jnp.sum(point) / jnp.where(length > 0, length, 1)
     divisor = jnp.where(bounded, divisor, fallback)
     return shares / jnp.where(divisor == 0, 1, divisor)
+
+
+@jax.custom_jvp
+def _level(cosines: Float[Array, "T T"], ones: Float[Array, " T"]) -> Float[Array, " T"]:
+    """Computes `C⁻¹1`, or where `C` is singular what it tends to, up to its length."""
+    return _levelled(cosines, ones)[0]
+
+
+def _levelled(
+    cosines: Float[Array, "T T"], ones: Float[Array, " T"]
+) -> tuple[Float[Array, " T"], Callable[[Float[Array, " T"]], Float[Array, " T"]]]:
+    """Returns the point and the function that multiplies with the inverse of `C` on its range."""
+    values, vectors = jnp.linalg.eigh(cosines)
+    null = values <= 64 * float(jnp.finfo(cosines.dtype).eps) * values[-1]
+
+    def parts(x: Float[Array, " T"]) -> Float[Array, " T"]:
+        return jnp.matmul(x, vectors, precision=HIGHEST)
+
+    def solved(x: Float[Array, " T"]) -> Float[Array, " T"]:
+        return jnp.where(null, 0, parts(x) / jnp.where(null, 1, values))
+
+    # As C tends to a singular matrix, C⁻¹1 tends to the part of 1 outside its range, if any.
+    outside = jnp.where(null, parts(ones), 0)
+    singular = jnp.sum(outside**2) > _LARGEST_OUTSIDE**2 * jnp.sum(ones)
+    point = jnp.matmul(vectors, jnp.where(singular, outside, solved(ones)), precision=HIGHEST)
+    return point, lambda x: jnp.matmul(vectors, solved(x), precision=HIGHEST)
+
+
+@_level.defjvp
+def _level_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Differentiates `Cx = 1`: the eigenvectors have no derivative where two values are equal."""
+    (cosines, ones), (change, _) = primals, tangents
+    point, solve = _levelled(cosines, ones)
+    return point, -solve(jnp.matmul(change, point, precision=HIGHEST))

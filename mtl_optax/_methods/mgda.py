@@ -82,23 +82,25 @@ def mgda(
         del state
         gram = evidence.gram
         scale, _ = evidence.relative()
+        # 1 / v, up to a factor.
+        factors = jnp.ones_like(scale)
         if normalization in ("l2", "loss+"):
-            held = root(jnp.diagonal(gram))
-            held = jnp.where(held > 0, held, 1)
-            divisors, gram = scale * held, gram / jnp.outer(held, held)
+            lengths = root(jnp.diagonal(gram))
+            lengths = jnp.where(lengths > 0, lengths, 1)
+            gram = gram / jnp.outer(lengths, lengths)
+            factors = 1 / jnp.maximum(scale * lengths, jnp.finfo(gram.dtype).tiny)
             scale = jnp.ones_like(scale)
-        else:
-            divisors = jnp.ones_like(scale)
         if normalization in ("loss", "loss+"):
             losses = jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
-            divisors, scale = divisors * losses, scale / losses
-            scale = scale / jnp.max(jnp.where(evidence.mask, scale, 0))
+            shares = lowest(losses, evidence.mask) / losses
+            factors, scale = factors * shares, scale * shares
         solution = min_norm(gram, evidence.mask, scale, solver=solver)
         weights = solution.weights
         if apply_to == "normalized" and normalization != "none":
-            least = lowest(divisors, weights > 0)
-            weights = weights * (least / divisors)
-            weights = weights / jnp.sum(weights)
+            raw = weights * factors
+            total = jnp.sum(raw)
+            # Where the factors lie further apart than the dtype reaches, one task has all weight.
+            weights = jnp.where(total > 0, raw / jnp.where(total > 0, total, 1), weights)
         return weights, report(solution.gap, solution.iterations, gram, scale)
 
     weighting = Weighting("mgda", num_tasks, frozenset(reads), no_report, update)

@@ -5,7 +5,7 @@ import optax
 from jaxtyping import Array
 
 from mtl_optax import _contract
-from mtl_optax._learned import LearnedScalars
+from mtl_optax._learned import LearnedScalars, default_adam
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
 
 
@@ -51,7 +51,7 @@ def uw(
         >>> print(state.weights.round(3))
         [0.125 0.5  ]
     """
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+    optimizer = default_adam(1e-3) if optimizer is None else optimizer
     _contract.check_optimizer("uw", "optimizer", optimizer)
     _contract.check_number("uw", "factor", factor, low=0, open_low=True)
     _contract.check_number("uw", "clip", clip, low=0, open_low=True)

@@ -140,9 +140,9 @@ def on_unit_rows(
     lengths = held if scale is None else held * scale
     shortest = jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
     shortest = jnp.where(shortest < jnp.inf, shortest, 1)
-    # As good as zero, so that the weight of a row of zeros leaves next to none for the others.
-    zero = shortest * float(jnp.finfo(lengths.dtype).eps)
-    lengths = jnp.where(lengths > 0, lengths, zero)
+    # So short that the weight of a row of zeros leaves none for the others.
+    zero = jnp.maximum(shortest * 2.0**-60, jnp.finfo(lengths.dtype).tiny)
+    lengths = jnp.where(mask, jnp.where(lengths > 0, lengths, zero), 1)
     shortest = lowest(lengths, mask)
     held = jnp.where(held > 0, held, 1)
     return UnitRows(
