@@ -362,9 +362,9 @@ def _of_weighted_sum(
     of two above their sum, they make no cotangent larger than the losses themselves do.
     """
     weights = _like_losses(weights, losses)
+    if varying_axes(weights):  # A sum over devices needs a unit that they have in common.
+        return pullback(weights.astype(losses.dtype))
     unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
-    if varying_axes(weights):  # What is summed over devices needs a unit that they have in common.
-        unit = jnp.ones_like(unit)
 
     def whole(leaf: Array) -> Array:
         wide = _contract.at_least_float32(leaf)
