@@ -19,6 +19,7 @@ CONTENTS = {
     "First steps": ["docs/getting-started", "docs/which-method", "docs/gallery", "docs/notebooks"],
     "How to": [
         "docs/guides/heads",
+        "docs/guides/frameworks",
         "docs/guides/missing-tasks",
         "docs/guides/accumulation",
         "docs/composition",
@@ -26,11 +27,12 @@ CONTENTS = {
         "docs/guides/checkpoints",
         "docs/devices",
         "docs/performance",
+        "docs/guides/physics-informed",
         "docs/guides/migrating",
     ],
     "Methods": ["docs/methods/index"],
     "Evidence": ["docs/reliability", "benchmarks/README"],
-    "Reference": ["docs/reference", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
+    "Reference": ["docs/reference", "docs/glossary", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
 }
 
 
@@ -119,7 +121,7 @@ what you see to what to try.
 
 Each page shows the update on the same two and three task gradients, drawn by running the method.
 
-{_linked(methods_table.table())}
+{_linked(methods_table.what_they_do())}
 {toctree("Methods", names)}"""
 
 

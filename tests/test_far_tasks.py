@@ -86,7 +86,7 @@ def test_mgda_serves_all(seed):
 
 
 def test_mgda_of_rows_twelve_decades_apart():
-    """The point of least norm is level to all: at right angles to the first two, to seven digits."""
+    """The point of least norm is level to all: at right angles to two, to seven digits."""
     matrix = [(-2e6, -2e6, 1e6), (-3, -2, -1), (3e-6, 3e-6, -1e-6)]
     _, found = direction("mgda", np.array(matrix))
     np.testing.assert_allclose(found, np.array([-8, 10, 4]) / 9e7, rtol=1e-5)

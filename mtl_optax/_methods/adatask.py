@@ -50,6 +50,12 @@ def adatask(
         beyond 1e19 takes no step, and below its epsilon, 1e-8, steps shrink with the gradient.
         With heads: `on_shared(adatask(T, optax.adam(lr)), shared, heads=optax.adam(lr))`.
 
+    When not to use:
+        With an optimiser that decays weights, such as `optax.adamw(lr)`: each task's step decays
+        them, T times in all. Put `optax.add_decayed_weights` into the chain after `adatask(T,
+        optax.scale_by_adam())` instead. Where T states of the optimiser are too many, or tasks so
+        alike that steps up to T times as long do harm.
+
     References:
         Yang et al., `AdaTask: A Task-Aware Adaptive Learning Rate Approach to Multi-Task Learning
         <https://arxiv.org/abs/2211.15055>`_, 2023, Algorithms 1 and 2, where γ₁ is the decay of

@@ -79,6 +79,10 @@ def layerwise_adatask(
         that of the steps of RMSProp, whatever the gradients'. With heads:
         `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
 
+    When not to use:
+        Where a layer mixes parameters of which some are a task's own: one whose gradient exceeds
+        its task's share of the layer takes a step many times as long, without a bound.
+
     References:
         Yang et al., `AdaTask: A Task-Aware Adaptive Learning Rate Approach to Multi-Task Learning
         <https://arxiv.org/abs/2211.15055>`_, 2023, Eq. 9, whose `G_i` carries a task index that it
