@@ -169,7 +169,7 @@ def check_task_gradients(
     params: Any | None,
     argument: str = "task_gradients",
 ) -> None:
-    """Raises unless every leaf is a real floating array of shape `(num_tasks, *p.shape)`."""
+    """Raises unless every leaf is a floating array of shape `(num_tasks, *p.shape)`."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
     if not leaves:
         raise ValueError(
@@ -186,7 +186,7 @@ def check_task_gradients(
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
         name = leaf_name(argument, path)
-        check_real_array(method, name, leaf)
+        check_array(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
             mend = _HOW_TO_STACK
             if leaf.shape == shape:
@@ -225,11 +225,11 @@ def check_params(caller: str, params: Any) -> None:
     if not leaves:
         raise ValueError(f"{caller}: params has no array leaves to differentiate, got {params!r}.")
     for path, leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
                 f"{caller}: {leaf_name('params', path)} has dtype "
-                f"{jnp.result_type(leaf)}; gradients need real floating parameters. Keep other "
-                "values out of the differentiated argument."
+                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
+                "other values out of the differentiated argument."
             )
 
 
@@ -271,21 +271,32 @@ def check_mask(
 
 def check_real_array(method: str, name: str, value: Any) -> None:
     """Raises unless `value` is an array of real floating numbers."""
+    check_array(method, name, value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{method}: {name} must have a real floating dtype, got {value.dtype}. Take jnp.real "
+            "of it, if its imaginary part is zero."
+        )
+
+
+def check_array(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array of floating numbers, real or complex."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise TypeError(
             f"{method}: {name} must be an array, got {type(value).__name__} {value!r}. "
             "Make it one with jnp.asarray or jnp.stack."
         )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
         raise TypeError(
-            f"{method}: {name} must have a real floating dtype, got {value.dtype}. "
+            f"{method}: {name} must have a floating dtype, got {value.dtype}. "
             "Convert it with .astype(jnp.float32)."
         )
 
 
 def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
-    """Returns the dtype to compute in: float64 if any array has it, else float32."""
-    return jnp.dtype(jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32)
+    """Returns the real dtype to compute in: float64 if any array has its digits, else float32."""
+    double = (jnp.float64, jnp.complex128)
+    return jnp.dtype(jnp.float64 if any(a.dtype in double for a in arrays) else jnp.float32)
 
 
 def as_key(method: str, key: Any) -> Key[Array, ""]:
