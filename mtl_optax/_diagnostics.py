@@ -135,7 +135,7 @@ class DominanceState(NamedTuple):
 
     Attributes:
         squares: leaves `(T, *p.shape)`, float32 or better, the moving average of each task's
-            squared updates of each parameter.
+            squared updates of each parameter; of a complex one `(T, *p.shape, 2)`, for its parts.
     """
 
     squares: Any

@@ -24,7 +24,8 @@ class LayerwiseAdaTaskState(NamedTuple):
     The squares themselves would overflow where the gradients do not.
 
     Attributes:
-        parameters: leaves `p.shape`, `sqrt(G_i)`, the root of the joint accumulator.
+        parameters: leaves `p.shape`, `sqrt(G_i)`, the root of the joint accumulator; of a complex
+            parameter `(*p.shape, 2)`, for its real and imaginary parts.
         layers: `(T, L)` float32, `sqrt(C_l^t)`, each task's root mean square in each layer, in the
             order in which the layers first appear among the leaves.
         steps: `()` int32, the steps taken.
