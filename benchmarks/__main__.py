@@ -36,6 +36,11 @@ class List:
         Console().print(suite_list(summaries), method_list())
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """Train one method with several values of one number; see sweep --help."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     try:
@@ -64,7 +69,8 @@ def _parse(args: Sequence[str] | None) -> Command | List:
         )
     else:
         commands = {suite.name: suite for suite in COMMANDS}
-        commands |= {"speed": Speed, "compile": Compile, "report": Report, "list": List}
+        commands |= {"sweep": _Sweep, "speed": Speed, "compile": Compile}
+        commands |= {"report": Report, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

@@ -80,7 +80,8 @@ def _summary(cells: Cells) -> Figure:
     methods = [method for method in reversed(order) if method not in BASELINES]
     for method in methods[1:]:
         label = "other methods" if method == methods[1] else None
-        left.plot(_epochs(cells[method]), curves[method].mean(axis=0), "#9ecae1", lw=1, label=label)
+        mean = curves[method].mean(axis=0)
+        _line(left, _epochs(cells[method]), mean, color="#9ecae1", lw=1, label=label)
     for method, colour, dashes, label in (
         (SINGLE_TASK, GREY, "--", SINGLE_TASK),
         (EQUAL_WEIGHTING, "black", "-", EQUAL_WEIGHTING),
@@ -139,7 +140,7 @@ def _curves(cells: Cells) -> Figure:
             if SINGLE_TASK in cells:
                 single = _recorded(cells[SINGLE_TASK], "validation")[..., column]
                 epochs = _epochs(cells[SINGLE_TASK])
-                axes.plot(epochs, single.mean(axis=0), color=colour, ls=":", lw=1)
+                _line(axes, epochs, single.mean(axis=0), color=colour, ls=":", lw=1)
                 drawn.append(single)
             ours = _recorded(cells[method], "validation")[..., column]
             _band(axes, _epochs(cells[method]), ours, colour, metrics[column].name)
@@ -233,7 +234,7 @@ def _against_equal_weighting(
         if EQUAL_WEIGHTING in curves:
             epochs = _epochs(cells[EQUAL_WEIGHTING])
             plain = curves[EQUAL_WEIGHTING].mean(axis=0)
-            axes.plot(epochs, plain, color=GREY, lw=1, label=EQUAL_WEIGHTING)
+            _line(axes, epochs, plain, color=GREY, lw=1, label=EQUAL_WEIGHTING)
         _band(axes, _epochs(cells[method]), curves[method], TASK_COLOURS[0], "the panel's method")
     _skip_the_beginning(axes, list(curves.values()), more=False)
     _legend(figure, axes, note=None)
@@ -262,6 +263,13 @@ def _panels(
     return figure, zip(methods, grid.flat, strict=False)
 
 
+def _line(
+    axes: Axes, epochs: Int[np.ndarray, " p"], values: Float[np.ndarray, " p"], **style: Any
+) -> None:
+    """A curve over epochs; so few of them that a line hardly shows get marks."""
+    axes.plot(epochs, values, marker="o" if len(epochs) < 4 else "", ms=3, **style)
+
+
 def _band(
     axes: Axes,
     epochs: Int[np.ndarray, " p"],
@@ -271,7 +279,7 @@ def _band(
     dashes: str = "-",
 ) -> None:
     mean, deviation = values.mean(axis=0), _deviation(values)
-    axes.plot(epochs, mean, color=colour, ls=dashes, lw=1.6, label=label)
+    _line(axes, epochs, mean, color=colour, ls=dashes, lw=1.6, label=label)
     axes.fill_between(
         epochs, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0
     )

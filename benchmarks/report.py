@@ -16,6 +16,7 @@ from benchmarks.summary import (
     step_time,
     test_metrics,
 )
+from benchmarks.writing import spread_over
 
 MOST_COLUMNS = 4  # Where a suite has more metrics, a terminal shows their mean alone.
 
@@ -41,9 +42,9 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
     result = Table(
         title=f"{first.suite}: test split, at the epoch that was best on the validation split",
         caption=(
-            f"± is the standard deviation over {len(next(iter(cells.values())))} seeds. Δm is the "
-            f"mean drop against {SINGLE_TASK} in percent, less is better; rank is the mean place "
-            f"over metrics and seeds; rate is the learning rate chosen; time is per step, against "
+            f"{spread_over(len(next(iter(cells.values()))))} Δm is the mean drop against "
+            f"{SINGLE_TASK} in percent, less is better; rank is the mean place over metrics and "
+            f"seeds; rate is the learning rate chosen; time is per step, against "
             f"{EQUAL_WEIGHTING}."
         ),
         box=box.SIMPLE_HEAD,

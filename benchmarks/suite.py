@@ -21,7 +21,7 @@ from benchmarks.command import Command, Methods, Switch
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES, check_names, registry
 from benchmarks.protocol import Progress, Protocol, Row
-from benchmarks.writing import writable
+from benchmarks.writing import check_writable, number_of
 
 if TYPE_CHECKING:
     from benchmarks.cells import Cell
@@ -152,7 +152,7 @@ class Suite(Command):
             raise UserError(
                 f"--checkpoint-every must be at least 0 seconds, not {self.checkpoint_every}"
             )
-        writable(self.folder)
+        check_writable(self.folder)
         _ = self.data
 
     def train(self, rows: Sequence[Row], folder: Path) -> "dict[str, list[Cell]]":
@@ -183,7 +183,8 @@ class Suite(Command):
         def plan(kept: int, epochs: int) -> None:
             bar.update(shown, total=epochs, visible=epochs > 0)
             if kept:
-                console.print(f"{kept} finished cells are used again; --fresh trains them anew.")
+                again = number_of("finished cell", kept)
+                console.print(f"{again} used again; --fresh trains anew.")
 
         progress = Progress(
             plan=plan,

@@ -20,11 +20,29 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def check_writable(folder: Path) -> None:
+    """Raise where `writable` would, and leave no folder behind."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    writable(folder)
+    for path in made:
+        path.rmdir()
+
+
+def number_of(noun: str, count: int) -> str:
+    """How many there are, in words that go with one, too."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def spread_over(seeds: int) -> str:
+    """What ± stands for, if there is one."""
+    return f"± is the standard deviation over {seeds} seeds." if seeds > 1 else "Of one seed."
+
+
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

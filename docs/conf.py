@@ -44,6 +44,7 @@ default_role = "literal"  # Docstrings quote code and formulas as Markdown does.
 autodoc_typehints = "none"  # The arguments' text says types and shapes.
 napoleon_attr_annotations = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["When not to use"]
 
 html_theme = "furo"
 html_title = f"mtl_optax {release}"

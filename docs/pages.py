@@ -19,6 +19,7 @@ CONTENTS = {
     "First steps": ["docs/getting-started", "docs/which-method", "docs/gallery", "docs/notebooks"],
     "How to": [
         "docs/guides/heads",
+        "docs/guides/frameworks",
         "docs/guides/missing-tasks",
         "docs/guides/accumulation",
         "docs/composition",
@@ -26,11 +27,12 @@ CONTENTS = {
         "docs/guides/checkpoints",
         "docs/devices",
         "docs/performance",
+        "docs/guides/physics-informed",
         "docs/guides/migrating",
     ],
     "Methods": ["docs/methods/index"],
     "Evidence": ["docs/reliability", "benchmarks/README"],
-    "Reference": ["docs/reference", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
+    "Reference": ["docs/reference", "docs/glossary", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
 }
 
 
@@ -79,6 +81,7 @@ def method_page(name: str) -> str:
     holds = "\n".join(
         f"- *{key}*: {meaning}" for key, meaning in mtl.PROPERTIES.items() if key in info.properties
     )
+    heads = "an optimiser of their own" if info.is_optimizer else info.heads
     return f"""# {name}
 
 {info.summary} {methods_table.cited(info.source) or info.source}
@@ -86,7 +89,7 @@ def method_page(name: str) -> str:
 - **Reads:** {", ".join(sorted(info.reads)) or "nothing"}.
 - **Scale of the update:** {info.scale}.
 - **Cost beyond the forward pass:** {info.cost}.
-- **Heads:** {info.heads}, with `on_shared`.
+- **Heads:** {heads}, with `on_shared`.
 
 What these words mean stands above [the table of all methods](index.md).
 
@@ -119,7 +122,7 @@ what you see to what to try.
 
 Each page shows the update on the same two and three task gradients, drawn by running the method.
 
-{_linked(methods_table.table())}
+{_linked(methods_table.what_they_do())}
 {toctree("Methods", names)}"""
 
 

@@ -120,9 +120,9 @@ def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:
     return jnp.sum(jnp.concatenate(products, axis=1).reshape(num_tasks, -1, num_tasks), axis=1)
 
 
-def _joined(leaves: Sequence[Array]) -> list[Float[Array, "T n"]]:
+def _joined(leaves: Sequence[Array]) -> list[Float[Array, "T _"]]:
     """Makes matrices of the leaves, one of neighbours that have few columns together."""
-    groups: list[list[Float[Array, "T n"]]] = []
+    groups: list[list[Float[Array, "T _"]]] = []
     room = 0
     for matrix in map(_as_matrix, leaves):
         if not groups or matrix.shape[1] > room:
@@ -133,7 +133,7 @@ def _joined(leaves: Sequence[Array]) -> list[Float[Array, "T n"]]:
     return [_side_by_side(group) for group in groups]
 
 
-def _side_by_side(matrices: Sequence[Float[Array, "T n"]]) -> Float[Array, "T n"]:
+def _side_by_side(matrices: Sequence[Float[Array, "T _"]]) -> Float[Array, "T _"]:
     if len(matrices) == 1:
         return matrices[0]
     if len({matrix.dtype for matrix in matrices}) > 1:
@@ -143,8 +143,8 @@ def _side_by_side(matrices: Sequence[Float[Array, "T n"]]) -> Float[Array, "T n"
 
 
 def _by_length(
-    matrices: Sequence[Float[Array, "T n"]],
-) -> tuple[list[Float[Array, "T n"]], list[Float[Array, "T n"]]]:
+    matrices: Sequence[Float[Array, "T _"]],
+) -> tuple[list[Float[Array, "T _"]], list[Float[Array, "T _"]]]:
     """Returns the matrices that the CPU contracts whole, and the long ones."""
     short = [matrix for matrix in matrices if matrix.shape[1] < _LONG]
     return short, [matrix for matrix in matrices if matrix.shape[1] >= _LONG]
@@ -186,13 +186,13 @@ def _on_mesh_of(leaf: Array, *spec: Any) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec(*spec)) if explicit else None
 
 
-def _as_matrix(leaf: Array) -> Float[Array, "T n"]:
+def _as_matrix(leaf: Array) -> Float[Array, "T _"]:
     shape = (leaf.shape[0], leaf.size // leaf.shape[0])
     return jax.lax.reshape(leaf, shape, out_sharding=_on_mesh_of(leaf, None, None))
 
 
 def _products_in_blocks(
-    matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]], dtype: Any, units: _Units
+    matrices: Sequence[tuple[Float[Array, "T _"], Float[Array, "T _"]]], dtype: Any, units: _Units
 ) -> Float[Array, "T T"]:
     """Computes the products in a loop, many blocks in each round.
 
@@ -223,7 +223,7 @@ def _products_in_blocks(
 
 
 def _sums_over_pairs(
-    matrices: Sequence[tuple[Float[Array, "T n"], Float[Array, "T n"]]],
+    matrices: Sequence[tuple[Float[Array, "T _"], Float[Array, "T _"]]],
     dtype: Any,
 ) -> Float[Array, "T T"]:
     """Computes the products of a few tasks row by row, on all cores and without copies."""

@@ -1,7 +1,9 @@
 """Strict JAX and quick compilation for every test, and the options of the property tests."""
 
+import importlib
 import os
 import tempfile
+import typing
 
 # Nearly all that the tests take is XLA's compiling, of programs that run for milliseconds. These
 # make it an eighth, in this process and those that it starts; an XLA_FLAGS of yours stays as it is.
@@ -14,6 +16,8 @@ os.environ.setdefault(
 
 import hypothesis
 import jax
+import jaxtyping
+import optax
 import pytest
 
 # A method must not lean on implicit broadcasting: user code may forbid it.
@@ -29,10 +33,19 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz", type=int, metavar="N", help="draw N new examples in each fuzz test, not 50 fixed"
     )
+    parser.addoption(
+        "--shapes", action="store_true", help="check each call against the shapes of its signature"
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nans: makes a NaN on purpose, with JAX_DEBUG_NANS=1 too")
+    if config.getoption("shapes"):
+        # Else Optax's protocols cannot be asked whether a function is one of them.
+        for protocol in (optax.TransformInitFn, optax.TransformUpdateExtraArgsFn):
+            typing.runtime_checkable(protocol)
+        importlib.import_module("tests.shapes")
+        jaxtyping.install_import_hook("mtl_optax", "tests.shapes.checked")
     if config.getoption("fuzz"):
         hypothesis.settings.register_profile(
             "fuzz",

@@ -66,6 +66,15 @@ class Mutation(NamedTuple):
 
 # By file: what is wrong, the text, what stands there instead, and perhaps where to look first.
 FAULTS: dict[str, list[tuple[Any, ...]]] = {
+    "mtl_optax/_methods/_draws.py": [
+        (
+            "the next key is the key",
+            "RandomState(jax.random.key_data(following))",
+            "RandomState(words)",
+        ),
+        ("the kind of key is forgotten", "(words, impl=self._kind)", "(words)"),
+        ("a cast key is no key", "jnp.asarray(state.key).astype(jnp.uint32)", "state.key"),
+    ],
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
         ("rows of the mean are those of the sum", 'elif reduction == "mean":', "elif False:"),
@@ -76,7 +85,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "weights = softmax_present(state.scores,",
             "weights = softmax_present(scores,",
         ),
-        ("half a variance is a whole one", "bound = bound**2 / 2", "bound = bound**2"),
+        ("half a variance is a whole one", "return bound**2 / 2 if", "return bound**2 if"),
     ],
     "mtl_optax/_methods/cagrad.py": [
         (
@@ -142,7 +151,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/graddrop.py": [
-        ("the key stands still", "dropped), GradDropState(following)", "dropped), state"),
+        ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
         (
             "absent tasks count",
             "task_gradients = zero_absent(mask, task_gradients)",
@@ -298,11 +307,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.dot(gram[other], row, precision=HIGHEST)",
             "gram[other, task]",
         ),
-        (
-            "the key stands still",
-            "project_conflicts(evidence.gram, orders), PCGradState(key)",
-            "project_conflicts(evidence.gram, orders), state",
-        ),
+        ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
         (
             "one order serves all tasks",
             "    one, other = jnp.expand_dims(drawn, 2)",
@@ -311,11 +316,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/rlw.py": [
-        (
-            "the key stands still",
-            "softmax_present(logits, evidence.mask), RLWState(key)",
-            "softmax_present(logits, evidence.mask), state",
-        ),
+        ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
         ("dirichlet has the wrong sign", "= -jax.random.gumbel", "= jax.random.gumbel"),
     ],
     "mtl_optax/_methods/scale_invariant.py": [
@@ -330,13 +331,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("smooth forgets the weights", "return w * softmax_present(", "return softmax_present("),
         (
             "the first of ties takes all",
-            "mask & (values == jnp.max(values))",
+            "mask & (values == highest)",
             "mask & (jnp.arange(num_tasks) == jnp.argmax(values))",
         ),
         (
             "an absent task may be the worst",
-            "        values = jnp.where(mask, values, -jnp.inf)\n",
-            "",
+            "highest = jnp.max(jnp.where(mask, values, -jnp.inf))",
+            "highest = jnp.max(values)",
         ),
     ],
     "mtl_optax/_methods/uw.py": [
@@ -402,7 +403,21 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "value(point) - lowest",
         ),
     ],
+    "mtl_optax/_powers.py": [
+        (
+            "zero is as large as one",
+            "return jnp.where(x == 0, jnp.finfo(x.dtype).minexp, powers)",
+            "return powers",
+        ),
+        ("the power overflows", "half = n // 2", "half = n"),
+    ],
     "mtl_optax/_solvers/kl_ball.py": [
+        (
+            "half of log T counts absent tasks",
+            "return jnp.log(_number(mask, dtype)) / 2",
+            "return jnp.log(jnp.asarray(mask.size, dtype)) / 2",
+        ),
+        ("rewards lose their unit", "exponent(jnp.max(jnp.abs(rewards))) - HELD", "-HELD"),
         (
             "scores fall for ever",
             "jnp.maximum(solution.log_weights + total, _LOWEST)",

@@ -1,5 +1,7 @@
 """The documents' blocks run, their links lead somewhere, and the package is what they say."""
 
+import contextlib
+import io
 import re
 from importlib.util import find_spec
 
@@ -22,6 +24,7 @@ RUN = sorted(
     {ROOT / "README.md", *ROOT.glob("docs/guides/*.md")}
     | {page for page in ROOT.glob("docs/**/*.md") if "```python\n" in page.read_text("utf-8")}
 )
+NEEDS = {"docs/guides/frameworks.md": ("equinox", "haiku", "keras")}
 ON_EIGHT_DEVICES = {"docs/devices.md", "docs/guides/checkpoints.md"}
 
 
@@ -44,16 +47,44 @@ def run_blocks(name, text):
     script = script_of(text)
     assert script.strip(), f"{name} has no python blocks"
     namespace = {"__name__": name}
+    said = script_of(text, "output")
     if name in ON_EIGHT_DEVICES:
         run_on_devices(8, "-c", f"exec(compile({script!r}, {name!r}, 'exec'))")
-    else:
+        assert not said.strip(), "what another process prints is not looked at"
+        return namespace
+    printed = io.StringIO()
+    with (
+        contextlib.redirect_stdout(printed),
         # As a user has it, in whatever mode the rest of the tests run.
-        with jax.numpy_rank_promotion("allow"), jax.enable_x64(False), jax.debug_nans(False):
-            exec(compile(script, name, "exec"), namespace)
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(False),
+        jax.debug_nans(False),
+    ):
+        exec(compile(script, name, "exec"), namespace)
+    check_output(printed.getvalue(), said)
     return namespace
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+NUMBER = re.compile(r"-?\b\d+(?:\.\d*)?(?:e[-+]?\d+)?")
+
+
+def check_output(printed, said):
+    """What a page says its blocks print, they print, but for digits that machines differ in."""
+    words = lambda text: NUMBER.sub("#", text).split()
+    assert words(printed) == words(said), printed
+    numbers = lambda text: [float(number) for number in NUMBER.findall(text)]
+    np.testing.assert_allclose(
+        numbers(printed), numbers(said), rtol=0.25, atol=0.05, err_msg=printed
+    )
+
+
+def marked(page):
+    lacking = [module for module in NEEDS.get(name_of(page), ()) if not find_spec(module)]
+    skip = pytest.mark.skipif(bool(lacking), reason=f"needs the extra frameworks: {lacking}")
+    return pytest.param(page, marks=skip)
+
+
+@pytest.mark.parametrize("page", map(marked, RUN), ids=name_of)
 def test_the_python_blocks_of_a_page_run_in_order(page):
     namespace = run_blocks(name_of(page), page.read_text("utf-8"))
     if page.name == "README.md":
@@ -97,10 +128,26 @@ def test_a_block_that_fails_is_named_by_page_and_line(name):
         assert (str(last.path).endswith(name), last.lineno + 1) == (True, 10)
 
 
-def test_the_readmes_table_is_fresh():
-    assert methods_table.rewritten(README) == README, "run: python docs/methods_table.py"
+def test_what_a_page_says_is_printed_is_looked_at():
+    text = "```python\nprint('loss', 1.23, [2, 3])\n```\n\n```output\nloss 1.2 [2, 3]\n```\n"
+    run_blocks("some.md", text)
+    for wrong in (text.replace("1.2 ", "1.5 "), text.replace("loss 1", "task 1"), text[:-25]):
+        with pytest.raises(AssertionError):
+            run_blocks("some.md", wrong)
+
+
+@pytest.mark.parametrize("document", methods_table.TABLES, ids=name_of)
+def test_the_tables_of_methods_are_fresh(document):
+    text = document.read_text("utf-8")
+    assert methods_table.rewritten(document) == text, "run: python docs/methods_table.py"
     for name in mtl.list_methods():
-        assert f"| `{name}` |" in README
+        assert f"| `{name}` |" in text
+
+
+def test_a_docstring_that_does_not_say_when_not_to_use_the_method_fails(monkeypatch):
+    monkeypatch.setattr(mtl.method_info("mgda").factory, "__doc__", "Does something.")
+    with pytest.raises(ValueError, match="mgda does not say When not to use"):
+        methods_table.when_not("mgda")
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -8,6 +8,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies as st
 
@@ -211,7 +212,7 @@ def test_every_declared_property_is_known():
 def test_undeclared_determinism_is_real(name):
     """A method that keeps a random key is not declared deterministic, and the other way round."""
     state = make(name, 3).init(inputs(3).params)
-    keyed = any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state))
+    keyed = bool(optax.tree_utils.tree_get_all_with_path(state, "key"))
     assert keyed == ("deterministic" not in mtl.method_info(name).properties)
 
 

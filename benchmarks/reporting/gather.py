@@ -2,19 +2,28 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.cells import Cell, read_cell
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES
 from benchmarks.sweeping.command import sweep_folder
+from benchmarks.writing import number_of
 from mtl_optax import list_methods
 
 CELLS = "*-seed*.json"
 SHOWN = {"suite": str, "epochs": int, "steps_per_epoch": int, "batch_size": int}
 SHOWN |= {"learning_rates": list}
+
+
+class Lines(NamedTuple):
+    """A table: a heading and rows of text."""
+
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,13 @@ class SuiteResults:
     cells: dict[str, list[Cell]]
     provenance: dict[str, str]
     """Versions and devices, as the files tell them."""
+    sweeps: dict[Path, Lines]
+    """The tables of its sweeps, by the folder."""
 
     @property
     def pictures(self) -> list[Path]:
-        """The PNG files in the folder and in those of its sweeps."""
-        own = sorted(self.folder.glob("*.png"), key=lambda path: (path.stem != "summary", path))
-        return [*own, *sorted(self.folder.glob("sweep-*/sweep.png"))]
+        """The PNG files in the folder."""
+        return sorted(self.folder.glob("*.png"), key=lambda path: (path.stem != "summary", path))
 
 
 @dataclass(frozen=True)
@@ -103,9 +113,25 @@ def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
         cells[cell.method].append(cell)
     counts = Counter(made[path] for path in kept).most_common()
     name = next(iter(kept.values())).suite
-    return SuiteResults(
-        name, folder, dict(cells), {text: f"{n} cells" for text, n in counts}
-    ), problems
+    provenance = {text: number_of("cell", n) for text, n in counts}
+    sweeps = {}
+    for path in sorted(folder.glob("sweep-*/sweep.json")):
+        try:
+            sweeps[path.parent] = _sweep_table(path)
+        except UserError as error:
+            problems.append(str(error))
+    return SuiteResults(name, folder, dict(cells), provenance, sweeps), problems
+
+
+def _sweep_table(path: Path) -> Lines:
+    try:
+        heading, *rows = json.loads(path.read_text(encoding="utf-8"))
+        texts = [text for row in (heading, *rows) for text in row]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: left out, it is no table ({error})") from error
+    if not all(isinstance(text, str) for text in texts) or {*map(len, rows)} != {len(heading)}:
+        raise UserError(f"{path}: left out, it is no table")
+    return Lines(heading, rows)
 
 
 def _usable(path: Path) -> Cell:

@@ -8,9 +8,8 @@ from string import Template
 
 from benchmarks.errors import UserError
 from benchmarks.reporting import tell
-from benchmarks.reporting.gather import Results, SuiteResults
+from benchmarks.reporting.gather import Lines, Results, SuiteResults
 from benchmarks.reporting.heatmap import heatmap
-from benchmarks.reporting.tell import Lines
 
 LEGEND = (
     "± is the standard deviation over seeds. Δm is the mean drop against single-task networks in "
@@ -78,6 +77,9 @@ def markdown(results: Results) -> str:
         papers = tell.papers_table(suite.cells)
         if papers is not None:
             parts += ["", *_markdown_table(papers[0]), "", *(f"- {note}" for note in papers[1])]
+        for folder, table in suite.sweeps.items():
+            parts += ["", f"{folder.name}, mean metric on the test split:", ""]
+            parts += _markdown_table(table)
         parts += ["", *(f"Made by {text} ({count})." for text, count in suite.provenance.items())]
         parts.append("")
     if len(results.suites) > 1:
@@ -132,6 +134,10 @@ def _section(suite: SuiteResults, anchor: str) -> str:
     parts.append(first)
     if any(others):
         parts.append(f"<details><summary>More pictures</summary>{''.join(others)}</details>")
+    for folder, swept in suite.sweeps.items():
+        caption = "mean metric on the test split"
+        parts.append(f"<h3>{escape(folder.name)}</h3><p>{caption}</p>{_html_table(swept)}")
+        parts.append(_picture(folder / "sweep.png"))
     made = "; ".join(f"{text} ({count})" for text, count in suite.provenance.items())
     parts.append(f'<p class="note">Made by {escape(made)}.</p>')
     return "".join(parts)

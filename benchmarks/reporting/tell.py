@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.cells import Cell
 from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.papers import PAPER_RESULTS
-from benchmarks.reporting.gather import SuiteResults
+from benchmarks.reporting.gather import Lines, SuiteResults
 from benchmarks.summary import (
     Cells,
     Comparison,
@@ -24,13 +23,7 @@ from benchmarks.summary import (
     test_metrics,
     with_common_seeds,
 )
-
-
-class Lines(NamedTuple):
-    """A table: a heading and rows of text."""
-
-    heading: Sequence[str]
-    rows: Sequence[Sequence[str]]
+from benchmarks.writing import number_of
 
 
 def results_table(cells: Cells, *, each_metric: bool) -> Lines:
@@ -120,9 +113,9 @@ def protocol(results: SuiteResults) -> str:
     rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
     steps = config["steps_per_epoch"]
     return (
-        f"{config['epochs']} epochs of {steps} steps, batches of {config['batch_size']}; the "
-        f"learning rate is the best of {rates} on the validation split (tried with seed 0), and "
-        "so is the epoch."
+        f"{number_of('epoch', config['epochs'])} of {number_of('step', steps)}, batches of "
+        f"{config['batch_size']}; the learning rate is the best of {rates} on the validation "
+        "split (tried with seed 0), and so is the epoch."
     )
 
 

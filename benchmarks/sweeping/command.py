@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING, check_names
 from benchmarks.protocol import Row
 from benchmarks.suite import Suite
+from benchmarks.writing import write
 
 # Options of the suite that may be varied as well as hyper-parameters of the method.
 OF_THE_SUITE = ("learning_rate", "query_fraction")
@@ -31,8 +33,8 @@ class Sweep(Suite):
         super().check()
 
     def work(self) -> None:
-        """Train the method with each value, print the table, draw the picture."""
-        from benchmarks.sweeping.show import draw, table
+        """Train the method with each value, write and print the table, draw the picture."""
+        from benchmarks.sweeping.show import draw, lines, table
 
         name, values = self.checked()
         folder = self.folder / f"sweep-{self.method}-{name}"
@@ -50,10 +52,12 @@ class Sweep(Suite):
             groups = self.train([Row(EQUAL_WEIGHTING), *varied.values()], folder)
             ours = {value: groups[row.label] for value, row in varied.items()}
             plain = dict.fromkeys(values, groups[EQUAL_WEIGHTING])
+        told = lines(self.method, name, ours, plain)
+        write(folder / "sweep.json", json.dumps(told, ensure_ascii=False))
         draw(self.method, name, ours, plain, folder / "sweep.png")
         if not self.quiet:
             console = Console()
-            console.print(table(self.method, name, ours, plain))
+            console.print(table(name, told, self.seeds))
             console.print(f"Results and picture are in {folder}/", highlight=False)
 
     def parts(self) -> tuple[str, str]:
@@ -72,7 +76,8 @@ class Sweep(Suite):
         numbers = [
             p.name
             for p in parameters.values()
-            if isinstance(p.default, int | float) and not isinstance(p.default, bool)
+            if (isinstance(p.default, int | float) and not isinstance(p.default, bool))
+            or p.annotation == float | None
         ]
         if name not in (*numbers, *OF_THE_SUITE):
             raise UserError(

@@ -14,6 +14,7 @@ from benchmarks.cells import Cell
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.summary import mean_metric, spread
+from benchmarks.writing import spread_over
 
 Groups = Mapping[Any, list[Cell]]
 
@@ -22,20 +23,28 @@ def _means(groups: Groups) -> list[Any]:
     return [mean_metric({"": group}, "") for group in groups.values()]
 
 
-def table(method: str, name: str, ours: Groups, plain: Groups) -> Table:
-    """One row for each value."""
+def lines(method: str, name: str, ours: Groups, plain: Groups) -> list[list[str]]:
+    """A heading, and one row for each value."""
+    rows = [[name, method, EQUAL_WEIGHTING, "rate"]]
+    for value, mine, theirs in zip(ours, _means(ours), _means(plain), strict=True):
+        rate = f"{ours[value][0].learning_rate:g}"
+        rows.append([f"{value:g}", spread(mine), spread(theirs), rate])
+    return rows
+
+
+def table(name: str, rows: list[list[str]], seeds: int) -> Table:
+    """What `lines` says, to print."""
     result = Table(
         title=f"mean metric on the test split, by {name}",
-        caption=f"± is the standard deviation over {len(next(iter(ours.values())))} seeds.",
+        caption=spread_over(seeds),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
-    for column in (name, method, EQUAL_WEIGHTING, "rate"):
+    for column in rows[0]:
         result.add_column(column, justify="right", no_wrap=True)
-    for value, mine, theirs in zip(ours, _means(ours), _means(plain), strict=True):
-        rate = f"{ours[value][0].learning_rate:g}"
-        result.add_row(f"{value:g}", spread(mine), spread(theirs), rate)
+    for row in rows[1:]:
+        result.add_row(*row)
     return result
 
 

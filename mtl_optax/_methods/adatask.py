@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from mtl_optax import _contract
-from mtl_optax._composition import PerTaskState, per_task
+from mtl_optax._composition import OptimizerMethod, PerTaskState, per_task
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._weighting import uniform
 
@@ -27,7 +27,7 @@ def adatask(
     *,
     reduction: Reduction = "sum",
     combine: bool = True,
-) -> optax.GradientTransformationExtraArgs:
+) -> OptimizerMethod:
     """Gives each task its own optimiser state and adds up the tasks' steps.
 
     `Δθ = Σ_t optimizer_t(g_t)`: with Adam, `Δθ = -η Σ_t m̂_t / (sqrt(v̂_t) + eps)`, so that no task
@@ -49,6 +49,12 @@ def adatask(
         Its numbers are the optimiser's: optax's Adam squares gradients, so that in float32 a task
         beyond 1e19 takes no step, and below its epsilon, 1e-8, steps shrink with the gradient.
         With heads: `on_shared(adatask(T, optax.adam(lr)), shared, heads=optax.adam(lr))`.
+
+    When not to use:
+        With an optimiser that decays weights, such as `optax.adamw(lr)`: each task's step decays
+        them, T times in all. Put `optax.add_decayed_weights` into the chain after `adatask(T,
+        optax.scale_by_adam())` instead. Where T states of the optimiser are too many, or tasks so
+        alike that steps up to T times as long do harm.
 
     References:
         Yang et al., `AdaTask: A Task-Aware Adaptive Learning Rate Approach to Multi-Task Learning
@@ -95,4 +101,4 @@ def adatask(
             updates = steps
         return updates, AdaTaskState(inner)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return OptimizerMethod(init_fn, update_fn)

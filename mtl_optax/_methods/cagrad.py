@@ -46,6 +46,10 @@ def cagrad(
         state reports the duality gap and the iterations. Scale: mean; equal gradients `g` give
         `(1 + c) g` with rescale="none". Where `g_w` vanishes, `d` stays within the ball.
 
+    When not to use:
+        Where tasks differ in scale: the mean, around which its ball lies, is that of the longest
+        gradients.
+
     References:
         Liu et al., `Conflict-Averse Gradient Descent for Multi-task Learning
         <https://arxiv.org/abs/2110.14048>`_, 2021, Eq. 4 and Algorithm 1. Public codes differ in

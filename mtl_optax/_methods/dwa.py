@@ -57,6 +57,11 @@ def dwa(
         never is does not count for it. A ratio to a mean of zero counts as one; losses of either
         sign are taken as they come.
 
+    When not to use:
+        Where tasks differ in scale: it knows their losses' rates alone, and its weights stay within
+        a factor of `e^{1/τ}` of each other while losses fall. Where losses pass through zero, or
+        are those of single batches: their ratios are noise (set `steps_per_epoch`).
+
     References:
         Liu, Johns and Davison, `End-to-End Multi-Task Learning with Attention
         <https://arxiv.org/abs/1803.10704>`_, 2019, Eq. 7. The nash-mtl code averages over windows

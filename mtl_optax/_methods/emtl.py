@@ -6,12 +6,13 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._gram import root
 from mtl_optax._methods.mgda import mgda
-from mtl_optax._solvers.kl_ball import ascend
+from mtl_optax._powers import HELD, exponent, shift
+from mtl_optax._solvers.kl_ball import ascend, half_of_all
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -40,7 +41,7 @@ class EMTLState(NamedTuple):
 def emtl(
     num_tasks: int,
     *,
-    rho: float = 0.5,
+    rho: float | None = None,
     step_size: float = 0.5,
     mix: float = 0.1,
     base: Method | Weighting | None = None,
@@ -50,16 +51,17 @@ def emtl(
 
     With α the weights of `base` and `n_t = ‖g_t‖`, a task's relative contribution is
     `R_t = α_t L_t / n_t`. An adversary moves a distribution `p` by mirror ascent on `<R, p>`
-    within `KL(p ‖ u) <= sqrt(ρ)`, as in `bandit_mtl`, from the uniform one, and the step uses the
-    `p` just found:
+    within `KL(p ‖ u) <= r`, as in `bandit_mtl`, from the uniform one, and the step uses the `p`
+    just found:
 
     `d = Σ_t W_t g_t`, `W_t = (α_t / T) [mix + (1 - mix) p_t / n_t]`.
 
     Args:
         num_tasks: the number T of tasks.
-        rho: ρ, at least 0. With `sqrt(ρ) >= log T` the ball holds every distribution and restrains
-            nothing, of which the factory warns: for two tasks from 0.48 on, the default included,
-            for three from 1.21 on.
+        rho: ρ, at least 0, of the radius `r = sqrt(ρ)`; the paper searches 0.1 to 1.2. With
+            `sqrt(ρ) >= log T` the ball holds every distribution and restrains nothing, of which
+            the factory warns: for two tasks from 0.48 on, for three from 1.21 on. By default, None,
+            `r = ½ log T`, over the tasks that play a part, as in `bandit_mtl`.
         step_size: η of the adversary, at least 0.
         mix: the share of the base's own weights, in [0, 1]; the paper searches [0, 0.5]. With
             `mix = 1` it is the base method over T.
@@ -73,6 +75,10 @@ def emtl(
         task to which the base gives no weight, or whose gradient is zero, plays no part, and a
         negative loss makes the adversary turn away from its task. Where the base's weights are
         not unique, as MGDA's are not for linearly dependent gradients, neither is the update.
+
+    When not to use:
+        Where a task's gradient vanishes: the update divides by its length. Where a loss can be
+        negative: the adversary turns away from its task.
 
     References:
         Yuan and Zhang, `Equitable Multi-Task Learning <https://arxiv.org/abs/2306.09373>`_, 2023,
@@ -88,7 +94,8 @@ def emtl(
         [0.135, 0.011, 0.011]
     """
     _contract.check_num_tasks("emtl", num_tasks)
-    _contract.check_number("emtl", "rho", rho, low=0)
+    if rho is not None:
+        _contract.check_number("emtl", "rho", rho, low=0)
     _contract.check_number("emtl", "step_size", step_size, low=0)
     _contract.check_number("emtl", "mix", mix, low=0, high=1)
     inner = _base_weighting(num_tasks, base)
@@ -112,9 +119,9 @@ def emtl(
         lengths = root(jnp.diagonal(evidence.gram)) * evidence.scale
         playing = evidence.mask & (lengths > 0)
         per_length = jnp.where(playing, alpha / jnp.where(playing, lengths, 1), 0)
-        rewards = per_length.astype(jnp.float32) * evidence.losses.astype(jnp.float32)
-        radius = jnp.sqrt(jnp.asarray(rho, jnp.float32))
-        scores, solution = ascend(state.scores, rewards, step_size, radius, playing)
+        rewards, unit = _contributions(per_length, evidence.losses)
+        radius = half_of_all(playing) if rho is None else jnp.sqrt(jnp.asarray(rho, jnp.float32))
+        scores, solution = ascend(state.scores, rewards, step_size, radius, playing, unit)
         p = jnp.where(playing, jnp.exp(solution.log_weights), 0).astype(dtype)
         share = jnp.asarray(mix, dtype)
         weights = uniform(evidence.mask, dtype) * (share * alpha + (1 - share) * p * per_length)
@@ -123,6 +130,19 @@ def emtl(
     reads = inner.reads | {"gram", "losses"}
     weighting = Weighting("emtl", num_tasks, reads, init, update, inner.norm_mask)
     return from_weighting(weighting, combine_tasks=combine)
+
+
+def _contributions(
+    per_length: Float[Array, " T"], losses: Float[Array, " T"]
+) -> tuple[Float[Array, " T"], Int[Array, ""]]:
+    """Returns `R`, float32, and the power of two that it is counted in, lest it overflow."""
+    powers = exponent(per_length), exponent(losses)
+    digits = shift(per_length, -powers[0]).astype(jnp.float32)
+    digits = digits * shift(losses, -powers[1]).astype(jnp.float32)
+    power = powers[0] + powers[1]
+    unit = jnp.max(jnp.where(digits == 0, jnp.iinfo(jnp.int32).min + HELD, power)) - HELD
+    unit = jnp.where(jnp.any(digits != 0), unit, 0)
+    return shift(digits, power - unit), unit
 
 
 def _base_weighting(num_tasks: int, base: Any) -> Weighting:

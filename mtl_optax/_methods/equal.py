@@ -19,6 +19,10 @@ def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: sum.
 
+    When not to use:
+        Where tasks differ in scale: the largest takes the step, and the smallest stays almost
+        unlearned.
+
     References:
         The gradient of the summed loss; Caruana, `Multitask Learning
         <https://doi.org/10.1023/A:1007379606734>`_, 1997.
@@ -46,6 +50,10 @@ def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: mean.
+
+    When not to use:
+        Where tasks differ in scale, as for `sum_tasks`. With SGD each task's step falls as tasks
+        are added.
 
     References:
         As `sum_tasks`. LibMTL's EW sums the losses, TorchJD's `Mean` averages them.

@@ -76,6 +76,10 @@ def getmtl(
         task sits out stage two, so that in float32 rounding can choose who does, and move `d` by
         some per cent.
 
+    When not to use:
+        With the default ε where gradients are short: at a mean gradient of length one it is equal
+        weighting to 2.5 %. Raise ε, or set `radius="relative"`.
+
     References:
         Chai et al., `Improving Gradient Trade-offs between Tasks in Multi-task Text Classification
         <https://aclanthology.org/2023.acl-long.144/>`_, 2023, Eqs. 8 to 24 and Algorithm 1, which

@@ -1,7 +1,7 @@
 """GradDrop: gradient sign dropout (Chen et al. 2020)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,7 @@ from jaxtyping import Array, Float, Key, UInt32
 from mtl_optax import _contract
 from mtl_optax._complex import as_given, as_real
 from mtl_optax._gram import fold_tasks, zero_absent
-
-
-class GradDropState(NamedTuple):
-    """The random key of the next step."""
-
-    key: Key[Array, ""]
+from mtl_optax._methods._draws import Draws, RandomState
 
 
 def graddrop(
@@ -33,12 +28,17 @@ def graddrop(
         num_tasks: the number T of tasks.
         leak: the share of the other sign that passes, in [0, 1]; 1 is `sum_tasks`. The paper has
             one for each task.
-        key: integer seed or typed key; lives in the state and moves at every step.
+        key: integer seed or typed key; lives in the state, as a plain array, and moves at every
+            step.
         combine: if False, return the masked rows, leaves `(T, *p.shape)`.
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: sum. It is not linear in the gradients, so it has no task weights.
+
+    When not to use:
+        Where tasks differ in scale: the sign of the larger gradient is kept nearly always. With
+        small batches: every coordinate's draw adds to their noise.
 
     References:
         Chen et al., `Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout
@@ -57,27 +57,27 @@ def graddrop(
     """
     _contract.check_num_tasks("graddrop", num_tasks)
     _contract.check_number("graddrop", "leak", leak, low=0, high=1)
-    key = _contract.as_key("graddrop", key)
+    draws = Draws("graddrop", key)
 
-    def init_fn(params: optax.Params) -> GradDropState:
+    def init_fn(params: optax.Params) -> RandomState:
         del params
-        return GradDropState(jax.random.clone(key))
+        return draws.init()
 
     def update_fn(
         task_gradients: optax.Updates,
-        state: GradDropState,
+        state: RandomState,
         params: optax.Params | None = None,
         *,
         task_mask: Array | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, GradDropState]:
+    ) -> tuple[optax.Updates, RandomState]:
         del extra
         _contract.check_task_gradients("graddrop", num_tasks, task_gradients, params)
         if task_mask is not None:
             mask = _contract.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)
         leaves, structure = jax.tree.flatten(as_real(task_gradients))
-        following, now = jax.random.split(state.key)
+        state, now = draws.next(state)
         dropped = []
         for leaf, leaf_key in zip(leaves, jax.random.split(now, len(leaves)), strict=True):
             dtype = _contract.at_least_float32(leaf)
@@ -86,8 +86,7 @@ def graddrop(
                 leaf.astype(dtype), draw, jnp.asarray(leak, dtype)
             )
             dropped.append(kept.astype(leaf.dtype))
-        updates = as_given(jax.tree.unflatten(structure, dropped), task_gradients)
-        return updates, GradDropState(following)
+        return as_given(jax.tree.unflatten(structure, dropped), task_gradients), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -63,6 +63,10 @@ def gradnorm(
         counts as 1e-12. The slopes of `w` have the size of the gradients, at most 1e18: where
         norms fall to the optimiser's epsilon, 1e-8 for Adam, the weights come to rest.
 
+    When not to use:
+        Where a loss cannot fall much, for noise in its labels say: it passes for a task that trains
+        slowly, and is weighed up for good. Where a loss starts near zero, or can be negative.
+
     References:
         Chen et al., `GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
         Multitask Networks <https://arxiv.org/abs/1711.02257>`_, 2018, Eqs. 1 and 2 and

@@ -40,6 +40,10 @@ def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method
         projections exist, equal gradients for instance; where they do not, as for opposite
         gradients, `d` is zero, to which it tends there.
 
+    When not to use:
+        Where a task has converged: the update is about as short as the shortest gradient. Where
+        gradients are linearly dependent, as with more tasks than directions: rounding decides.
+
     References:
         Liu et al., `Towards Impartial Multi-task Learning
         <https://openreview.net/forum?id=IMPnRXEWpvr>`_, 2021, Section 3.1, whose closed form in
@@ -88,6 +92,10 @@ def imtl_l(
         `update` reads `task_losses`. Scale: sum at the start. Heads are to be weighted too:
         `on_shared(imtl_l(T), shared, heads="weighted")`, or give it all the parameters.
 
+    When not to use:
+        As for `uw`, of which it is another form: where a loss can be negative, in short runs with
+        the default optimiser, and where a loss can reach zero with a fast one.
+
     References:
         As `imtl_g`, Section 3.2. LibMTL has no IMTL-L alone; TorchJD's is the same.
 
@@ -130,6 +138,9 @@ def imtl(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
         `update` reads `task_losses`. Scale: mean at the start. The paper's heads get `e^{s_t}`
         times their own gradients, without `α`; `s` is `values` in the state.
+
+    When not to use:
+        Where a task has converged, as for `imtl_g`, or a loss can be negative, as for `imtl_l`.
 
     References:
         As `imtl_g`, Section 3.3. As in LibMTL, `s` descends its own loss, `e^{s_t} L_t - s_t`,

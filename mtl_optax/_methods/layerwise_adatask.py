@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
 from mtl_optax._complex import as_given, as_real
+from mtl_optax._composition import OptimizerMethod
 from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
 from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import uniform
@@ -47,7 +48,7 @@ def layerwise_adatask(
     bias_correction: bool = False,
     group: Callable[[_contract.KeyPath], Any] | None = None,
     combine: bool = True,
-) -> optax.GradientTransformationExtraArgs:
+) -> OptimizerMethod:
     """Divides each task's gradient by its layer's share of a joint RMSProp accumulator.
 
     With `g_i^t` the gradient of task `t` at parameter `i` of layer `l`, and EMA the exponential
@@ -80,6 +81,10 @@ def layerwise_adatask(
         updates, the learning rate included. T equal tasks make T times the step of one. Scale:
         that of the steps of RMSProp, whatever the gradients'. With heads:
         `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
+
+    When not to use:
+        Where a layer mixes parameters of which some are a task's own: one whose gradient exceeds
+        its task's share of the layer takes a step many times as long, without a bound.
 
     References:
         Yang et al., `AdaTask: A Task-Aware Adaptive Learning Rate Approach to Multi-Task Learning
@@ -118,7 +123,7 @@ def layerwise_adatask(
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
-        layers = len(set(_contract.layer_names(params, group)))
+        layers = len(set(_contract.layer_names(name, params, group)))
         zeros = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
         return LayerwiseAdaTaskState(
             jax.tree.map(zeros, as_real(params)),
@@ -153,7 +158,7 @@ def layerwise_adatask(
             jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
-        layer_of = _contract.layer_names(task_gradients, group)
+        layer_of = _contract.layer_names(name, task_gradients, group)
         order = list(dict.fromkeys(layer_of))
         roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
         layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)
@@ -176,7 +181,7 @@ def layerwise_adatask(
             LayerwiseAdaTaskState(accumulated, layers, steps_taken),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return OptimizerMethod(init_fn, update_fn)
 
 
 def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:

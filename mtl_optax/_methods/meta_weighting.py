@@ -79,6 +79,10 @@ def meta_weighting(
         where their squares do, at 1e19 in float32. With `task_mask`, T is the number of present
         tasks.
 
+    When not to use:
+        Where a second batch, and its T gradients, cost too much. Where gradients are short and
+        `step_size` is not raised: the step of the weights falls with their square.
+
     References:
         Mao et al., `MetaWeighting: Learning to Weight Tasks in Multi-Task Learning
         <https://aclanthology.org/2022.findings-acl.271/>`_, 2022. No public code is known.

@@ -57,6 +57,11 @@ def mgda(
         gradient is zero gets all the weight, so that `d = 0`. "loss" and "loss+" read
         `task_losses`, which count as at least 1e-8.
 
+    When not to use:
+        Where the shortest gradient belongs to a task that matters least, or that has converged: the
+        update is no longer than it, and waits for that task with all others (`normalization` leans
+        to it less).
+
     References:
         Sener and Koltun, `Multi-Task Learning as Multi-Objective Optimization
         <https://arxiv.org/abs/1810.04650>`_, 2018, Eq. 3 and Algorithm 2; Désidéri,

@@ -60,6 +60,10 @@ def nash_mtl(
         gradients: one task gives `g / ‖g‖`. A zero gradient takes no part. Pareto stationary
         gradients, opposite ones for instance, have no solution: the update is zero.
 
+    When not to use:
+        With a learning rate that does not decay: near an optimum its steps grow no shorter. Where a
+        task has converged, what is left of its gradient, noise say, counts as much as any other.
+
     References:
         Navon et al., `Multi-Task Learning as a Bargaining Game
         <https://arxiv.org/abs/2202.01017>`_, 2022, Claim 3.1 and Algorithm 1. The authors' code,

@@ -65,6 +65,10 @@ def pareto_mtl(
         is T times MGDA. The columns of absent tasks are left out, and with them the preferences
         that name no other task.
 
+    When not to use:
+        Where losses have different units, or floors above zero: a preference is a ray in the losses
+        as they are. For one solution without a preference.
+
     References:
         Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_, 2019,
         Section 4 and Algorithm 1. The authors' code is for two tasks, takes `slack = 0`, where the

@@ -1,6 +1,6 @@
 """PCGrad: projecting conflicting gradients (Yu et al. 2020)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST
+from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._tracing import varying_like
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
-
-
-class PCGradState(NamedTuple):
-    """The random key of the next step."""
-
-    key: Key[Array, ""]
+from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 
 def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
@@ -27,14 +22,18 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
 
     Args:
         num_tasks: the number T of tasks.
-        key: integer seed or typed key; lives in the state and moves at every step. For two tasks
-            the order, and so the key, changes nothing.
+        key: integer seed or typed key; lives in the state, as a plain array, and moves at every
+            step. For two tasks the order changes nothing, and the state holds no key.
         combine: if False, return the projected rows `g_i'`, leaves `(T, *p.shape)`, for AdaTask
             on PCGrad: `chain(pcgrad(T, combine=False), per_task(T, optimizer), sum_tasks(T))`.
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
         Scale: sum. For two tasks `d` conflicts with neither; for more it may.
+
+    When not to use:
+        Where tasks differ in scale: as in the plain sum, the longest gradient leads. Where hardly
+        any gradients conflict, it is the plain sum at the price of T backward passes.
 
     References:
         Yu et al., `Gradient Surgery for Multi-Task Learning
@@ -50,19 +49,24 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
         Array([0.5, 1.5], dtype=float32)
     """
-    key = _contract.as_key("pcgrad", key)
+    _contract.check_num_tasks("pcgrad", num_tasks)
+    draws, reads = Draws("pcgrad", key), frozenset({"gram"})
 
-    def update(evidence: Evidence, state: PCGradState) -> tuple[Array, PCGradState]:
-        key, now = jax.random.split(state.key)
-        orders = random_orders(now, num_tasks)
+    def project(evidence: Evidence, orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
         coefficients = project_conflicts(evidence.gram, orders)
         ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)
         # A ratio can be infinite, where it counts for nothing.
-        return jnp.where(coefficients == 0, 0, coefficients * ratios), PCGradState(key)
+        return jnp.where(coefficients == 0, 0, coefficients * ratios)
 
-    weighting = Weighting(
-        "pcgrad", num_tasks, frozenset({"gram"}), lambda: PCGradState(jax.random.clone(key)), update
-    )
+    def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:
+        state, now = draws.next(state)
+        return project(evidence, random_orders(now, num_tasks)), state
+
+    if num_tasks < 3:
+        any_order = jnp.tile(jnp.arange(num_tasks), (num_tasks, 1))
+        weighting = stateless("pcgrad", num_tasks, reads, lambda e: project(e, any_order))
+    else:
+        weighting = Weighting("pcgrad", num_tasks, reads, draws.init, update)
     return from_weighting(weighting, combine_tasks=combine)
 
 

@@ -1,21 +1,16 @@
 """RLW: random loss weighting (Lin et al. 2022)."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from mtl_optax import _contract
+from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, softmax_present
 
 Distribution = Literal["normal", "dirichlet"]
-
-
-class RLWState(NamedTuple):
-    """The random key of the next step."""
-
-    key: Key[Array, ""]
 
 
 def rlw(
@@ -29,7 +24,8 @@ def rlw(
         num_tasks: the number T of tasks.
         distribution: "normal" takes `w = softmax(z)` with `z ~ N(0, I)`; "dirichlet" draws `w`
             uniformly from the simplex.
-        key: integer seed or typed key; lives in the state and moves at every step.
+        key: integer seed or typed key; lives in the state, as a plain array, and moves at every
+            step.
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
@@ -37,6 +33,10 @@ def rlw(
         Scale: mean (`Σw = 1`, and each weight is `1/T` on average, with T the number of present
         tasks). For three tasks the standard deviation of a weight is 0.22 ("normal") or 0.24
         ("dirichlet").
+
+    When not to use:
+        As more than a baseline: it adds noise to equal weighting, and mends neither scales nor
+        conflicts.
 
     References:
         Lin et al., `Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
@@ -54,19 +54,17 @@ def rlw(
         [0.5 0.5]
     """
     _contract.check_choice("rlw", "distribution", distribution, get_args(Distribution))
-    key = _contract.as_key("rlw", key)
+    draws = Draws("rlw", key)
 
-    def update(evidence: Evidence, state: RLWState) -> tuple[Array, RLWState]:
-        key, now = jax.random.split(state.key)
+    def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:
+        state, now = draws.next(state)
         if distribution == "normal":
             logits = jax.random.normal(now, (num_tasks,), jnp.float32)
         else:
             # The uniform distribution on the simplex is that of exponential variables divided by
             # their sum; the logarithm of one is minus a Gumbel variable, and never infinite.
             logits = -jax.random.gumbel(now, (num_tasks,), jnp.float32)
-        return softmax_present(logits, evidence.mask), RLWState(key)
+        return softmax_present(logits, evidence.mask), state
 
-    weighting = Weighting(
-        "rlw", num_tasks, frozenset(), lambda: RLWState(jax.random.clone(key)), update
-    )
+    weighting = Weighting("rlw", num_tasks, frozenset(), draws.init, update)
     return from_weighting(weighting, combine_tasks=combine)

@@ -24,6 +24,11 @@ def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) 
         positive losses: a loss at or below zero counts as zero, whose weight is `1/ε`, large but
         finite.
 
+    When not to use:
+        Where a loss can reach zero, as residuals of equations, penalties and fitted tasks do: the
+        weight of its task grows without bound, and the others stop learning. Where a loss can be
+        negative.
+
     References:
         The baseline "SI" of Navon et al., `Multi-Task Learning as a Bargaining Game
         <https://arxiv.org/abs/2202.01017>`_, 2022. Their code takes the log without ε, so that a

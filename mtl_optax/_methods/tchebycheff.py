@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
+from mtl_optax._powers import HELD, exponent, shift
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -47,6 +48,10 @@ def tchebycheff(
         `on_shared(tchebycheff(T), shared)`: weighted, the heads of all tasks but the worst would
         stand still.
 
+    When not to use:
+        Where losses have different units, or floors of different height, without `weights` and
+        `reference` to say so: one task takes all the steps, whether its loss can fall or not.
+
     References:
         Mao et al., `Tchebycheff Procedure for Multi-task Text Classification
         <https://aclanthology.org/2020.acl-main.388/>`_, 2020. Smooth: Lin et al., `Smooth
@@ -71,12 +76,32 @@ def tchebycheff(
         losses, mask = evidence.losses, evidence.mask
         w = jnp.ones_like(losses) if scale is None else scale.astype(losses.dtype)
         z = jnp.zeros_like(losses) if origin is None else origin.astype(losses.dtype)
-        values = w * (losses - z)
-        if smooth is not None:
-            return w * softmax_present(values / jnp.asarray(smooth, losses.dtype), mask)
-        values = jnp.where(mask, values, -jnp.inf)
-        return w * uniform(mask & (values == jnp.max(values)), losses.dtype)
+        values, unit = _weighted_gaps(w, losses, z, mask)
+        highest = jnp.max(jnp.where(mask, values, -jnp.inf))
+        if smooth is None:
+            return w * uniform(mask & (values == highest), losses.dtype)
+        mu = jnp.asarray(smooth, losses.dtype)
+        size = exponent(mu)
+        depths = jnp.where(mask, values - highest, 0) / shift(mu, -size)
+        return w * softmax_present(shift(depths, unit - size), mask)
 
     return from_weighting(
         stateless("tchebycheff", num_tasks, frozenset({"losses"}), weigh), combine_tasks=combine
     )
+
+
+def _weighted_gaps(
+    w: Float[Array, " T"],
+    losses: Float[Array, " T"],
+    z: Float[Array, " T"],
+    mask: Bool[Array, " T"],
+) -> tuple[Float[Array, " T"], Int[Array, ""]]:
+    """Returns `w (L - z)` and the power of two that it is counted in, lest it overflow."""
+    sizes = jnp.maximum(exponent(losses), exponent(z)) + 1
+    gaps = shift(losses, -sizes) - shift(z, -sizes)
+    powers = exponent(w)
+    values, powers = gaps * shift(w, -powers), powers + sizes
+    counts = mask & (values != 0)
+    unit = jnp.max(jnp.where(counts, powers, jnp.iinfo(powers.dtype).min)) - HELD
+    unit = jnp.where(jnp.any(counts), unit, 0)
+    return shift(values, powers - unit), unit

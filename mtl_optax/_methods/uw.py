@@ -37,6 +37,11 @@ def uw(
         `update` reads `task_losses`. Scale: sum times `f` at the start. Heads are to be weighted
         too: `on_shared(uw(T), shared, heads="weighted")`, or give it all the parameters.
 
+    When not to use:
+        Where a loss can be negative: its weight grows up to `clip`. In short runs with the default
+        optimiser: in a thousand steps its weights move by a factor of about three at most. Given a
+        rate so high that they follow the losses, it fails where `scale_invariant` does.
+
     References:
         Kendall, Gal and Cipolla, `Multi-Task Learning Using Uncertainty to Weigh Losses
         <https://arxiv.org/abs/1705.07115>`_, 2018, Eqs. 7 and 10. LibMTL starts at `s = -0.5`.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_optax._powers import HELD, exponent, shift
 from mtl_optax._tracing import varying_like
 
 # Kept from falling further, a task's log probability can rise again within a few steps.
@@ -51,6 +52,7 @@ def kl_ball(
     logits: Float[Array, " T"],
     radius: Float[Array, ""] | float,
     mask: Bool[Array, " T"] | None = None,
+    excess: Int[Array, ""] | int = 0,
     *,
     max_iterations: int = 50,
 ) -> KLBallSolution:
@@ -62,9 +64,10 @@ def kl_ball(
     `τ² range(q)² / 8`); a step that leaves the bracket is replaced by its geometric mean.
 
     Args:
-        logits: `q`, `(T,)`, float32 or float64.
+        logits: `q / 2^excess`, `(T,)`, float32 or float64, below `2^100`.
         radius: `r >= 0`, `()`.
         mask: `(T,)` bool, the tasks to weigh, with `u` uniform over them; all by default.
+        excess: `()`, at least zero; where `q` itself would overflow.
         max_iterations: cap on evaluations; about five are usual.
 
     Returns:
@@ -76,12 +79,14 @@ def kl_ball(
     # Relative to the largest, logits that lie close together keep their differences.
     highest = jnp.max(jnp.where(mask, logits, -jnp.inf))
     depths = jnp.where(mask, logits - highest, 0)
-    power, iterations = _power(depths, radius, mask, max_iterations)
+    top = shift(jnp.ones((), dtype), jnp.minimum(excess, jnp.finfo(dtype).maxexp - 2))
+    power, iterations = _power(depths, radius, top, mask, max_iterations)
     value, _ = _divergence(power, depths, mask)
-    residual = jnp.where(power < 1, jnp.abs(value - radius), 0)
+    residual = jnp.where(power < top, jnp.abs(value - radius), 0)
     finite = jnp.all(jnp.isfinite(depths)) & ~jnp.isnan(radius)
     log_weights = _log_ratios(power, depths, mask) - jnp.log(_number(mask, dtype))
-    return KLBallSolution(jnp.where(finite, log_weights, jnp.nan), power, residual, iterations)
+    log_weights = jnp.where(finite, log_weights, jnp.nan)
+    return KLBallSolution(log_weights, power / top, residual, iterations)
 
 
 def _number(mask: Bool[Array, " T"], dtype: Any) -> Float[Array, ""]:
@@ -92,7 +97,7 @@ def _log_ratios(
     power: Float[Array, ""], depths: Float[Array, " T"], mask: Bool[Array, " T"]
 ) -> Float[Array, " T"]:
     """Returns `log(p / u)` of `p = softmax(τ q)`, not cancelled where `p` is near `u`."""
-    exponents = power * depths
+    exponents = jnp.maximum(power * depths, _ZERO)
     number = _number(mask, depths.dtype)
     shortfall = jnp.dot(mask.astype(depths.dtype) / number, jnp.expm1(exponents))
     near = shortfall > -0.5
@@ -110,17 +115,18 @@ def _divergence(
     ratios = _log_ratios(power, depths, mask)
     weights = mask.astype(depths.dtype) / _number(mask, depths.dtype) * jnp.exp(ratios)
     value = jnp.dot(weights, ratios)
-    return value, jnp.dot(weights, jnp.maximum(ratios - value, _ZERO) ** 2)
+    return value, jnp.dot(weights, (ratios - value) ** 2)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _power(
     depths: Float[Array, " T"],
     radius: Float[Array, ""],
+    top: Float[Array, ""],
     mask: Bool[Array, " T"],
     max_iterations: int,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Searches for `τ`: the largest that keeps the radius, and the evaluations it took."""
+    """Searches for `τ`: the largest up to `top` in the radius, and the evaluations it took."""
     dtype = depths.dtype
     eps = float(jnp.finfo(dtype).eps)
     spread = -jnp.min(depths)
@@ -137,34 +143,37 @@ def _power(
         done = near | (high <= low * (1 + 4 * eps)) | ~jnp.isfinite(value)
         return _Search(low, high, jnp.where(done, state.power, power), state.iterations + 1, done)
 
-    outermost, _ = _divergence(jnp.ones((), dtype), depths, mask)
+    outermost, _ = _divergence(top, depths, mask)
     active = outermost > radius
     lowest = jnp.sqrt(8 * radius) / jnp.where(spread > 0, spread, 1)
-    lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, 1)
-    start = _Search(
-        lowest, jnp.ones((), dtype), lowest, jnp.array(1, jnp.int32), ~active | (radius <= 0)
-    )
+    lowest = jnp.clip(lowest, jnp.finfo(dtype).tiny, top)
+    start = _Search(lowest, top, lowest, jnp.array(1, jnp.int32), ~active | (radius <= 0))
     final = jax.lax.while_loop(
         lambda state: ~state.done & (state.iterations < max_iterations),
         body,
-        varying_like(start, depths, radius, mask),
+        varying_like(start, depths, radius, top, mask),
     )
-    power = jnp.where(active, jnp.where(radius > 0, final.power, 0), 1)
+    power = jnp.where(active, jnp.where(radius > 0, final.power, 0), top)
     return power, final.iterations
 
 
 @_power.defjvp
 def _power_jvp(max_iterations: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """The implicit function theorem on `KL(p ‖ u) = r`."""
-    (depths, radius, mask), (move, growth, _) = primals, tangents
-    power, iterations = _power(depths, radius, mask, max_iterations)
+    (depths, radius, top, mask), (move, growth, *_) = primals, tangents
+    power, iterations = _power(depths, radius, top, mask, max_iterations)
     _, slope = _divergence(power, depths, mask)
     along = lambda q: _divergence(power, q, mask)[0]
     _, change = jax.jvp(along, (depths,), (move,))
-    inside = (power >= 1) | (slope <= 0)
+    inside = (power >= top) | (slope <= 0)
     rate = jnp.where(inside, 0, power / jnp.where(inside, 1, slope))
     still = np.zeros((), jax.dtypes.float0)
     return (power, iterations), (rate * (growth - change), still)
+
+
+def half_of_all(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, ""]:
+    """Returns half of `log T`, beyond which the ball of `T` tasks, those in `mask`, holds all."""
+    return jnp.log(_number(mask, dtype)) / 2
 
 
 def ascend(
@@ -173,23 +182,31 @@ def ascend(
     step_size: Float[Array, ""] | float,
     radius: Float[Array, ""] | float,
     mask: Bool[Array, " T"],
+    unit: Int[Array, ""] | int = 0,
 ) -> tuple[Float[Array, " T"], KLBallSolution]:
     """Takes one step of mirror ascent on `<R, p>` within the ball.
 
     Args:
         scores: `p` as `log(T p)`, `(T,)`; zeros are uniform. Any constant may be added.
-        rewards: `R`, `(T,)`, in the dtype of `scores`.
+        rewards: `R / 2^unit`, `(T,)`, in the dtype of `scores`.
         step_size: `η`.
         radius: `r`.
         mask: the tasks that play. The others keep their scores, and the players between them the
             share that they had, so that no one moves who is absent.
+        unit: the power of two that the rewards are counted in.
 
     Returns:
         The new scores, and the distribution over the playing tasks.
     """
     dtype = scores.dtype
     total = jax.nn.logsumexp(jnp.where(mask, scores, -jnp.inf))
-    logits = jnp.where(mask, scores + jnp.asarray(step_size, dtype) * rewards, 0)
-    solution = kl_ball(logits, jnp.asarray(radius, dtype), mask)
+    step_size, rewards = jnp.asarray(step_size, dtype), jnp.where(mask, rewards, 0)
+    # The product may leave the dtype, while softmax(τ q) does not.
+    size, length = exponent(jnp.max(jnp.abs(rewards))) - HELD, exponent(step_size)
+    moves = shift(step_size, -length) * shift(rewards, -size)
+    excess = jnp.maximum(size + length + unit, 0)
+    logits = shift(scores, -excess) + shift(moves, size + length + unit - excess)
+    logits = jnp.where(mask, logits, 0)
+    solution = kl_ball(logits, jnp.asarray(radius, dtype), mask, excess)
     moved = jnp.maximum(solution.log_weights + total, _LOWEST)
     return jnp.where(mask, moved, scores), solution

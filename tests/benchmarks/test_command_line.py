@@ -1,6 +1,7 @@
 """`python -m benchmarks` as a user meets it: output, files, resuming, mistakes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -101,6 +102,20 @@ def test_help_lists_and_mistakes_import_nothing_slow(tmp_path):
     script = SWIFT.format(cases=cases, slow=SLOW)
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+def test_a_run_without_data_leaves_no_folder(tmp_path):
+    folder = tmp_path / "results" / "reviews"
+    arguments = ["--data-dir", str(tmp_path / "nowhere"), "--out", str(folder)]
+    assert command_line.main(["reviews", *arguments]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_usage_line_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["--help"])
+    named = re.search(r"\{(\w+(,\w+)*)\}", re.sub(r"\s", "", capsys.readouterr().out)).group(1)
+    assert {"digits", "toy", "sweep", "speed", "compile", "report", "list"} <= {*named.split(",")}
 
 
 def test_the_list_knows_what_the_registry_knows():
@@ -262,6 +277,8 @@ def test_a_sweep_varies_one_number(tmp_path, capsys, over, rates):
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "±" in line]
     assert [row[0] for row in rows[:2]] == values.split(",")
     folder = tmp_path / f"sweep-cagrad-{name}"
+    told = json.loads((folder / "sweep.json").read_text())
+    assert [row[0] for row in told] == [name, *values.split(",")]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     found = [json.loads(path.read_text()) for path in sorted(folder.rglob("cagrad*-seed0.json"))]
     assert [cell["learning_rate"] for cell in found] == rates
@@ -280,6 +297,7 @@ def test_a_sweep_varies_one_number(tmp_path, capsys, over, rates):
         (["--method", "cagrad", "--over", "c=inf"], "--over c: the values must be finite"),
         (["--method", "cagrad", "--over", "c=-1"], "--over c: cagrad: c"),
         (["--method", "rlw", "--over", "key=0.5"], "the values must be whole numbers"),
+        (["--method", "bandit_mtl", "--over", "rho=-1"], "--over rho: bandit_mtl: rho"),
         (["--method", "cagrad"], "--over"),
     ],
 )

@@ -13,8 +13,6 @@ from benchmarks.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
 
-# EMTL warns that for two tasks its default radius restrains nothing.
-@pytest.mark.filterwarnings("ignore:emtl")
 @pytest.mark.parametrize("method", [*BASELINES, *mtl.list_methods()])
 @pytest.mark.parametrize("make", [toy_problem, separate_problem])
 def test_every_method_learns(method, make):

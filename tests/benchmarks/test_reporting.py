@@ -231,9 +231,29 @@ def test_sweeps_and_checkpoints_are_no_suites(tmp_path: Path) -> None:
     save(tmp_path / "toy")
     save(tmp_path / "toy" / "sweep-cagrad-c", suite="swept")
     (tmp_path / "toy" / "sweep-cagrad-c" / "sweep.png").write_bytes(b"picture")
+    swept = [["c", "cagrad", "equal_weighting", "rate"], ["0.5", "81.2 ± 0.3", "80.1", "0.01"]]
+    (tmp_path / "toy" / "sweep-cagrad-c" / "sweep.json").write_text(json.dumps(swept))
     page, text = report(tmp_path)
     assert "swept" not in text
+    assert rows(text)["0.5"] == swept[1][1:]
+    assert "<td>81.2 ± 0.3</td>" in page
     assert 'title="sweep-cagrad-c" src="data:image/png;base64,cGljdHVyZQ=="' in page
+
+
+@pytest.mark.parametrize("text", ["[", "3", "[[1]]", '[["a", "b"], ["c"]]', "[]"])
+def test_a_damaged_table_of_a_sweep_is_named(tmp_path: Path, capsys, text) -> None:
+    save(tmp_path / "toy")
+    (tmp_path / "toy" / "sweep-cagrad-c").mkdir()
+    (tmp_path / "toy" / "sweep-cagrad-c" / "sweep.json").write_text(text)
+    report(tmp_path)
+    assert "sweep.json: left out, it is no table" in capsys.readouterr().err
+
+
+def test_one_of_something_is_in_the_singular(tmp_path: Path) -> None:
+    save(tmp_path / "toy", {"pcgrad": CELLS["pcgrad"][:1]}, epochs=1, steps_per_epoch=1)
+    _, text = report(tmp_path)
+    assert "1 epoch of 1 step, batches of 8" in text
+    assert "(1 cell)" in text
 
 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
 from benchmarks import summary
 from benchmarks.cells import Cell, Trial, as_read
-from benchmarks.pictures import draw
+from benchmarks.pictures import _band, _line, draw
 from benchmarks.problem import Metric
 from benchmarks.report import table
 from benchmarks.training import Curves, Timing
@@ -186,6 +187,15 @@ def test_table() -> None:
     }
     for method, cells in expected.items():
         assert rows[method] == cells.split()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12])
+def test_a_curve_of_few_epochs_has_marks(epochs):
+    """A line through one point is not drawn at all."""
+    axes = Figure().subplots()
+    _line(axes, np.arange(epochs), np.zeros(epochs))
+    _band(axes, np.arange(epochs), np.zeros((2, epochs)), "black", "label")
+    assert [line.get_marker() == "o" for line in axes.lines] == [epochs < 4] * 2
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

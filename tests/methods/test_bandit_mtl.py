@@ -85,8 +85,59 @@ def test_variance_makes_rho_the_coefficient_of_the_standard_deviation():
 
 def test_beyond_log_t_the_ball_is_inactive_and_the_weights_collapse():
     losses = np.array([[1.0, 0.8]] * 200)
-    assert run(losses)[0][-1, 1] < 1e-8
+    assert run(losses, rho=1.2)[0][-1, 1] < 1e-8
     assert run(losses, rho=0.3)[0][-1, 1] > 0.1
+
+
+def edge(num_tasks, radius):
+    """The largest weight of one task, the others equal, within the radius."""
+    others = lambda p: (1 - p) * np.log(num_tasks * (1 - p) / (num_tasks - 1))
+    excess = lambda p: p * np.log(num_tasks * p) + others(p) - radius
+    return scipy.optimize.brentq(excess, 1 / num_tasks, 1 - 1e-12)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+def test_by_default_the_ball_restrains_for_every_number_of_tasks(num_tasks):
+    losses = np.zeros((100, num_tasks))
+    losses[:, 1] = 1
+    weights, _ = run(losses)
+    assert weights[-1].argmax() == 1
+    np.testing.assert_allclose(weights[-1, 1], edge(num_tasks, np.log(num_tasks) / 2), rtol=1e-5)
+
+
+def test_by_default_the_ball_is_that_of_the_present_tasks():
+    mask, losses = jnp.array([True, False, True]), jnp.array([9.0, 99.0, 0.0])
+    tx = mtl.bandit_mtl(3)
+    _, state = tx.update(jnp.eye(3), tx.init(0), task_losses=losses, task_mask=mask)
+    _, state = tx.update(jnp.eye(3), state, task_losses=losses, task_mask=mask)
+    np.testing.assert_allclose(state.weights[0], edge(2, np.log(2) / 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [1e-6, 0.3])
+@pytest.mark.parametrize("step_size", [0.5, 4.0, 1e38])
+@pytest.mark.parametrize("losses", [(-1e38, 1e38), (3.3e38, -3.3e38), (1e36, 1e-36), (0, -1e38)])
+def test_finite_losses_of_any_size_have_the_weights_of_the_limit(losses, step_size, rho):
+    """One task so far above the other ends on the edge of the ball at once."""
+    weights, state = run([losses] * 2, rho=rho, step_size=step_size)
+    np.testing.assert_allclose(weights[-1, np.argmax(losses)], edge(2, rho), rtol=1e-5)
+    assert state.inner.residual <= 1e-3 * rho
+
+
+@pytest.mark.parametrize("size", [1e38, 3.3e38, -3.3e38])
+def test_equal_losses_of_any_size_stay_equal(size):
+    np.testing.assert_allclose(run([(size, size)] * 2, step_size=1e20)[0], 0.5, rtol=1e-6)
+
+
+def test_steps_beside_an_overflow_are_those_of_the_others():
+    """One task so bad that nothing finite tells how much: the two others' game goes on in it."""
+    losses = np.array([[1.0, 2.0, -3e38]] * 4)
+    weights, _ = run(losses, rho=0.8, step_size=1.5)
+    two = reference(losses[:, :2], 1.5, 10.0)
+    for got, wanted in zip(weights[1:], two[1:], strict=True):
+        radius = np.sum(got[:2] * np.log(3 * got[:2]))
+        np.testing.assert_allclose(got[2], 0, atol=1e-12)
+        if radius < 0.8 - 1e-5:
+            np.testing.assert_allclose(got[:2], wanted, rtol=1e-5)
 
 
 def test_without_radius_it_is_the_mean():

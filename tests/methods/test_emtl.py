@@ -28,8 +28,13 @@ def adversary(p, rewards, step_size, radius):
         p = np.exp((logits - logits.max()) / (1 + multiplier))
         return p / p.sum()
 
-    excess = lambda m: np.sum(tilted(m) * np.log(len(p) * tilted(m))) - radius
-    return tilted(0 if excess(0) <= 0 else scipy.optimize.brentq(excess, 0, 1e8, xtol=1e-13))
+    def excess(log_multiplier):
+        p = tilted(np.exp(log_multiplier))
+        return np.sum(p[p > 0] * np.log(len(p) * p[p > 0])) - radius
+
+    if excess(-300) <= 0:
+        return tilted(0)
+    return tilted(np.exp(scipy.optimize.brentq(excess, -300, 300, xtol=1e-13)))
 
 
 def weights_by_hand(alpha, p, norms, mix):
@@ -88,7 +93,7 @@ def test_any_weighting_serves_as_base(kind):
     make, alpha_of = BASES[kind]
     # PCGrad's second step has another key.
     seeds = range(1 if "matrix" in kind else 3)
-    run(mtl.emtl(3, base=make()), seeds, alpha_of, rho=0.5, mix=0.1)
+    run(mtl.emtl(3, base=make(), rho=0.5), seeds, alpha_of, rho=0.5, mix=0.1)
 
 
 def test_the_bases_state_is_carried_along():
@@ -118,11 +123,9 @@ def test_a_task_without_gradient_plays_no_part():
     rows = jnp.array([[1.0, 0.5], [0.0, 1.0], [0.0, 0.0]])
     losses = jnp.array([3.0, 1.0, 100.0])
     base = lambda n: mtl.mean_tasks(n)
-    tx = mtl.emtl(3, base=base(3), mix=0.0)
+    tx = mtl.emtl(3, base=base(3), mix=0.0, rho=0.2)
     _, state = tx.update(rows, tx.init(None), task_losses=losses)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        small = mtl.emtl(2, base=base(2), mix=0.0)
+    small = mtl.emtl(2, base=base(2), mix=0.0, rho=0.2)
     two = jnp.array([3.0, 1.0]) * (2 / 3)  # α is 1/3 instead of 1/2.
     _, wanted = small.update(rows[:2], small.init(None), task_losses=two)
     np.testing.assert_allclose(state.inner.scores[:2], wanted.inner.scores, rtol=1e-5)
@@ -139,12 +142,55 @@ def test_gradients_of_any_scale_keep_the_ball(scale):
     p = np.exp(np.asarray(state.inner.scores, np.float64)) / 3
     assert np.all(np.isfinite(state.weights))
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
-    assert np.sum(p * np.log(3 * p)) <= np.sqrt(0.5) + 1e-5
+    assert np.sum(p * np.log(3 * p)) <= np.log(3) / 2 + 1e-5
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-10, 1e30])
+@pytest.mark.parametrize("losses", [(1e15, 1.0), (3e38, -3e38), (1e38, 1e37), (1.0, 1e-30)])
+def test_contributions_beyond_float32_weigh_as_in_float64(size, losses):
+    rows, rho = size * jnp.eye(2), 0.3
+    tx = mtl.emtl(2, rho=rho, base=mtl.mean_tasks(2))
+    _, state = tx.update(rows, tx.init(None), task_losses=jnp.array(losses))
+    norm = np.float64(np.float32(size))
+    rewards = 0.5 * np.float64(losses) / norm
+    p = adversary(np.full(2, 0.5), rewards, 0.5, np.sqrt(rho))
+    wanted = weights_by_hand(np.full(2, 0.5), p, norm, 0.1)
+    np.testing.assert_allclose(state.weights, wanted, rtol=2e-5)
+
+
+def test_a_zero_contribution_is_no_reward_beside_any_other():
+    """A loss of zero has no size that the others could be counted in."""
+    sizes = jnp.array([1e-30, 1.0, 1.0])
+    tx = mtl.emtl(3, base=mtl.mean_tasks(3), mix=0.0, rho=0.9)
+    _, state = tx.update(jnp.diag(sizes), tx.init(None), task_losses=jnp.array([0.0, 3.0, 1.0]))
+    p = adversary(np.full(3, 1 / 3), np.array([0.0, 1.0, 1 / 3]), 0.5, np.sqrt(0.9))
+    np.testing.assert_allclose(state.weights * sizes, p / 9, rtol=1e-5)
+
+
+def test_a_contribution_beyond_float32_leaves_the_others_their_own():
+    """The first falls out, and the two others are told apart by what they differ in."""
+    sizes, losses = np.array([1e-20, 1.0, 1.0]), np.array([-1e20, 3.0, 9.0])
+    tx = mtl.emtl(3, base=mtl.mean_tasks(3), mix=0.0, rho=0.9)
+    _, state = tx.update(
+        jnp.diag(jnp.array(sizes)), tx.init(None), task_losses=jnp.array(losses, jnp.float32)
+    )
+    p = adversary(np.full(3, 1 / 3), losses / sizes / 3, 0.5, np.sqrt(0.9))
+    np.testing.assert_allclose(state.weights[1:], p[1:] / 9, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3])
+def test_by_default_the_ball_restrains_and_nothing_warns(num_tasks):
+    tx = mtl.emtl(num_tasks, base=mtl.mean_tasks(num_tasks))
+    losses = jnp.zeros(num_tasks).at[1].set(1e9)
+    _, state = tx.update(jnp.eye(num_tasks), tx.init(None), task_losses=losses)
+    p = np.exp(np.asarray(state.inner.scores, np.float64)) / num_tasks
+    np.testing.assert_allclose(np.sum(p * np.log(num_tasks * p)), np.log(num_tasks) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("num_tasks", "rho", "warns"),
-    [(2, 0.5, True), (2, 0.3, False), (3, 1.2, False), (3, 1.21, True), (1, 0.5, False)],
+    [(2, 0.5, True), (2, 0.3, False), (3, 1.2, False), (3, 1.21, True), (1, 0.5, False)]
+    + [(num_tasks, None, False) for num_tasks in (1, 2, 3)],
 )
 def test_an_inactive_ball_is_warned_of_once(num_tasks, rho, warns):
     with warnings.catch_warnings(record=True) as caught:

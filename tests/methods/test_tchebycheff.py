@@ -65,6 +65,48 @@ def test_a_common_factor_changes_nothing(factor):
     np.testing.assert_array_equal(got, weights(LOSSES, weights=SCALE, reference=REFERENCE))
 
 
+def in_single_digits(x):
+    mantissa, power = np.frexp(x)
+    return np.ldexp(np.float32(mantissa).astype(np.longdouble), power)
+
+
+def of_long_double(losses, w, z, smooth):
+    """The weights by NumPy with exponents up to 4932, and the values in the digits of float32."""
+    losses, w, z = (np.asarray(np.float32(x)).astype(np.longdouble) for x in (losses, w, z))
+    values = in_single_digits(w * in_single_digits(losses - z))
+    if smooth is None:
+        worst = values == values.max()
+        return w * worst / worst.sum()
+    share = np.exp((values - values.max()) / np.longdouble(np.float32(smooth)))
+    return w * share / share.sum()
+
+
+LOSSES_OF_ANY_SIZE = [(1e36, 1.0), (1.0, 1e36), (1e38, -1e38), (3.3e38, -3.3e38), (3.3e38, 3.3e38)]
+LOSSES_OF_ANY_SIZE += [(2e-38, 3e-38), (0.0, 0.0), (0.0, -1e38), (1.0, 1.25), (1e37, 2e37)]
+
+
+@pytest.mark.parametrize("w", [(1.0, 1.0), (1e10, 1e10), (1e-20, 1e-20), (1e-30, 1e30)])
+@pytest.mark.parametrize("z", [(0.0, 0.0), (-3.3e38, 3.3e38), (1e30, -1e-30)])
+def test_losses_of_any_size_weigh_as_in_extended_precision(w, z):
+    """Also where the values, or what μ makes of them, lie beyond float32."""
+    for smooth in (None, 1e-30, 1e-3, 1e30):
+        tx = mtl.tchebycheff(2, weights=list(w), reference=list(z), smooth=smooth)
+        update = jax.jit(
+            jax.vmap(lambda x, tx=tx: tx.update(jnp.eye(2), tx.init(0), task_losses=x))
+        )
+        _, state = update(jnp.array(LOSSES_OF_ANY_SIZE))
+        for got, losses in zip(state.weights, LOSSES_OF_ANY_SIZE, strict=True):
+            wanted = np.float64(of_long_double(losses, w, z, smooth))
+            name = f"{losses} {smooth}"
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7 * max(w), err_msg=name)
+
+
+def test_a_huge_loss_beside_them_leaves_small_ones_apart():
+    for losses in ([-1e30, 1e-20, 2e-20], [-3e38, 1e-10, 2e-10]):
+        wanted = of_long_double(losses, [1] * 3, [0] * 3, losses[1])
+        np.testing.assert_allclose(weights(losses, smooth=losses[1]), np.float64(wanted), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("hyperparameters", "error", "message"),
     [
