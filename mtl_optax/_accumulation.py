@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
+from mtl_optax._complex import accumulator, by_parts
 from mtl_optax._composition import by_head, merge_trees, split_tree
 from mtl_optax._gram import along_tasks, stacked_zeros
 from mtl_optax._tracing import cond, varying_like
@@ -94,8 +95,8 @@ def accumulate_task_gradients(
     def init_fn(params: optax.Params) -> AccumulationState:
         stacked = _contract.shared_leaves(name, shared, params)
         trunk, heads = split_tree(stacked, params)
-        rows = lambda: stacked_zeros(num_tasks, trunk, _contract.at_least_float32)
-        wide = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
+        rows = lambda: stacked_zeros(num_tasks, trunk, accumulator)
+        wide = lambda p: jnp.zeros_like(p, dtype=accumulator(p))
         sums = merge_trees(rows(), jax.tree.map(wide, heads))
         losses = jnp.zeros(num_tasks, _contract.at_least_float32(*jax.tree.leaves(params)))
         return AccumulationState(
@@ -138,7 +139,7 @@ def accumulate_task_gradients(
             return total + jnp.where(kept, new.astype(total.dtype), jnp.zeros_like(total))
 
         def mean(total: Array, like: Array, count: Array) -> Array:
-            return (total / count.astype(total.dtype)).astype(like.dtype)
+            return by_parts(lambda part: part / count.astype(part.dtype), total).astype(like.dtype)
 
         number = jnp.maximum(present, 1)
         leaf_mask, leaf_number = by_leaf(mask, jnp.array(True)), by_leaf(number, micro_step)

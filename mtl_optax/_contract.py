@@ -170,7 +170,7 @@ def check_task_gradients(
     params: Any | None,
     argument: str = "task_gradients",
 ) -> None:
-    """Raises unless every leaf is a real floating array of shape `(num_tasks, *p.shape)`."""
+    """Raises unless every leaf is a floating array of shape `(num_tasks, *p.shape)`."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
     if not leaves:
         raise ValueError(
@@ -187,7 +187,7 @@ def check_task_gradients(
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
         name = leaf_name(argument, path)
-        check_real_array(method, name, leaf)
+        check_floating(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
             mend = _HOW_TO_STACK
             if leaf.shape == shape:
@@ -242,11 +242,11 @@ def check_params(caller: str, params: Any) -> None:
                 "eqx.partition(model, eqx.is_inexact_array), and eqx.combine(params, static) in "
                 "the loss function."
             )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
                 f"{caller}: {leaf_name('params', path)} has dtype "
-                f"{jnp.result_type(leaf)}; gradients need real floating parameters. Keep other "
-                "values out of the differentiated argument."
+                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
+                "other values out of the differentiated argument."
             )
 
 
@@ -295,19 +295,30 @@ def check_array(method: str, name: str, value: Any) -> None:
         )
 
 
-def check_real_array(method: str, name: str, value: Any) -> None:
-    """Raises unless `value` is an array of real floating numbers."""
+def check_floating(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array of floating numbers, real or complex."""
     check_array(method, name, value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
         raise TypeError(
-            f"{method}: {name} must have a real floating dtype, got {value.dtype}. "
+            f"{method}: {name} must have a floating dtype, got {value.dtype}. "
             "Convert it with .astype(jnp.float32)."
         )
 
 
+def check_real_array(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array of real floating numbers."""
+    check_floating(method, name, value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{method}: {name} must have a real floating dtype, got {value.dtype}. Take jnp.real "
+            "of it, if its imaginary part is zero."
+        )
+
+
 def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
-    """Returns the dtype to compute in: float64 if any array has it, else float32."""
-    return jnp.dtype(jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32)
+    """Returns the real dtype to compute in: float64 if any array has its digits, else float32."""
+    double = (jnp.float64, jnp.complex128)
+    return jnp.dtype(jnp.float64 if any(a.dtype in double for a in arrays) else jnp.float32)
 
 
 def as_key(method: str, key: Any) -> Key[Array, ""]:
@@ -373,10 +384,10 @@ def ask(caller: str, argument: str, function: Callable[[KeyPath], Any], path: Ke
     except Exception as error:
         name = getattr(function, "__name__", type(function).__name__)
         raise ValueError(
-            f"{caller}: {argument}, the function {name}, raised {type(error).__name__} ({error}) at "
-            f"{leaf_name('params', path)}. It gets the "
-            "key path of jax.tree_util.tree_map_with_path, whose entries depend on the kind of "
-            f"tree; jax.tree_util.keystr(path, simple=True, separator='/') is its plain text, "
+            f"{caller}: {argument}, the function {name}, raised {type(error).__name__} ({error}) "
+            f"at {leaf_name('params', path)}. It gets the key path of "
+            "jax.tree_util.tree_map_with_path, whose entries depend on the kind of tree; "
+            "jax.tree_util.keystr(path, simple=True, separator='/') is its plain text, "
             f"{plain_path(path)!r} here."
         ) from error
 

@@ -25,7 +25,7 @@ from mtl_optax._gram import (
     zero_absent,
 )
 from mtl_optax._solvers.simplex import uniform as uniform
-from mtl_optax._tracing import varying_like
+from mtl_optax._tracing import varying_axes, varying_like
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -283,7 +283,9 @@ def weigh(
     result = jnp.where(kept, result, 0)
     weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
     following = WeightingState(weights.astype(jnp.float32), inner)
-    return result, weights, jax.tree.map(varying_like, following, state)
+    if varying_axes(state):  # A constant of this step is to stay of the type that it had.
+        following = jax.tree.map(varying_like, following, state)
+    return result, weights, following
 
 
 def gather_evidence(
