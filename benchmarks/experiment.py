@@ -23,7 +23,7 @@ from benchmarks.methods import BASELINES
 from benchmarks.problem import Problem
 from benchmarks.protocol import SILENT, Progress, Protocol, Row
 from benchmarks.recipes import Recipe, default_hyperparameters, recipe
-from benchmarks.training import Member, Program, Run, evaluate, lowered, train
+from benchmarks.training import Member, Program, Run, compiled, evaluate, lowered, train
 
 AHEAD = 2  # Programs that wait for their row.
 
@@ -85,7 +85,7 @@ def _compiled(
     try:
         for row in rows:
             made = recipe(row.method, problem, row.hyperparameters)
-            waiting.append((row, made, compiler.submit(lowered(made).compile).result))
+            waiting.append((row, made, compiler.submit(compiled, made, lowered(made)).result))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:

@@ -66,9 +66,11 @@ class Problem:
     """Rows in an epoch, by default all (those of the mean task)."""
     query_fraction: float = 0.1
     """Part of the training rows that methods with query gradients keep for those."""
-    at_once: int = 2
+    at_once: int = 3
     """How many trainings to run at once: several for small networks, which alone do not keep a
     processor busy."""
+    compiler_options: dict[str, Any] | None = None
+    """Of XLA, for the program of an epoch."""
 
     @property
     def num_tasks(self) -> int:

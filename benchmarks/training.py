@@ -124,8 +124,13 @@ def _evaluate(
 def lowered(recipe: Recipe) -> jax.stages.Lowered:
     """The program of an epoch before it is compiled, which may be done in another thread."""
     params, state, key = _start(recipe, 0)
-    rows = jax.eval_shape(partial(_rows, recipe.problem, recipe.query), key)[1:]
+    rows = _rows.eval_shape(recipe.problem, recipe.query, key)[1:]
     return _epoch.lower(recipe, jnp.float32(0), (params, state), rows, recipe.problem.train)
+
+
+def compiled(recipe: Recipe, program: jax.stages.Lowered) -> Program:
+    """What `lowered` has given, ready to run."""
+    return program.compile(recipe.problem.compiler_options)
 
 
 def train(
@@ -166,7 +171,7 @@ def train(
 
     began = time.perf_counter()
     if len(recorded) < epochs:
-        run_epoch = lowered(recipe).compile() if program is None else program()
+        run_epoch = compiled(recipe, lowered(recipe)) if program is None else program()
     durations = [time.perf_counter() - began]
     threads = ThreadPoolExecutor(problem.at_once)
     try:
@@ -226,7 +231,6 @@ def _start(recipe: Recipe, seed: int) -> _Carry:
 def _initial(problem: Problem, seed: int) -> tuple[PyTree, PRNGKeyArray]:
     """The parameters, the same for all methods, and the key of what follows."""
     params_key, key = jax.random.split(jax.random.key(seed))
-    # Not under jit: initialisers take seconds to compile and milliseconds to run.
     return problem.init(params_key), key
 
 

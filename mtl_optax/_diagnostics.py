@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
+from mtl_optax._complex import as_given, as_real
 from mtl_optax._gram import (
     along_tasks,
     combine,
@@ -134,7 +135,7 @@ class DominanceState(NamedTuple):
 
     Attributes:
         squares: leaves `(T, *p.shape)`, float32 or better, the moving average of each task's
-            squared updates of each parameter.
+            squared updates of each parameter; of a complex one `(T, *p.shape, 2)`, for its parts.
     """
 
     squares: Any
@@ -188,7 +189,8 @@ def track_dominance(
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
-        return DominanceState(stacked_zeros(num_tasks, params, _contract.at_least_float32))
+        real = as_real(params)
+        return DominanceState(stacked_zeros(num_tasks, real, _contract.at_least_float32))
 
     def update_fn(
         task_steps: optax.Updates,
@@ -206,7 +208,7 @@ def track_dominance(
             rate = jnp.asarray(decay, old.dtype)
             return rate * old + (1 - rate) * step.astype(old.dtype) ** 2
 
-        squares = jax.tree.map(average, state.squares, task_steps)
+        squares = jax.tree.map(average, state.squares, as_real(task_steps))
         return task_steps, DominanceState(select_tasks(mask, squares, state.squares))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -289,7 +291,9 @@ def dominance_by_layer(
     _contract.check_stack("dominance_by_layer", "squares", squares)
     layers: dict[str, list[Array]] = {}
     ratios = jax.tree.leaves(dominance_ratio(squares))
-    for name, ratio in zip(_contract.layer_names(squares, group), ratios, strict=True):
+    for name, ratio in zip(
+        _contract.layer_names("dominance_by_layer", squares, group), ratios, strict=True
+    ):
         layers.setdefault(name, []).append(ratio)
     return {name: _histogram(members, buckets) for name, members in layers.items()}
 
@@ -366,9 +370,8 @@ def split_step(
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
-        moments = (
-            () if momentum is None else stacked_zeros(num_tasks, params, _contract.at_least_float32)
-        )
+        zeros = lambda: stacked_zeros(num_tasks, as_real(params), _contract.at_least_float32)
+        moments = () if momentum is None else zeros()
         return SplitStepState(joint.init(params), moments)
 
     def update_fn(
@@ -384,16 +387,16 @@ def split_step(
         task_gradients = zero_absent(mask, task_gradients)
         summed = combine(jnp.ones(num_tasks, jnp.float32), task_gradients)
         step, inner = joint.update(summed, state.optimizer, params, **extra)
-        moments, kept = task_gradients, state.moments
+        moments, kept = as_real(task_gradients), state.moments
         if momentum is not None:
 
             def average(old: Array, new: Array) -> Array:
                 rate = jnp.asarray(momentum, old.dtype)
                 return rate * old + (1 - rate) * new.astype(old.dtype)
 
-            moments = kept = jax.tree.map(average, state.moments, task_gradients)
-        parts = jax.tree.map(lambda s, m: _parts(s, m, mask), step, moments)
-        return parts, SplitStepState(inner, kept)
+            moments = kept = jax.tree.map(average, state.moments, moments)
+        parts = jax.tree.map(lambda s, m: _parts(s, m, mask), as_real(step), moments)
+        return as_given(parts, task_gradients), SplitStepState(inner, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -38,7 +38,8 @@ def value_and_task_grads(
     Returns:
         A function of the arguments of `fun` that returns `(losses, gradients)`, or
         `((losses, aux), gradients)` if `has_aux`. Shared leaves of the gradients are
-        `(T, *p.shape)`, heads `p.shape`. For a sequence `argnums`, a tuple of gradients.
+        `(T, *p.shape)`, heads `p.shape`. For a sequence `argnums`, a tuple of gradients. Those of
+        complex parameters are those of `jax.grad`, the conjugates of what descent subtracts.
 
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from mtl_optax._complex import as_real, by_parts
 from mtl_optax._contract import at_least_float32, check_real_array, check_stack
 from mtl_optax._tracing import is_traced, varying_like
 
@@ -60,7 +61,7 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
     """Computes the Gram matrix `M[s, t] = <g_s, g_t>` of stacked task gradients.
 
     Args:
-        task_gradients: pytree with leaves `(T, *p.shape)` of any floating dtype.
+        task_gradients: pytree with leaves `(T, *p.shape)` of any floating or complex dtype.
 
     Returns:
         `(T, T)`, summed over all leaves in float32 at the highest matrix-product precision
@@ -78,7 +79,8 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
 
 @jax.jit
 def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
-    return _products(task_gradients, task_gradients)
+    rows = as_real(task_gradients)
+    return _products(rows, rows)
 
 
 def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"]:
@@ -270,6 +272,7 @@ def _sums_over_pairs(
 @jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of each gradient."""
+    rows = as_real(task_gradients)
 
     def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, " T"]]:
         squares = jnp.diagonal(products)
@@ -277,7 +280,7 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
         matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
         return ScaledGram(matrix, scale if units is None else units[0] * scale), squares
 
-    return _at_any_scale(task_gradients, task_gradients, mask, held)
+    return _at_any_scale(rows, rows, mask, held)
 
 
 def _at_any_scale(
@@ -391,7 +394,7 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
         size = power_of_two(largest)
         return ScaledCrossGram(products / jnp.expand_dims(size, 1), factor * size), largest
 
-    return _at_any_scale(left, right, mask, held)
+    return _at_any_scale(as_real(left), as_real(right), mask, held)
 
 
 def _largest_entries(
@@ -430,7 +433,8 @@ def combine(weights: Float[Array, "*sums T"], task_gradients: Any) -> Any:
             f"combine: weights has shape {weights.shape}, wanted ({num_tasks},): one for each row "
             "of task_gradients."
         )
-    return jax.tree.map(lambda g: _contract_tasks(weights, g), task_gradients)
+    contract = lambda part: _contract_tasks(weights, part)
+    return jax.tree.map(lambda g: by_parts(contract, g), task_gradients)
 
 
 def mix(coefficients: Float[Array, "S T"], task_gradients: Any) -> Any:
@@ -481,7 +485,7 @@ def weigh_rows(weights: Float[Array, " T"], task_gradients: Any) -> Any:
         dtype = at_least_float32(weights, g)
         return (along_tasks(weights, g).astype(dtype) * g.astype(dtype)).astype(g.dtype)
 
-    return jax.tree.map(weigh, task_gradients)
+    return jax.tree.map(lambda g: by_parts(weigh, g), task_gradients)
 
 
 def select_tasks(mask: Bool[Array, " T"], present: Any, absent: Any) -> Any:
@@ -516,7 +520,7 @@ def along_tasks(values: Array, leaf: Array) -> Array:
 
 def norms(task_gradients: Any) -> Float[Array, " T"]:
     """Computes the Euclidean norm `‖g_t‖` of each task's gradient over all leaves, `(T,)`."""
-    leaves = jax.tree.leaves(task_gradients)
+    leaves = jax.tree.leaves(as_real(task_gradients))
     dtype = at_least_float32(*leaves)
     units = power_of_two(_largest_entries(leaves, None, dtype))
     squares = sum(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _contract
+from mtl_optax._complex import by_parts
 from mtl_optax._composition import Heads, merge_trees, split_tree
 from mtl_optax._gradients import check_task_losses, for_all_rows, in_turn, split_aux
 from mtl_optax._gram import gram_from_rows, norms, power_of_two
@@ -296,7 +297,9 @@ def _streamed_evidence(
         return norms(jax.tree.map(lambda g: jnp.expand_dims(g, 0), leaves))[0]
 
     def scaled(leaf: Array, unit: Float[Array, ""]) -> Array:
-        return (leaf.astype(unit.dtype) / unit).astype(leaf.dtype)
+        # Conjugate, for what comes back is the product itself, and no inner product.
+        divided = lambda part: (part.astype(unit.dtype) / unit).astype(part.dtype)
+        return jnp.conj(by_parts(divided, leaf))
 
     def look(row: Float[Array, " T"]) -> tuple[Any, Any]:
         # The transpose of the pullback, and not a jvp of the losses, so that functions with a
@@ -362,15 +365,16 @@ def _of_weighted_sum(
     of two above their sum, they make no cotangent larger than the losses themselves do.
     """
     weights = _like_losses(weights, losses)
+    if varying_axes(weights):  # A sum over devices needs a unit that they have in common.
+        return pullback(weights.astype(losses.dtype))
     unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
-    if varying_axes(weights):  # What is summed over devices needs a unit that they have in common.
-        unit = jnp.ones_like(unit)
 
     def whole(leaf: Array) -> Array:
         wide = _contract.at_least_float32(leaf)
         return (leaf.astype(wide) * unit.astype(wide)).astype(leaf.dtype)
 
-    return jax.tree.map(whole, pullback((weights / unit).astype(losses.dtype)))
+    divided = pullback((weights / unit).astype(losses.dtype))
+    return jax.tree.map(lambda leaf: by_parts(whole, leaf), divided)
 
 
 def _check_pieces(gradient: Any, losses: Float[Array, " T"]) -> None:
@@ -417,7 +421,7 @@ def _over_pieces(evidence: Evidence, axes: frozenset[str]) -> Evidence:
 
 
 def _weighting_of(caller: str, method: Any) -> Any:
-    if not isinstance(method, Method):
+    if not isinstance(method, Method) or method.weighting is None:
         raise TypeError(
             f"{caller}: method must be one made from a weighting, such as mtl_optax.mgda(3), got "
             f"{method!r}. Chained, guarded, injected and coordinate-wise transformations need the "

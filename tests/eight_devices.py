@@ -263,8 +263,73 @@ def check_ways():
                 assert all(size <= most for _, size in more), (where, more)
 
 
+def check_shard_map():
+    """Whole steps inside `jax.shard_map`: on a batch in parts, and of eight models at once."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    params = {"trunk": {"w": draw(24, 16), "b": draw(16)}, "heads": draw(16, T)}
+    data = {"x": draw(32, 24), "y": draw(32, T)}
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    averaged = lambda fun: lambda *args: jax.lax.pmean(fun(*args), "data")
+
+    def first_step(method, loss_fn, way):
+        if way == "weighted":
+            step_of = mtl.weighted_value_and_grad(loss_fn(losses_of), method)
+        elif way == "streamed":
+            step_of = mtl.streamed_value_and_grad(loss_fn(losses_of), method, shared=SHARED)
+        elif way == "features":
+            step_of = mtl.feature_value_and_grad(encoder, loss_fn(decoder), method)
+        else:
+            gradients_of = mtl.value_and_task_grads(loss_fn(losses_of), shared=SHARED)
+            tx = mtl.on_shared(method, SHARED)
+
+            def step_of(params, state, data):
+                losses, gradients = gradients_of(params, data)
+                whole = tx.init(params)._replace(shared=state)
+                gradient, state = tx.update(gradients, whole, params, task_losses=losses)
+                return losses, gradient, state.shared
+
+        return lambda params, data: step_of(params, method.init(params), data)
+
+    for way, (_, make_method) in WAYS.items():
+        method = make_method(T)
+        wanted = jax.jit(first_step(method, lambda fun: fun, way))(params, data)
+        in_parts = jax.shard_map(
+            first_step(method, averaged, way),
+            mesh=mesh,
+            in_specs=(P(), P("data")),
+            out_specs=P(),
+        )
+        found = jax.jit(in_parts)(params, data)
+        for got, one in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(wanted[:2]), strict=True):
+            assert relative_error(got, one) < 1e-5, way
+        assert relative_error(found[2].weights, wanted[2].weights) < 1e-5, way
+
+    models = jax.tree.map(lambda p: jnp.stack([(1 + k / 8) * p for k in range(8)]), params)
+    batches = jax.tree.map(lambda x: x.reshape(8, 4, -1), data)
+    of_one = first_step(mtl.mgda(T), lambda fun: fun, "stacked")
+
+    def of_each(*own):
+        found = of_one(*jax.tree.map(lambda x: x[0], own))
+        return jax.tree.map(lambda x: x[None], found)
+
+    at_once = jax.shard_map(of_each, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    found = jax.jit(at_once)(models, batches)
+    wanted = jax.jit(lambda *all: jax.lax.map(lambda own: of_one(*own), all))(models, batches)
+    for got, one in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(wanted[:2]), strict=True):
+        assert relative_error(got, one) < 1e-5
+
+
+CHECKS = {
+    "methods": check_methods,
+    "diagnostics": check_diagnostics,
+    "ways": check_ways,
+    "shard_map": check_shard_map,
+}
+
+
 if __name__ == "__main__":
     jax.config.update("jax_numpy_rank_promotion", "raise")
     assert jax.device_count() == 8
     for name in sys.argv[1:]:
-        {"methods": check_methods, "diagnostics": check_diagnostics, "ways": check_ways}[name]()
+        CHECKS[name]()

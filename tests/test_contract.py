@@ -185,7 +185,7 @@ MALFORMED = [
     (
         lambda g: jax.tree.map(lambda x: x.astype(jnp.int32), g.gradients),
         TypeError,
-        "must have a real floating dtype, got int32",
+        "must have a floating dtype, got int32",
     ),
     (lambda g: jax.tree.map(lambda x: 1.0, g.params), TypeError, "must be an array, got float"),
 ]

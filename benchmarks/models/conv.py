@@ -1,10 +1,10 @@
 """A convolutional trunk that several tasks share, with one linear head for each of them."""
 
-import itertools
-import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -27,24 +27,15 @@ def convolve_by_matmul(
     del rest  # No dilation and no feature groups in this package.
     if padding != "VALID":
         raise ValueError(f"convolve_by_matmul: padding must be 'VALID', not {padding!r}")
-    *window, channels, features = kernel.shape
-    ends = [size - width for size, width in zip(inputs.shape[1:-1], window, strict=True)]
-    patches = jnp.concatenate(
-        [
-            inputs[
-                (
-                    slice(None),
-                    *(
-                        slice(o, o + e + 1, s)
-                        for o, e, s in zip(offset, ends, strides, strict=True)
-                    ),
-                )
-            ]
-            for offset in itertools.product(*map(range, window))
-        ],
-        axis=-1,
-    )
-    return patches @ kernel.reshape(math.prod(window) * channels, features)
+    *window, _, features = kernel.shape
+    patches = inputs
+    for axis, (width, stride) in enumerate(zip(window, strides, strict=True), start=1):
+        stop = inputs.shape[axis] - width + 1
+        cut = partial(jax.lax.slice_in_dim, patches, stride=stride, axis=axis)
+        patches = jnp.concatenate([cut(at, at + stop) for at in range(width)], axis=-1)
+    # Cut axis by axis, a patch has its last axis outermost.
+    outermost_last = (*reversed(range(len(window))), -2, -1)
+    return patches @ kernel.transpose(outermost_last).reshape(-1, features)
 
 
 class ConvTrunk(nnx.Module):

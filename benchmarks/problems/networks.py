@@ -9,6 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from sklearn.metrics import roc_auc_score
 
+# Initialisers run once, for milliseconds.
+QUICK = {"xla_backend_optimization_level": 1}
+
 
 class Network(NamedTuple):
     """A Flax NNX module as a pair of functions."""
@@ -20,9 +23,9 @@ class Network(NamedTuple):
 
 def network(make: Callable[[nnx.Rngs], Any]) -> Network:
     """The module that ``make`` builds, all of whose state is parameters."""
-    graph = nnx.graphdef(make(nnx.Rngs(0)))
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     return Network(
-        init=lambda key: nnx.state(make(nnx.Rngs(key))),
+        init=jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))), compiler_options=QUICK),
         apply=lambda params, *inputs: nnx.merge(graph, params)(*inputs),
     )
 

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key, UInt32
 
 from mtl_optax import _contract
+from mtl_optax._complex import as_given, as_real
 from mtl_optax._gram import fold_tasks, zero_absent
 from mtl_optax._methods._draws import Draws, RandomState
 
@@ -75,7 +76,7 @@ def graddrop(
         if task_mask is not None:
             mask = _contract.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)
-        leaves, structure = jax.tree.flatten(task_gradients)
+        leaves, structure = jax.tree.flatten(as_real(task_gradients))
         state, now = draws.next(state)
         dropped = []
         for leaf, leaf_key in zip(leaves, jax.random.split(now, len(leaves)), strict=True):
@@ -85,7 +86,7 @@ def graddrop(
                 leaf.astype(dtype), draw, jnp.asarray(leak, dtype)
             )
             dropped.append(kept.astype(leaf.dtype))
-        return jax.tree.unflatten(structure, dropped), state
+        return as_given(jax.tree.unflatten(structure, dropped), task_gradients), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

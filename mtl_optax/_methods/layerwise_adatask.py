@@ -10,6 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
+from mtl_optax._complex import as_given, as_real
+from mtl_optax._composition import OptimizerMethod
 from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
 from mtl_optax._tracing import varying_like
 from mtl_optax._weighting import uniform
@@ -23,7 +25,8 @@ class LayerwiseAdaTaskState(NamedTuple):
     The squares themselves would overflow where the gradients do not.
 
     Attributes:
-        parameters: leaves `p.shape`, `sqrt(G_i)`, the root of the joint accumulator.
+        parameters: leaves `p.shape`, `sqrt(G_i)`, the root of the joint accumulator; of a complex
+            parameter `(*p.shape, 2)`, for its real and imaginary parts.
         layers: `(T, L)` float32, `sqrt(C_l^t)`, each task's root mean square in each layer, in the
             order in which the layers first appear among the leaves.
         steps: `()` int32, the steps taken.
@@ -45,7 +48,7 @@ def layerwise_adatask(
     bias_correction: bool = False,
     group: Callable[[_contract.KeyPath], Any] | None = None,
     combine: bool = True,
-) -> optax.GradientTransformationExtraArgs:
+) -> OptimizerMethod:
     """Divides each task's gradient by its layer's share of a joint RMSProp accumulator.
 
     With `g_i^t` the gradient of task `t` at parameter `i` of layer `l`, and EMA the exponential
@@ -120,9 +123,10 @@ def layerwise_adatask(
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
-        layers = len(set(_contract.layer_names(params, group)))
+        layers = len(set(_contract.layer_names(name, params, group)))
+        zeros = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
         return LayerwiseAdaTaskState(
-            jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p)), params),
+            jax.tree.map(zeros, as_real(params)),
             varying_like(jnp.zeros((num_tasks, layers), jnp.float32), params),
             jnp.zeros((), jnp.int32),
         )
@@ -139,7 +143,7 @@ def layerwise_adatask(
         _contract.check_task_gradients(name, num_tasks, task_gradients, params)
         mask = _contract.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
-        rows, structure = jax.tree.flatten(task_gradients)
+        rows, structure = jax.tree.flatten(as_real(task_gradients))
         wide = [g.astype(_contract.at_least_float32(g)) for g in rows]
         somebody = jnp.any(mask)
         steps_taken = state.steps + somebody.astype(jnp.int32)
@@ -154,7 +158,7 @@ def layerwise_adatask(
             jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
-        layer_of = _contract.layer_names(task_gradients, group)
+        layer_of = _contract.layer_names(name, task_gradients, group)
         order = list(dict.fromkeys(layer_of))
         roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
         layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)
@@ -173,11 +177,11 @@ def layerwise_adatask(
             steps.append(step.astype(row.dtype))
         accumulated = jax.tree.unflatten(structure, parameters)
         return (
-            jax.tree.unflatten(structure, steps),
+            as_given(jax.tree.unflatten(structure, steps), task_gradients),
             LayerwiseAdaTaskState(accumulated, layers, steps_taken),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return OptimizerMethod(init_fn, update_fn)
 
 
 def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:

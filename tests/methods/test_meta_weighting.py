@@ -182,7 +182,7 @@ def test_missing_or_misshapen_query_gradients_are_named():
     with pytest.raises(ValueError, match="query_gradients and params must have the same tree"):
         step(tx, state, given._replace(query_gradients={"dense": short["dense"]}))
     integers = tree_gradients(jnp.ones((3, 17), jnp.int32))
-    with pytest.raises(TypeError, match=r"query_gradients.* must have a real floating dtype"):
+    with pytest.raises(TypeError, match=r"query_gradients.* must have a floating dtype"):
         step(tx, state, given._replace(query_gradients=integers))
 
 
