@@ -17,6 +17,7 @@ from mtl_optax._complex import as_given, as_real
 from mtl_optax._gram import (
     along_tasks,
     combine,
+    relative,
     scaled_gram,
     select_tasks,
     stacked_zeros,
@@ -71,15 +72,19 @@ def conflict(gram: Float[Array, "T T"], mask: Bool[Array, " T"] | None = None) -
     pairs = jnp.outer(mask, mask)
     gram = jnp.where(pairs, gram, 0)
     norms = jnp.sqrt(jnp.diagonal(gram))
-    largest = jnp.max(norms)
     lengths = jnp.where(norms > 0, norms, 1)
     cosines = jnp.clip(gram / jnp.outer(lengths, lengths), -1, 1)
     count = jnp.sum(mask).astype(gram.dtype)
     negative = jnp.sum(jnp.triu(cosines < 0, 1)).astype(gram.dtype)
     fraction = negative / jnp.maximum(count * (count - 1) / 2, 1)
     fraction = jnp.where(jnp.all(jnp.isfinite(gram)), fraction, jnp.nan)
-    ratios = norms / jnp.where(largest > 0, largest, 1)
+    ratios = _over_the_largest(norms)
     return Conflict(*(x.astype(jnp.float32) for x in (cosines, fraction, norms, ratios)))
+
+
+def _over_the_largest(norms: Float[Array, " T"]) -> Float[Array, " T"]:
+    largest = jnp.max(norms)
+    return norms / jnp.where(largest > 0, largest, 1)
 
 
 def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
@@ -123,9 +128,12 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         del state, extra
         _contract.check_task_gradients("track_conflict", num_tasks, task_gradients, params)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
-        matrix, scale = scaled_gram(task_gradients, mask)
-        found = conflict(matrix, mask)
-        return task_gradients, found._replace(norms=found.norms * scale.astype(jnp.float32))
+        held = scaled_gram(task_gradients, mask)
+        found = conflict(held.matrix, mask)
+        shares, unit = (x.astype(jnp.float32) for x in relative(held))
+        lengths = found.norms * shares
+        found = found._replace(norms=lengths * unit, norm_ratios=_over_the_largest(lengths))
+        return task_gradients, found
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
