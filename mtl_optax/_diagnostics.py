@@ -72,19 +72,15 @@ def conflict(gram: Float[Array, "T T"], mask: Bool[Array, " T"] | None = None) -
     pairs = jnp.outer(mask, mask)
     gram = jnp.where(pairs, gram, 0)
     norms = jnp.sqrt(jnp.diagonal(gram))
+    largest = jnp.max(norms)
     lengths = jnp.where(norms > 0, norms, 1)
     cosines = jnp.clip(gram / jnp.outer(lengths, lengths), -1, 1)
     count = jnp.sum(mask).astype(gram.dtype)
     negative = jnp.sum(jnp.triu(cosines < 0, 1)).astype(gram.dtype)
     fraction = negative / jnp.maximum(count * (count - 1) / 2, 1)
     fraction = jnp.where(jnp.all(jnp.isfinite(gram)), fraction, jnp.nan)
-    ratios = _over_the_largest(norms)
+    ratios = norms / jnp.where(largest > 0, largest, 1)
     return Conflict(*(x.astype(jnp.float32) for x in (cosines, fraction, norms, ratios)))
-
-
-def _over_the_largest(norms: Float[Array, " T"]) -> Float[Array, " T"]:
-    largest = jnp.max(norms)
-    return norms / jnp.where(largest > 0, largest, 1)
 
 
 def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
@@ -129,11 +125,14 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         _contract.check_task_gradients("track_conflict", num_tasks, task_gradients, params)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
         held = scaled_gram(task_gradients, mask)
+        shares, unit = relative(held)
         found = conflict(held.matrix, mask)
-        shares, unit = (x.astype(jnp.float32) for x in relative(held))
-        lengths = found.norms * shares
-        found = found._replace(norms=lengths * unit, norm_ratios=_over_the_largest(lengths))
-        return task_gradients, found
+        lengths = found.norms * shares.astype(jnp.float32)
+        largest = jnp.max(lengths)
+        return task_gradients, found._replace(
+            norms=lengths * unit.astype(jnp.float32),
+            norm_ratios=lengths / jnp.where(largest > 0, largest, 1),
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
