@@ -79,6 +79,7 @@ def method_page(name: str) -> str:
     holds = "\n".join(
         f"- *{key}*: {meaning}" for key, meaning in mtl.PROPERTIES.items() if key in info.properties
     )
+    heads = "an optimiser of their own" if info.is_optimizer else info.heads
     return f"""# {name}
 
 {info.summary} {methods_table.cited(info.source) or info.source}
@@ -86,7 +87,7 @@ def method_page(name: str) -> str:
 - **Reads:** {", ".join(sorted(info.reads)) or "nothing"}.
 - **Scale of the update:** {info.scale}.
 - **Cost beyond the forward pass:** {info.cost}.
-- **Heads:** {info.heads}, with `on_shared`.
+- **Heads:** {heads}, with `on_shared`.
 
 What these words mean stands above [the table of all methods](index.md).
 

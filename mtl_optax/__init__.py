@@ -77,6 +77,7 @@ from mtl_optax._diagnostics import split_step as split_step
 from mtl_optax._diagnostics import track_conflict as track_conflict
 from mtl_optax._diagnostics import track_dominance as track_dominance
 from mtl_optax._logging import scalars as scalars
+from mtl_optax._logging import task_weights as task_weights
 
 # Adversarial parts of models with shared features.
 from mtl_optax import adversarial as adversarial

@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._composition import merge_trees, split_tree
+from mtl_optax._composition import by_head, merge_trees, split_tree
 from mtl_optax._gram import along_tasks, stacked_zeros
 from mtl_optax._tracing import cond
 
@@ -132,7 +131,7 @@ def accumulate_task_gradients(
             if head_tasks is None:
                 of_heads = jax.tree.map(lambda _: unknown, heads)
             else:
-                of_heads = _by_head(values, heads, head_tasks)
+                of_heads = by_head(name, values, heads, head_tasks)
             return merge_trees(jax.tree.map(lambda g: along_tasks(values, g), trunk), of_heads)
 
         def add(total: Array, new: Array, kept: Array) -> Array:
@@ -190,40 +189,6 @@ def _reads_query(
         except _contract.MissingArgumentError as missing:
             return missing.argument == "query_gradients"
     return False
-
-
-def _by_head(values: Array, heads: Any, head_tasks: Any) -> Any:
-    """Lays values of the tasks, `(T,)`, along the heads' leaves."""
-    name, num_tasks = "accumulate_task_gradients", values.shape[0]
-    structure: Any = jax.tree.structure(head_tasks)
-    try:
-        parts = structure.flatten_up_to(heads)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: head_tasks must be a tree of task indices with the structure of params, or "
-            f"a prefix of it. {error}"
-        ) from error
-
-    def lay(path: _contract.KeyPath, tasks: Any, leaf: Array) -> Array:
-        index = np.asarray(tasks)
-        fits = np.issubdtype(index.dtype, np.integer) and index.shape in ((), leaf.shape[:1])
-        if not fits or not np.all((index >= 0) & (index < num_tasks)):
-            raise ValueError(
-                f"{name}: head_tasks must give {_contract.leaf_name('params', path)} of shape "
-                f"{leaf.shape} a task index below num_tasks={num_tasks}, or an array of them along "
-                f"its leading axis, got {tasks!r}."
-            )
-        return along_tasks(values[index], leaf)
-
-    laid = [
-        jax.tree_util.tree_map_with_path(
-            lambda rest, leaf, path=path, tasks=tasks: lay((*path, *rest), tasks, leaf), part
-        )
-        for (path, tasks), part in zip(
-            jax.tree_util.tree_leaves_with_path(head_tasks), parts, strict=True
-        )
-    ]
-    return structure.unflatten(laid)
 
 
 def _check_structure(argument: str, tree: Any, sums: Any) -> None:

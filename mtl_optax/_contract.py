@@ -5,9 +5,10 @@ the step is traced, and leave nothing in the compiled program.
 """
 
 import difflib
+import itertools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -17,8 +18,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 KeyPath = tuple[Any, ...]
-Shared: TypeAlias = Any | Callable[[KeyPath], bool]
-"""Which leaves are shared by all tasks: a tree of booleans, or a predicate on a leaf's key path."""
+Shared: TypeAlias = Any | str | Collection[str] | Callable[[KeyPath], bool]
+"""Which leaves are chosen: names, a tree of booleans, or a predicate on a leaf's key path."""
 
 
 class TaskAxisError(ValueError):
@@ -209,12 +210,12 @@ def check_task_gradients(
 def check_stack(caller: str, argument: str, tree: Any) -> int:
     """Returns T, the leading axis that all leaves share, or raises if they do not."""
     leaves = jax.tree.leaves(tree)
-    if not leaves or not jnp.ndim(leaves[0]):
+    if not leaves or not getattr(leaves[0], "shape", ()):
         raise ValueError(
             f"{caller}: {argument} must have leaves of shape (T, *p.shape), got {tree!r}. "
             f"{_HOW_TO_STACK}"
         )
-    num_tasks = jnp.shape(leaves[0])[0]
+    num_tasks = leaves[0].shape[0]
     check_task_gradients(caller, num_tasks, tree, None, argument)
     return num_tasks
 
@@ -225,6 +226,13 @@ def check_params(caller: str, params: Any) -> None:
     if not leaves:
         raise ValueError(f"{caller}: params has no array leaves to differentiate, got {params!r}.")
     for path, leaf in leaves:
+        if not isinstance(leaf, numbers.Number) and not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{caller}: {leaf_name('params', path)} is no array but {type(leaf).__name__} "
+                f"{leaf!r}. Differentiate the arrays alone: in Equinox, params, static = "
+                "eqx.partition(model, eqx.is_inexact_array), and eqx.combine(params, static) in "
+                "the loss function."
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"{caller}: {leaf_name('params', path)} has dtype "
@@ -269,13 +277,18 @@ def check_mask(
     return jnp.asarray(task_mask)
 
 
-def check_real_array(method: str, name: str, value: Any) -> None:
-    """Raises unless `value` is an array of real floating numbers."""
+def check_array(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array."""
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise TypeError(
             f"{method}: {name} must be an array, got {type(value).__name__} {value!r}. "
             "Make it one with jnp.asarray or jnp.stack."
         )
+
+
+def check_real_array(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is an array of real floating numbers."""
+    check_array(method, name, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"{method}: {name} must have a real floating dtype, got {value.dtype}. "
@@ -307,31 +320,135 @@ def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "share
 
     Args:
         caller: the public function to name in errors.
-        shared: a tree of booleans (a prefix of `tree` suffices), or a predicate on the key path
-            that `jax.tree_util.tree_map_with_path` passes.
+        shared: a name or several, each the beginning of a leaf's path from the root in whole
+            components, `"trunk"` or `"trunk/kernel"`, without the leading `params` of Linen; a
+            tree of booleans (a prefix of `tree` suffices); or a predicate on the key path that
+            `jax.tree_util.tree_map_with_path` passes.
         tree: the parameters, or anything of their structure.
         argument: what the caller's users know `shared` as.
     """
-    if callable(shared):
-        mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(shared(path)), tree)
+    structure: Any = jax.tree.structure(tree)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    names = _as_names(shared)
+    mask: Any
+    if names:
+        mask = structure.unflatten(_named_leaves(caller, argument, names, paths, tree))
+    elif callable(shared) and not _is_tree_of_booleans(shared):
+        asked = [bool(ask(caller, argument, shared, path)) for path in paths]
+        mask = structure.unflatten(asked)
     else:
+        _check_booleans(caller, argument, shared)
         try:
             mask = jax.tree.map(
                 lambda chosen, part: jax.tree.map(lambda _: bool(chosen), part), shared, tree
             )
         except ValueError as error:
             raise ValueError(
-                f"{caller}: {argument} must be a tree of booleans with the structure of params, or "
-                f"a predicate on the leaf's key path. {error}"
+                f"{caller}: {argument} must be a tree of booleans with the structure of params, a "
+                f"name or several, or a predicate on the leaf's key path. {error}"
             ) from error
     if not any(jax.tree.leaves(mask)):
-        names = [leaf_name("params", path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         raise ValueError(
-            f"{caller}: {argument} selects no leaf of params ({', '.join(names[:4])}"
-            f"{', ...' if len(names) > 4 else ''}). A predicate receives the key path of "
-            "jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text."
+            f"{caller}: {argument} selects no leaf of params "
+            f"({_some(leaf_name('params', path) for path in paths)}). A predicate receives the key "
+            "path of jax.tree_util.tree_map_with_path; jax.tree_util.keystr(path) is its text. "
+            f'Names fit every kind of tree: {argument}="trunk".'
         )
     return mask
+
+
+def ask(caller: str, argument: str, function: Callable[[KeyPath], Any], path: KeyPath) -> Any:
+    """Returns what a user's function says of a leaf, or raises an error that names both."""
+    try:
+        return function(path)
+    except Exception as error:
+        raise ValueError(
+            f"{caller}: {argument}, the function {getattr(function, '__qualname__', function)}, "
+            f"raised {type(error).__name__} ({error}) at {leaf_name('params', path)}. It gets the "
+            "key path of jax.tree_util.tree_map_with_path, whose entries depend on the kind of "
+            f"tree; jax.tree_util.keystr(path, simple=True, separator='/') is its plain text, "
+            f"{plain_path(path)!r} here."
+        ) from error
+
+
+def plain_path(path: KeyPath) -> str:
+    """Returns the keys of a leaf's path alone, such as `trunk/kernel`, for any kind of tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _as_names(shared: Any) -> list[str]:
+    """Returns the names, one or several, that `shared` consists of; none if it is no such thing."""
+    if isinstance(shared, str):
+        return [shared]
+    several = list(shared) if isinstance(shared, list | tuple | set | frozenset) else []
+    return several if all(isinstance(name, str) for name in several) else []
+
+
+def _named_leaves(
+    caller: str, argument: str, names: Sequence[str], paths: Sequence[KeyPath], tree: Any
+) -> list[bool]:
+    """Returns for each path whether one of the names is its beginning; each must be of some."""
+    known = [_components(path) for path in paths]
+    hidden = [
+        _components(path)
+        for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_hidden)
+        if is_hidden(node)
+    ]
+    chosen = [False] * len(paths)
+    for name in names:
+        parts = tuple(name.split("/"))
+        found = [_begins(path, parts) for path in known]
+        # A leaf that a wrapper hides, or a branch of such, is known by its name all the same.
+        if not any(found) and not any(_begins(h, parts) or _begins(parts, h) for h in hidden):
+            candidates = {"/".join(path[:n]): None for path in known for n in range(1, len(path))}
+            raise ValueError(
+                f"{caller}: {argument}={name!r} names no leaf of params "
+                f"({_some(map(plain_path, paths))}). A name is the beginning of a leaf's path from "
+                f"the root, in whole components.{did_you_mean(name, candidates)}"
+            )
+        chosen = [a or b for a, b in zip(chosen, found, strict=True)]
+    return chosen
+
+
+def _components(path: KeyPath) -> tuple[str, ...]:
+    """Returns the keys of a path as text; one that is a path itself, as Haiku's, in its parts."""
+    return tuple(plain_path(path).split("/"))
+
+
+def _begins(path: tuple[str, ...], start: tuple[str, ...]) -> bool:
+    """Whether a path begins so, at its root or, if that is Linen's `params`, behind it."""
+    inside = path[1:] if path[0] == "params" else path
+    return start in (path[: len(start)], inside[: len(start)])
+
+
+def _is_tree_of_booleans(value: Any) -> bool:
+    """Whether a value is a container of booleans; a module of booleans can be called as well."""
+    leaves = jax.tree.leaves(value)
+    return not jax.tree_util.all_leaves([value]) and bool(leaves) and all(map(_is_boolean, leaves))
+
+
+def _is_boolean(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return isinstance(leaf, bool | np.bool_) or (
+        isinstance(leaf, np.ndarray | jax.Array) and leaf.shape == () and leaf.dtype == np.bool_
+    )
+
+
+def _check_booleans(caller: str, argument: str, tree: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not _is_boolean(leaf):
+            raise TypeError(
+                f"{caller}: {leaf_name(argument, path)} must be a boolean, known while tracing, "
+                f"got {leaf!r}. {argument} is a tree of booleans with the structure of params, a "
+                "name or several, or a predicate on the leaf's key path."
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    """Returns the first few of some names, as a list."""
+    first = list(itertools.islice(names, 5))
+    return ", ".join([*first[:4], *(["..."] if len(first) > 4 else [])])
 
 
 def is_hidden(node: Any) -> bool:
@@ -350,10 +467,11 @@ def hide_leaves(like: Any, tree: Any) -> Any:
         return tree
 
 
-def layer_names(tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:
+def layer_names(caller: str, tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:
     """Returns the layer that each leaf belongs to, in the order of the leaves.
 
     Args:
+        caller: the public function to name in errors.
         tree: the parameters, or anything of their structure.
         group: maps a leaf's key path to the name of its layer; by default the path of its parent,
             so that the kernel and the bias of a layer belong together.
@@ -361,4 +479,4 @@ def layer_names(tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     if group is None:
         return [jax.tree_util.keystr(path[:-1]) for path in paths]
-    return [str(group(path)) for path in paths]
+    return [str(ask(caller, "group", group, path)) for path in paths]

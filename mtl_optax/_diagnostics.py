@@ -288,7 +288,9 @@ def dominance_by_layer(
     _contract.check_stack("dominance_by_layer", "squares", squares)
     layers: dict[str, list[Array]] = {}
     ratios = jax.tree.leaves(dominance_ratio(squares))
-    for name, ratio in zip(_contract.layer_names(squares, group), ratios, strict=True):
+    for name, ratio in zip(
+        _contract.layer_names("dominance_by_layer", squares, group), ratios, strict=True
+    ):
         layers.setdefault(name, []).append(ratio)
     return {name: _histogram(members, buckets) for name, members in layers.items()}
 

@@ -62,9 +62,12 @@ class MethodInfo:
             the update's length does not depend on theirs, "step" if the updates are an optimiser's
             steps, "own" if none of these.
         properties: names out of `PROPERTIES` that hold at the default hyper-parameters.
-        heads: what the paper does with task-specific parameters, for `on_shared`.
-        is_optimizer: whether the updates are final steps, the learning rate included.
-        arguments: makes the hyper-parameters, beyond `num_tasks`, that have no default.
+        heads: what the paper does with task-specific parameters, for `on_shared`; of a method that
+            is an optimiser, one for the heads, with the learning rate that `get` gives the method.
+        is_optimizer: whether the updates are final steps, the learning rate included, so that no
+            optimiser may follow: it would take them for gradients and climb.
+        arguments: makes the hyper-parameters, beyond `num_tasks`, that have no default; `get` fills
+            them in.
     """
 
     name: str
@@ -74,9 +77,29 @@ class MethodInfo:
     reads: frozenset[Read]
     scale: Literal["sum", "mean", "unit", "step", "own"]
     properties: frozenset[str]
-    heads: Heads = "unweighted"
+    heads: Heads | optax.GradientTransformation = "unweighted"
     is_optimizer: bool = False
     arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
+
+    @property
+    def update_arguments(self) -> frozenset[str]:
+        """The extra arguments that `update` cannot do without: task_losses, query_gradients."""
+        named = {"losses": "task_losses", "query gradients": "query_gradients"}
+        return frozenset(name for read, name in named.items() if read in self.reads)
+
+    @property
+    def has_task_weights(self) -> bool:
+        """Whether the state has weights, for `task_weights` and `on_shared(heads="weighted")`."""
+        return "linear" in self.properties
+
+    @property
+    def is_weighting(self) -> bool:
+        """Whether `streamed_value_and_grad` and `feature_value_and_grad` take the method.
+
+        It is made from a weighting then, and `weighted_value_and_grad` takes those of them that
+        read the losses at most.
+        """
+        return self.reads <= {"gram", "norms", "losses"}
 
     @property
     def cost(self) -> str:
@@ -88,6 +111,7 @@ class MethodInfo:
 
 
 _GRAM_METHOD = frozenset({"linear", "rotation"})
+_ADAM = optax.adam(1e-3)
 
 _METHODS = (
     MethodInfo(
@@ -314,8 +338,9 @@ _METHODS = (
         frozenset({"coordinates"}),
         "step",
         frozenset({"deterministic", "equivariant"}),
+        heads=_ADAM,
         is_optimizer=True,
-        arguments=lambda num_tasks: {"optimizer": optax.adam(1e-3)},
+        arguments=lambda num_tasks: {"optimizer": _ADAM},
     ),
     MethodInfo(
         "layerwise_adatask",
@@ -325,6 +350,7 @@ _METHODS = (
         frozenset({"coordinates"}),
         "step",
         frozenset({"deterministic", "equivariant"}),
+        heads=optax.rmsprop(1e-3, decay=0.99),
         is_optimizer=True,
     ),
 )
@@ -353,17 +379,20 @@ def method_info(name: str) -> MethodInfo:
     return METHODS[name]
 
 
-def get(name: str, num_tasks: int, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
+def get(
+    name: str, num_tasks: int, *arguments: Any, **hyperparameters: Any
+) -> optax.GradientTransformationExtraArgs:
     """Makes a method from its name.
 
     Args:
         name: one of `list_methods()`.
         num_tasks: the number T of tasks.
+        *arguments: what the factory takes by position, such as AdaTask's optimiser.
         **hyperparameters: keyword arguments of the factory. Those that have no default there
             (AdaTask's optimiser: `optax.adam(1e-3)`) are filled in from the registry.
 
     Returns:
-        `factory(num_tasks, **hyperparameters)`.
+        `factory(num_tasks, *arguments, **hyperparameters)`.
 
     Raises:
         ValueError: for an unknown name or hyper-parameter, with the nearest one.
@@ -377,12 +406,18 @@ def get(name: str, num_tasks: int, **hyperparameters: Any) -> optax.GradientTran
         ValueError: mtl_optax has no method 'cagard'. Did you mean 'cagrad'? Methods: ...
     """
     info = method_info(name)
-    accepted = inspect.signature(info.factory).parameters
-    for given in hyperparameters:
-        if given not in accepted:
+    signature = inspect.signature(info.factory)
+    accepted = signature.parameters
+    for key in hyperparameters:
+        if key not in accepted:
             raise ValueError(
-                f"{name} has no hyper-parameter {given!r}."
-                f"{_contract.did_you_mean(given, accepted)} It takes: "
+                f"{name} has no hyper-parameter {key!r}."
+                f"{_contract.did_you_mean(key, accepted)} It takes: "
                 f"{', '.join(p for p in accepted if p != 'num_tasks')}."
             )
-    return info.factory(num_tasks, **{**info.arguments(num_tasks), **hyperparameters})
+    try:
+        given = signature.bind_partial(num_tasks, *arguments, **hyperparameters)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}. It is {name}{signature}.") from error
+    needed = {k: v for k, v in info.arguments(num_tasks).items() if k not in given.arguments}
+    return info.factory(*given.args, **given.kwargs, **needed)

@@ -310,7 +310,7 @@ def _streamed_evidence(
 
 
 def _weighting_of(caller: str, method: Any) -> Any:
-    if not isinstance(method, Method):
+    if not isinstance(method, Method) or method.weighting is None:
         raise TypeError(
             f"{caller}: method must be one made from a weighting, such as mtl_optax.mgda(3), got "
             f"{method!r}. Chained, guarded, injected and coordinate-wise transformations need the "

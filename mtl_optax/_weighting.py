@@ -20,8 +20,12 @@ from mtl_optax._solvers.simplex import uniform as uniform
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
 
+class UnreadEvidenceError(ValueError):
+    """An entry of the evidence that the weighting does not declare to read."""
+
+
 class Evidence(NamedTuple):
-    """What a weighting may look at in one step. Entries it does not read are None.
+    """What a weighting may look at in one step. Looking at what it does not read is an error.
 
     Attributes:
         mask: `(T,)` bool, the tasks present in this batch.
@@ -39,6 +43,16 @@ class Evidence(NamedTuple):
     scale: Float[Array, ""] = _UNREAD
     losses: Float[Array, " T"] = _UNREAD
     norms: Float[Array, " T"] = _UNREAD
+
+    def __getattribute__(self, name: str) -> Any:
+        value = tuple.__getattribute__(self, name)
+        if value is None and name in Evidence._fields:
+            read = "gram" if name == "scale" else name
+            raise UnreadEvidenceError(
+                f"evidence.{name} is not gathered, for {read!r} is not among the weighting's "
+                f"reads. Declare it: reads=frozenset({{{read!r}}})."
+            )
+        return value
 
 
 _READS = frozenset({"gram", "losses", "norms"})
@@ -105,19 +119,29 @@ def report(gap: Array, iterations: Array, gram: Float[Array, "T T"]) -> SolverRe
 
 
 class Method(optax.GradientTransformationExtraArgs):
-    """A gradient transformation that remembers the weighting it was made from."""
+    """A gradient transformation that remembers the weighting it was made from.
 
-    weighting: Weighting
+    Copies have it too, and so have trees with a method in them that JAX takes apart and builds
+    again from the two functions: `update` carries it.
+    """
+
+    weighting: Weighting | None
 
     def __new__(
         cls,
         init: optax.TransformInitFn,
         update: optax.TransformUpdateExtraArgsFn,
-        weighting: Weighting,
+        weighting: Weighting | None = None,
     ) -> "Method":
         method = super().__new__(cls, init, update)
-        method.weighting = weighting
+        method.weighting = weighting or getattr(update, "weighting", None)
         return method
+
+    def __getnewargs__(self) -> Any:
+        return (*self, self.weighting)
+
+    def _replace(self, **functions: Any) -> "Method":
+        return Method(**{**self._asdict(), **functions}, weighting=self.weighting)
 
 
 def stateless(
@@ -203,7 +227,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             updates = mix(result, task_gradients)
         return updates, state
 
-    return Method(init_fn, update_fn, weighting)
+    update_fn.weighting = weighting  # type: ignore[attr-defined]
+    return Method(init_fn, update_fn)
 
 
 def weigh(
@@ -213,14 +238,25 @@ def weigh(
 
     Evidence that is not finite makes them NaN, and absent tasks get zeros.
     """
-    result, inner = weighting.update(evidence, state.inner)
+    try:
+        returned = weighting.update(evidence, state.inner)
+    except UnreadEvidenceError as error:
+        raise ValueError(f"{weighting.name}: {error}") from error
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(
+            f"{weighting.name}: the update of a weighting must return the pair (weights, state), "
+            f"got {type(returned).__name__}. A function of the evidence alone, without a state, "
+            "becomes a weighting by mtl_optax.stateless."
+        )
+    result, inner = returned
     num_tasks = weighting.num_tasks
+    _contract.check_array(weighting.name, "what the weighting returned", result)
     if jnp.shape(result) not in ((num_tasks,), (num_tasks, num_tasks)):
         raise ValueError(
             f"{weighting.name}: the weighting returned shape {jnp.shape(result)}, wanted weights "
             f"({num_tasks},) or rows ({num_tasks}, {num_tasks}) of coefficients."
         )
-    for read in (evidence.gram, evidence.losses, evidence.norms):
+    for read in evidence[1:]:
         if read is not None:
             result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
     kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)

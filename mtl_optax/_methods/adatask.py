@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from mtl_optax import _contract
-from mtl_optax._composition import PerTaskState, per_task
+from mtl_optax._composition import OptimizerMethod, PerTaskState, per_task
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._weighting import uniform
 
@@ -27,7 +27,7 @@ def adatask(
     *,
     reduction: Reduction = "sum",
     combine: bool = True,
-) -> optax.GradientTransformationExtraArgs:
+) -> OptimizerMethod:
     """Gives each task its own optimiser state and adds up the tasks' steps.
 
     `Δθ = Σ_t optimizer_t(g_t)`: with Adam, `Δθ = -η Σ_t m̂_t / (sqrt(v̂_t) + eps)`, so that no task
@@ -95,4 +95,4 @@ def adatask(
             updates = steps
         return updates, AdaTaskState(inner)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return OptimizerMethod(init_fn, update_fn)

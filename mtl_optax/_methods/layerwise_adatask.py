@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _contract
+from mtl_optax._composition import OptimizerMethod
 from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
 from mtl_optax._weighting import uniform
 
@@ -44,7 +45,7 @@ def layerwise_adatask(
     bias_correction: bool = False,
     group: Callable[[_contract.KeyPath], Any] | None = None,
     combine: bool = True,
-) -> optax.GradientTransformationExtraArgs:
+) -> OptimizerMethod:
     """Divides each task's gradient by its layer's share of a joint RMSProp accumulator.
 
     With `g_i^t` the gradient of task `t` at parameter `i` of layer `l`, and EMA the exponential
@@ -115,7 +116,7 @@ def layerwise_adatask(
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
-        layers = len(set(_contract.layer_names(params, group)))
+        layers = len(set(_contract.layer_names(name, params, group)))
         return LayerwiseAdaTaskState(
             jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p)), params),
             jnp.zeros((num_tasks, layers), jnp.float32),
@@ -149,7 +150,7 @@ def layerwise_adatask(
             jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
-        layer_of = _contract.layer_names(task_gradients, group)
+        layer_of = _contract.layer_names(name, task_gradients, group)
         order = list(dict.fromkeys(layer_of))
         roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
         layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)
@@ -172,7 +173,7 @@ def layerwise_adatask(
             LayerwiseAdaTaskState(accumulated, layers, steps_taken),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return OptimizerMethod(init_fn, update_fn)
 
 
 def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:
