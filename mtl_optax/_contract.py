@@ -182,7 +182,7 @@ def check_task_gradients(
         if wanted_structure != structure:  # type: ignore[operator]
             raise ValueError(
                 f"{method}: {argument} and params must have the same tree structure, got "
-                f"{structure} and {wanted_structure}."
+                f"{structure} and {wanted_structure}.{_unpaired(argument, leaves, params)}"
             )
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
@@ -205,6 +205,15 @@ def check_task_gradients(
                 f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}",
                 num_tasks,
             )
+
+
+def _unpaired(argument: str, leaves: Sequence[tuple[KeyPath, Any]], params: Any) -> str:
+    """Returns a sentence that names a leaf which only the one or the other tree has, if any."""
+    ours = {path: argument for path, _ in leaves}
+    theirs = {path: "params" for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    alone = [path for path in (theirs | ours) if (path in ours) != (path in theirs)]
+    names = [leaf_name((theirs | ours)[path], path) for path in alone]
+    return f" Only one of them has {_some(names)}." if names else ""
 
 
 def check_stack(caller: str, argument: str, tree: Any) -> int:
@@ -333,7 +342,7 @@ def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "share
     mask: Any
     if names:
         mask = structure.unflatten(_named_leaves(caller, argument, names, paths, tree))
-    elif callable(shared) and not _is_tree_of_booleans(shared):
+    elif callable(shared) and not _is_tree(shared, tree):
         asked = [bool(ask(caller, argument, shared, path)) for path in paths]
         mask = structure.unflatten(asked)
     else:
@@ -362,9 +371,9 @@ def ask(caller: str, argument: str, function: Callable[[KeyPath], Any], path: Ke
     try:
         return function(path)
     except Exception as error:
+        name = getattr(function, "__name__", type(function).__name__)
         raise ValueError(
-            f"{caller}: {argument}, the function {getattr(function, '__qualname__', function)}, "
-            f"raised {type(error).__name__} ({error}) at {leaf_name('params', path)}. It gets the "
+            f"{caller}: {argument}, the function {name}, raised {type(error).__name__} ({error}) at {leaf_name('params', path)}. It gets the "
             "key path of jax.tree_util.tree_map_with_path, whose entries depend on the kind of "
             f"tree; jax.tree_util.keystr(path, simple=True, separator='/') is its plain text, "
             f"{plain_path(path)!r} here."
@@ -400,7 +409,9 @@ def _named_leaves(
         found = [_begins(path, parts) for path in known]
         # A leaf that a wrapper hides, or a branch of such, is known by its name all the same.
         if not any(found) and not any(_begins(h, parts) or _begins(parts, h) for h in hidden):
-            candidates = {"/".join(path[:n]): None for path in known for n in range(1, len(path))}
+            candidates = {
+                "/".join(path[:n]): None for path in known for n in range(1, len(path) + 1)
+            }
             raise ValueError(
                 f"{caller}: {argument}={name!r} names no leaf of params "
                 f"({_some(map(plain_path, paths))}). A name is the beginning of a leaf's path from "
@@ -421,10 +432,21 @@ def _begins(path: tuple[str, ...], start: tuple[str, ...]) -> bool:
     return start in (path[: len(start)], inside[: len(start)])
 
 
-def _is_tree_of_booleans(value: Any) -> bool:
-    """Whether a value is a container of booleans; a module of booleans can be called as well."""
+def _is_tree(value: Any, like: Any) -> bool:
+    """Whether a value is a tree of booleans, or has the structure for one, whatever it may do.
+
+    A module of booleans can be called as its model can, and is no predicate for that.
+    """
+    if jax.tree_util.all_leaves([value]):
+        return False
     leaves = jax.tree.leaves(value)
-    return not jax.tree_util.all_leaves([value]) and bool(leaves) and all(map(_is_boolean, leaves))
+    if leaves and all(map(_is_boolean, leaves)):
+        return True
+    try:
+        jax.tree.map(lambda _, part: None, value, like)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_boolean(leaf: Any) -> bool:
