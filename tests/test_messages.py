@@ -143,6 +143,7 @@ row("mgda", lambda: mtl.mgda(T).update({"a": ONES, "b": ONES[0]}, STATE, {"a": O
 row("scalars", lambda: jax.jit(lambda s: mtl.scalars(s))(STATE), TypeError, "^scalars: state is being traced. Return the state from the compiled step")
 row("scalars", lambda: mtl.scalars(STATES), ValueError, r"^scalars: state has weights of shape \(2, 2\), wanted 1 axes. Of several runs")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scalars: tasks has 1 names, but state has weights of 2 tasks. Give one name for each")
+row("task_weights", lambda: mtl.task_weights(()), ValueError, r"^task_weights: state holds no task weights, got \(\)")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["a", "b", "c"]), ValueError, r"^scalars: tasks has 3 names, but state has weights of 2 tasks")
 row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
 row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
