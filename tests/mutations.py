@@ -759,8 +759,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "each device weighs by its own part of the features",
-            "evidence = _over_pieces(evidence, pieces)",
-            "evidence = _over_pieces(evidence, frozenset())",
+            "evidence = _over_pieces(weighting, evidence, pieces)",
+            "evidence = _over_pieces(weighting, evidence, frozenset())",
         ),
         (
             "an absent task's heads move, one backward pass",
