@@ -17,6 +17,7 @@ from mtl_optax._complex import as_given, as_real
 from mtl_optax._gram import (
     along_tasks,
     combine,
+    relative,
     scaled_gram,
     select_tasks,
     stacked_zeros,
@@ -123,9 +124,15 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         del state, extra
         _contract.check_task_gradients("track_conflict", num_tasks, task_gradients, params)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
-        matrix, scale = scaled_gram(task_gradients, mask)
-        found = conflict(matrix, mask)
-        return task_gradients, found._replace(norms=found.norms * scale.astype(jnp.float32))
+        held = scaled_gram(task_gradients, mask)
+        shares, unit = relative(held)
+        found = conflict(held.matrix, mask)
+        lengths = found.norms * shares.astype(jnp.float32)
+        largest = jnp.max(lengths)
+        return task_gradients, found._replace(
+            norms=lengths * unit.astype(jnp.float32),
+            norm_ratios=lengths / jnp.where(largest > 0, largest, 1),
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

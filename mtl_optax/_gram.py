@@ -416,15 +416,15 @@ def power_of_two(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
     return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
 
 
-def combine(weights: Float[Array, " T"], task_gradients: Any) -> Any:
+def combine(weights: Float[Array, "*sums T"], task_gradients: Any) -> Any:
     """Computes the weighted sum `Σ_t w_t g_t`, accumulated in float32 or better, leaf by leaf.
 
     Args:
-        weights: `(T,)`.
+        weights: `(T,)`; axes in front of it make as many sums, `(*sums, T)`.
         task_gradients: pytree with leaves `(T, *p.shape)`.
 
     Returns:
-        pytree with leaves `p.shape` in the dtype of the gradients.
+        pytree with leaves `(*sums, *p.shape)` in the dtype of the gradients.
     """
     num_tasks = check_stack("combine", "task_gradients", task_gradients)
     check_real_array("combine", "weights", weights)

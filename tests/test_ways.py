@@ -249,21 +249,21 @@ def test_losses_only_costs_one_backward_pass():
 
 
 def test_auxiliary_outputs():
-    p, data, method = params(), batch(), mtl.uw(T)
+    p, data, method, of_gram = params(), batch(), mtl.uw(T), mtl.mgda(T)
     with_aux = lambda *a: (losses_of(*a), {"n": jnp.array(8)})
     (losses, aux), _, _ = mtl.weighted_value_and_grad(with_aux, method, has_aux=True)(
         p, method.init(p), data
     )
     close(losses, losses_of(p, data))
     assert aux["n"] == 8
-    (losses, aux), _, _ = mtl.streamed_value_and_grad(with_aux, mtl.mgda(T), has_aux=True)(
-        p, method.init(p), data
+    (losses, aux), _, _ = mtl.streamed_value_and_grad(with_aux, of_gram, has_aux=True)(
+        p, of_gram.init(p), data
     )
     close(losses, losses_of(p, data))
     assert aux["n"] == 8
     decode = lambda *a: (decoder(*a), {"n": jnp.array(8)})
-    (losses, aux), _, _ = mtl.feature_value_and_grad(encoder, decode, mtl.mgda(T), has_aux=True)(
-        p, method.init(p), data
+    (losses, aux), _, _ = mtl.feature_value_and_grad(encoder, decode, of_gram, has_aux=True)(
+        p, of_gram.init(p), data
     )
     close(losses, losses_of(p, data))
     assert aux["n"] == 8

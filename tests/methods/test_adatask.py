@@ -132,3 +132,17 @@ def test_the_state_is_one_optimizer_state_for_each_task():
     assert jax.tree.map(jnp.shape, state.per_task.inner) == jax.tree.map(
         lambda x: (3, *jnp.shape(x)), single
     )
+
+
+def test_decay_inside_is_each_tasks_and_after_it_once():
+    """What the docstring warns of, and what it advises instead."""
+    params, rate, decay = jnp.array([2.0, -1.0]), 0.1, 0.5
+    inside = mtl.adatask(3, optax.adamw(rate, weight_decay=decay))
+    after = optax.chain(
+        mtl.adatask(3, optax.scale_by_adam()),
+        optax.add_decayed_weights(decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    for tx, times in ((inside, 3), (after, 1)):
+        updates, _ = tx.update(jnp.zeros((3, 2)), tx.init(params), params)
+        np.testing.assert_allclose(updates, -rate * times * decay * params, rtol=1e-6)
