@@ -829,8 +829,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "tracked norms keep the scale",
-            "found._replace(norms=found.norms * scale.astype(jnp.float32))",
-            "found",
+            "norms=lengths * unit.astype(jnp.float32)",
+            "norms=lengths",
         ),
         (
             "a fraction of NaN is swallowed",
