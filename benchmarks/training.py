@@ -296,12 +296,20 @@ def _epoch(
         batch = problem.batch(train, rows)
         losses, updates, state = recipe.update(rate, params, state, batch, query)
         query_losses = None if query is None else problem.task_losses(params, query)
-        weights = mtl.task_weights(state)
+        weights = _weights(state)
         params = optax.apply_updates(params, updates)
         return (params, state), (losses, query_losses, weights)
 
     last, trace = jax.lax.scan(step, start, rows)
     return last, jax.tree.map(lambda x: x.mean(axis=0), trace)
+
+
+def _weights(state: PyTree) -> Float[Array, " t"] | None:
+    """The task weights of the last step; none of methods that do not weight tasks."""
+    try:
+        return mtl.task_weights(state)
+    except ValueError:
+        return None
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import mtl_optax as mtl
 from mtl_optax import adversarial, metrics
@@ -151,6 +152,12 @@ def squares(index):
     return inputs(FEW, index).gradients
 
 
+def nnx_gradients():
+    layer = nnx.Linear(5, 3, rngs=nnx.Rngs(0))
+    losses = lambda layer, batch: jnp.mean(layer(batch) ** 2, axis=0)
+    return calls(lambda batch: mtl.nnx_value_and_task_grads(losses)(layer, batch))
+
+
 def read_scalars():
     tx = optax.chain(mtl.track_conflict(FEW), mtl.mgda(FEW))
     take = steps_of(tx, FEW)
@@ -258,6 +265,7 @@ EVERY = {
     "dominance_ratio": lambda: lambda index: mtl.dominance_ratio(squares(index)),
     "dominance_histogram": lambda: lambda index: mtl.dominance_histogram(squares(index)),
     "dominance_by_layer": lambda: lambda index: mtl.dominance_by_layer(squares(index)),
+    "nnx_value_and_task_grads": nnx_gradients,
     "scalars": read_scalars,
     "task_weights": read_weights,
     "from_weighting": lambda: steps_of(

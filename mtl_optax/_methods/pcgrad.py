@@ -71,6 +71,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
 
 
 @jax.jit
+@jax.jit
 def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
     """Computes the coefficients `K` of the projected gradients.
 
