@@ -51,6 +51,13 @@ def steps_of(tx, num_tasks, **extra):
     return take
 
 
+def after(number, take):
+    """The same steps, when `number` of them have been taken: as many make one of the method."""
+    for index in range(number):
+        take(index)
+    return take
+
+
 def injected(name, num_tasks):
     info = mtl.method_info(name)
     factory = optax.inject_hyperparams(info.factory, static_args=("num_tasks",))
@@ -245,11 +252,11 @@ EVERY = {
     "skip_nonfinite skip_step": lambda: steps_of(
         mtl.skip_nonfinite(mtl.mgda(FEW), policy="skip_step"), FEW
     ),
-    "accumulate_task_gradients": lambda: steps_of(
-        mtl.accumulate_task_gradients(FEW, 3, then=then_adam(FEW)), FEW
+    "accumulate_task_gradients": lambda: after(
+        3, steps_of(mtl.accumulate_task_gradients(FEW, 3, then=then_adam(FEW)), FEW)
     ),
-    "accumulate_task_gradients of pcgrad": lambda: steps_of(
-        mtl.accumulate_task_gradients(FEW, 3, then=mtl.pcgrad(FEW)), FEW
+    "accumulate_task_gradients of pcgrad": lambda: after(
+        3, steps_of(mtl.accumulate_task_gradients(FEW, 3, then=mtl.pcgrad(FEW)), FEW)
     ),
     "track_conflict": lambda: steps_of(mtl.track_conflict(FEW), FEW),
     "track_conflict many": lambda: steps_of(mtl.track_conflict(MANY), MANY),
