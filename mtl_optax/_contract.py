@@ -373,7 +373,8 @@ def ask(caller: str, argument: str, function: Callable[[KeyPath], Any], path: Ke
     except Exception as error:
         name = getattr(function, "__name__", type(function).__name__)
         raise ValueError(
-            f"{caller}: {argument}, the function {name}, raised {type(error).__name__} ({error}) at {leaf_name('params', path)}. It gets the "
+            f"{caller}: {argument}, the function {name}, raised {type(error).__name__} "
+            f"({error}) at {leaf_name('params', path)}. It gets the "
             "key path of jax.tree_util.tree_map_with_path, whose entries depend on the kind of "
             f"tree; jax.tree_util.keystr(path, simple=True, separator='/') is its plain text, "
             f"{plain_path(path)!r} here."

@@ -520,8 +520,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_weighting.py": [
         (
             "a loss of NaN is swallowed",
-            "for read in (evidence.gram, evidence.losses, evidence.norms):",
-            "for read in (evidence.gram, evidence.norms):",
+            "for read in evidence[1:]:",
+            "for read in (evidence[1], evidence[4]):",
         ),
         (
             "an absent task's loss is read",
@@ -637,8 +637,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "half precision heads become float32",
-            "along_tasks(weights[task], leaf).astype(leaf.dtype), part",
-            "along_tasks(weights[task], leaf), part",
+            "(leaf.astype(dtype) * weight.astype(dtype)).astype(leaf.dtype)",
+            "leaf.astype(dtype) * weight.astype(dtype)",
+        ),
+        (
+            "gradients beside steps pass",
+            "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
+            "            pass\n",
         ),
     ],
     "mtl_optax/_guards.py": [
@@ -811,6 +816,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_logging.py": [
         ("no residual", '    "residual": 0,\n', ""),
+        ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
         (
             "too many names pass",
@@ -857,12 +863,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_registry.py": [
         (
             "defaults win over what is given",
-            "{**info.arguments(num_tasks), **hyperparameters}",
-            "{**hyperparameters, **info.arguments(num_tasks)}",
+            " if k not in given.arguments}",
+            "}",
         ),
         (
             "an unknown hyper-parameter is not named",
-            "if given not in accepted:",
+            "if key not in accepted:",
             "if not accepted:",
         ),
         (
