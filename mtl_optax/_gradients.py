@@ -33,7 +33,8 @@ def value_and_task_grads(
             the beginnings of their paths from the root, such as `"trunk"` or `"trunk/kernel"` (a
             leading `params` may be left out; with several `argnums`, the place among them comes
             first); a tree of booleans (a prefix suffices); or a predicate on the leaf's key path,
-            as `jax.tree_util.tree_map_with_path` passes it. All by default. For the other leaves, the heads, the gradient of the summed loss is computed in a single backward
+            as `jax.tree_util.tree_map_with_path` passes it. All by default. For the other
+            leaves, the heads, the gradient of the summed loss is computed in a single backward
             pass, at their own size and never T times that.
 
     Returns:

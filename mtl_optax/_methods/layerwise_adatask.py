@@ -75,9 +75,9 @@ def layerwise_adatask(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`: final
-        updates, the learning rate included; an optimiser behind them would climb. T equal tasks make T times the step of one. Scale:
-        that of the steps of RMSProp, whatever the gradients'. With heads:
-        `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
+        updates, the learning rate included; an optimiser behind them would climb. T equal
+        tasks make T times the step of one. Scale: that of the steps of RMSProp, whatever the
+        gradients'. With heads: `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
 
     References:
         Yang et al., `AdaTask: A Task-Aware Adaptive Learning Rate Approach to Multi-Task Learning
