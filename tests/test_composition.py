@@ -254,8 +254,8 @@ def test_head_tasks_outside_the_tasks_are_an_error(task):
         tx.init(params)
     if np.ndim(task) == 0:
         plain = mtl.on_shared(mtl.uw(2), "trunk", "weighted", head_tasks={"trunk": 0, "heads": 1})
+        gradients = {**params, "trunk": jnp.ones((2, 4))}
         with pytest.raises(ValueError, match=message):
-            gradients = {**params, "trunk": jnp.ones((2, 4))}
             tx.update(gradients, plain.init(params), params, task_losses=jnp.ones(2))
 
 
