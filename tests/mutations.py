@@ -656,6 +656,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "(leaf.astype(dtype) * weight.astype(dtype)).astype(leaf.dtype)",
             "leaf.astype(dtype) * weight.astype(dtype)",
         ),
+        (
+            "gradients beside steps pass",
+            "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
+            "            pass\n",
+        ),
     ],
     "mtl_optax/_guards.py": [
         (
@@ -698,7 +703,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "sums in half precision",
-            "stacked_zeros(num_tasks, trunk, _contract.at_least_float32)",
+            "stacked_zeros(num_tasks, trunk, accumulator)",
             "stacked_zeros(num_tasks, trunk, jnp.result_type)",
         ),
         (
@@ -804,8 +809,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "tracked norms keep the scale",
-            "found._replace(norms=found.norms * scale.astype(jnp.float32))",
-            "found",
+            "norms=lengths * unit.astype(jnp.float32)",
+            "norms=lengths",
         ),
         (
             "a fraction of NaN is swallowed",
@@ -831,6 +836,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_logging.py": [
         ("no residual", '    "residual": 0,\n', ""),
+        ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
         (
             "too many names pass",
