@@ -838,6 +838,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("no residual", '    "residual": 0,\n', ""),
         ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
+        ("parameters called weights count", "_is_ours(node) and ", ""),
+        (
+            "weights inside a weighting count",
+            "    else:\n        for _, child in _children(node):\n            yield from _weights",
+            "    for _, child in _children(node):\n        yield from _weights",
+        ),
         (
             "too many names pass",
             "len(tasks) != len(value):",
