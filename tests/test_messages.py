@@ -144,6 +144,7 @@ row("mgda", lambda: mtl.mgda(T).update({"a": ONES, "b": ONES[0]}, STATE, {"a": O
 row("scalars", lambda: jax.jit(lambda s: mtl.scalars(s))(STATE), TypeError, "^scalars: state is being traced. Return the state from the compiled step")
 row("scalars", lambda: mtl.scalars(STATES), ValueError, r"^scalars: state has weights of shape \(2, 2\), wanted 1 axes. Of several runs")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scalars: tasks has 1 names, but state has weights of 2 tasks. Give one name for each")
+row("task_weights", lambda: mtl.task_weights(()), ValueError, r"^task_weights: state holds no task weights, got \(\)")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["a", "b", "c"]), ValueError, r"^scalars: tasks has 3 names, but state has weights of 2 tasks")
 row("task_weights", lambda: mtl.task_weights(optax.adam(0.1).init(ONES)), ValueError, r"^task_weights: state holds no task weights, got \['ScaleByAdamState'.*has_task_weights")
 row("task_weights", lambda: mtl.task_weights(STATE, which=1), ValueError, "^task_weights: which=1 asks for a method beyond the 1 in state")
