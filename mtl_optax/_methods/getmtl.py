@@ -162,5 +162,5 @@ def _official(
     norm = unit * root(square)
     ratio = (norm + 1e-8) / (a * (unit * length) + 1e-8)
     weights = uniform(mask, gram.dtype) + ratio * w
-    present = jnp.sum(mask).astype(gram.dtype)
-    return weights * (present / ((1 - a**2) * (1 + epsilon**2)))
+    number = jnp.sum(mask).astype(gram.dtype)
+    return weights * (number / ((1 - a**2) * (1 + epsilon**2)))
