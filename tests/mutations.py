@@ -138,7 +138,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/getmtl.py": [
-        ("no factor T", "weights * (present / (", "weights * (1 / ("),
+        ("no factor T", "weights * (number / (", "weights * (1 / ("),
         (
             "the absolute radius is in units of the scaled Gram",
             "a = a * (length * unit)",
