@@ -55,6 +55,10 @@ def task_weights(state: optax.OptState, which: int = -1) -> Float[Array, " T"]:
         >>> print(mtl.task_weights(state))
         [0.5 0.5]
     """
+    if not isinstance(which, int):
+        raise TypeError(
+            f"task_weights: which must be an int, the number of a method in state, got {which!r}."
+        )
     found = list(_weights(state))
     if not found:
         raise ValueError(
