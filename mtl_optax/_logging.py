@@ -55,7 +55,11 @@ def task_weights(state: optax.OptState, which: int = -1) -> Float[Array, " T"]:
         >>> print(mtl.task_weights(state))
         [0.5 0.5]
     """
-    found = [leaf for path, leaf in _logged(state) if _name(path) == "weights"]
+    if not isinstance(which, int):
+        raise TypeError(
+            f"task_weights: which must be an int, the number of a method in state, got {which!r}."
+        )
+    found = list(_weights(state))
     if not found:
         raise ValueError(
             f"task_weights: state holds no task weights, got {_types(state) or state!r}. Methods "
@@ -126,6 +130,15 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
         else:
             numbers[key] = float(value)
     return numbers
+
+
+def _weights(node: Any) -> Iterator[Array]:
+    """Yields the weights of every method; a weighting's own state, inside one, may have others."""
+    if _is_ours(node) and "weights" in getattr(node, "_fields", ()):
+        yield from jax.tree.leaves(node.weights)  # NNX puts a variable around each array.
+    else:
+        for _, child in _children(node):
+            yield from _weights(child)
 
 
 def _logged(

@@ -66,9 +66,10 @@ class MethodInfo:
             is an optimiser, one for the heads, with the learning rate that `get` gives the method.
         is_optimizer: whether the updates are final steps, the learning rate included, so that no
             optimiser may follow: it would take them for gradients and climb.
-        ambiguous: whether the update depends on weights that are unique for linearly independent
-            gradients alone. Of others, the order of the tasks and rounding choose: "equivariant"
-            holds up to that.
+        ambiguous: the task gradients, if any, for which the update depends on weights that are not
+            unique, so that the order of the tasks and rounding choose: "linearly dependent" ones
+            where weights are free, "affinely dependent" ones where they sum to one. "equivariant"
+            holds for all others.
         arguments: makes the hyper-parameters, beyond `num_tasks`, that have no default; `get` fills
             them in.
     """
@@ -82,7 +83,7 @@ class MethodInfo:
     properties: frozenset[str]
     heads: Heads | optax.GradientTransformation = "unweighted"
     is_optimizer: bool = False
-    ambiguous: bool = False
+    ambiguous: Literal["linearly dependent", "affinely dependent"] | None = None
     arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
 
     @property
@@ -191,7 +192,7 @@ _METHODS = (
         frozenset({"gram"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
-        ambiguous=True,
+        ambiguous="linearly dependent",
     ),
     MethodInfo(
         "imtl_g",
@@ -324,7 +325,7 @@ _METHODS = (
         # that chooses between them, and here, unlike in MGDA, the update shows which.
         frozenset({"linear", "deterministic", "equivariant", "conic"}),
         heads="weighted",
-        ambiguous=True,
+        ambiguous="affinely dependent",
     ),
     MethodInfo(
         "meta_weighting",

@@ -138,7 +138,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/getmtl.py": [
-        ("no factor T", "weights * (present / (", "weights * (1 / ("),
+        ("no factor T", "weights * (number / (", "weights * (1 / ("),
         (
             "the absolute radius is in units of the scaled Gram",
             "a = a * (length * unit)",
@@ -858,6 +858,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("no residual", '    "residual": 0,\n', ""),
         ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
+        ("parameters called weights count", "_is_ours(node) and ", ""),
+        (
+            "weights inside a weighting count",
+            "    else:\n        for _, child in _children(node):\n            yield from _weights",
+            "    for _, child in _children(node):\n        yield from _weights",
+        ),
         (
             "too many names pass",
             "len(tasks) != len(value):",

@@ -8,9 +8,8 @@ import pytest
 import mtl_optax as mtl
 from tests.common import make
 
-# Their update does not depend on the size of the gradients, or jumps.
-OPTIMISERS = {"adatask", "layerwise_adatask"}
-NAMES = [name for name in mtl.list_methods() if name not in OPTIMISERS]
+# The update of one that is an optimiser does not depend on the size of the gradients, or jumps.
+NAMES = [name for name in mtl.list_methods() if not mtl.method_info(name).is_optimizer]
 T, N = 3, 6
 
 

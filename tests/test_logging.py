@@ -123,12 +123,23 @@ def test_names_of_parameters_do_not_count():
     }
 
 
+def test_a_parameter_called_residual_does_not_count():
+    params = {"residual": jnp.ones(2), "iterations": jnp.ones(())}
+    found = mtl.scalars(optax.chain(mtl.nash_mtl(2), optax.adam(0.1)).init(params))
+    assert found.keys() == {"weights/0", "weights/1", "residual", "iterations"}
+
+
 P = {"a": jnp.ones(3), "weights": jnp.ones(())}
 WRAPPED = {
     "alone": lambda m: m,
     "chain": lambda m: optax.chain(m, optax.adam(0.1)),
     "named_chain": lambda m: optax.named_chain(("method", m), ("opt", optax.adam(0.1))),
     "skip_nonfinite": mtl.skip_nonfinite,
+    "apply_if_finite": lambda m: optax.apply_if_finite(optax.chain(m, optax.sgd(0.1)), 3),
+    "inject_hyperparams": lambda m: optax.inject_hyperparams(
+        lambda r: optax.chain(m, optax.sgd(r))
+    )(0.1),
+    "MultiSteps": lambda m: optax.MultiSteps(m, 2).gradient_transformation(),
     "accumulate": lambda m: mtl.accumulate_task_gradients(2, 1, then=m),
     "on_shared": lambda m: mtl.on_shared(m, "a"),
     "masked": lambda m: optax.masked(m, {"a": True, "weights": False}),
@@ -149,6 +160,29 @@ def test_task_weights_are_found_in_every_wrapper(name):
         is_leaf=is_method,
     )
     np.testing.assert_array_equal(mtl.task_weights(state), [1, 3])
+
+
+@pytest.mark.parametrize("inner", ["a field", "a state"])
+def test_weights_that_a_weighting_keeps_to_itself_are_not_the_task_weights(inner):
+    """A field of its own state has that name, or a method's whole state lies in there."""
+
+    class Mine(NamedTuple):
+        weights: jax.Array
+
+    def update(evidence, state):
+        sevens = jax.tree.map(lambda w: jnp.full_like(w, 7), state)
+        return evidence.mask / evidence.losses, sevens
+
+    init = lambda: Mine(jnp.zeros(2)) if inner == "a field" else mtl.mgda(2).init(None)
+    method = mtl.from_weighting(mtl.Weighting("mine", 2, frozenset({"losses"}), init, update))
+    tx = mtl.on_shared(method, "a", heads="weighted")
+    params = {"a": jnp.ones(3), "heads": jnp.ones(2)}
+    gradients = {"a": jnp.ones((2, 3)), "heads": jnp.ones(2)}
+    updates, state = tx.update(
+        gradients, tx.init(params), params, task_losses=jnp.array([2.0, 4.0])
+    )
+    np.testing.assert_array_equal(mtl.task_weights(state), [0.5, 0.25])
+    np.testing.assert_array_equal(updates["heads"], [0.5, 0.25])
 
 
 def is_method(node):

@@ -147,6 +147,7 @@ row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scala
 row("task_weights", lambda: mtl.task_weights(()), ValueError, r"^task_weights: state holds no task weights, got \(\)")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["a", "b", "c"]), ValueError, r"^scalars: tasks has 3 names, but state has weights of 2 tasks")
 row("task_weights", lambda: mtl.task_weights(optax.adam(0.1).init(ONES)), ValueError, r"^task_weights: state holds no task weights, got \['ScaleByAdamState'.*has_task_weights")
+row("task_weights", lambda: mtl.task_weights(STATE, "mgda"), TypeError, "^task_weights: which must be an int, .*got 'mgda'")
 row("task_weights", lambda: mtl.task_weights(STATE, which=1), ValueError, "^task_weights: which=1 asks for a method beyond the 1 in state")
 row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
 row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
