@@ -46,7 +46,7 @@ def stacked(tx):
 
 def ways():
     yield stacked(mtl.on_shared(mtl.pcgrad(T), SHARED))
-    yield stacked(mtl.on_shared(mtl.adatask(T, optax.sgd(1.0)), SHARED))
+    yield stacked(mtl.on_shared(mtl.adatask(T, optax.sgd(1.0)), SHARED, heads=optax.sgd(1.0)))
     method = mtl.uw(T)
     yield mtl.weighted_value_and_grad(losses_of, method), method.init
     method = mtl.cagrad(T)
