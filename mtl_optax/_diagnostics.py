@@ -110,8 +110,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
 
     def init_fn(params: optax.Params) -> Conflict:
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
-        vector = zeros(num_tasks)
-        return varying_like(Conflict(zeros(num_tasks, num_tasks), zeros(), vector, vector), params)
+        state = Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
+        return varying_like(state, params)
 
     def update_fn(
         task_gradients: optax.Updates,

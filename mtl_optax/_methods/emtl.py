@@ -136,7 +136,8 @@ def _contributions(
     per_length: Float[Array, " T"], losses: Float[Array, " T"]
 ) -> tuple[Float[Array, " T"], Int[Array, ""]]:
     """Returns `R`, float32, and the power of two that it is counted in, lest it overflow."""
-    powers = exponent(per_length), exponent(losses)
+    # The power of a zero is zero, for its derivative is to stay in range.
+    powers = [jnp.where(x == 0, 0, exponent(x)) for x in (per_length, losses)]
     digits = shift(per_length, -powers[0]).astype(jnp.float32)
     digits = digits * shift(losses, -powers[1]).astype(jnp.float32)
     power = powers[0] + powers[1]
