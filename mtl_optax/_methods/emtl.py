@@ -142,7 +142,8 @@ def _contributions(
     digits = digits * shift(losses, -powers[1]).astype(jnp.float32)
     power = powers[0] + powers[1]
     unit = jnp.max(jnp.where(digits == 0, jnp.iinfo(jnp.int32).min + HELD, power)) - HELD
-    unit = jnp.where(jnp.any(digits != 0), unit, 0)
+    # What is small may vanish, beside scores of order one; its derivative is to stay in range.
+    unit = jnp.maximum(unit, 0)
     return shift(digits, power - unit), unit
 
 

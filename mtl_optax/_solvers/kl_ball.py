@@ -202,7 +202,8 @@ def ascend(
     total = jax.nn.logsumexp(jnp.where(mask, scores, -jnp.inf))
     step_size, rewards = jnp.asarray(step_size, dtype), jnp.where(mask, rewards, 0)
     # The product may leave the dtype, while softmax(τ q) does not.
-    size, length = exponent(jnp.max(jnp.abs(rewards))) - HELD, exponent(step_size)
+    size = jnp.maximum(exponent(jnp.max(jnp.abs(rewards))) - HELD, 0)
+    length = exponent(step_size)
     moves = shift(step_size, -length) * shift(rewards, -size)
     excess = jnp.maximum(size + length + unit, 0)
     logits = shift(scores, -excess) + shift(moves, size + length + unit - excess)
