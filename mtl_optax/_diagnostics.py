@@ -107,6 +107,7 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
 
     def init_fn(params: optax.Params) -> Conflict:
         del params
+        _contract.declare("track_conflict", num_tasks)
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
         return Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
 
@@ -118,8 +119,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, Conflict]:
-        del state, extra
-        _contract.check_task_gradients("track_conflict", num_tasks, task_gradients, params)
+        del state
+        _contract.check_step("track_conflict", num_tasks, task_gradients, params, extra)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
         matrix, scale = scaled_gram(task_gradients, mask)
         found = conflict(matrix, mask)
@@ -187,6 +188,7 @@ def track_dominance(
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
+        _contract.declare("track_dominance", num_tasks)
         return DominanceState(stacked_zeros(num_tasks, params, _contract.at_least_float32))
 
     def update_fn(
@@ -197,8 +199,8 @@ def track_dominance(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DominanceState]:
-        del extra
-        _contract.check_task_gradients("track_dominance", num_tasks, task_steps, params)
+        like = _contract.rows_like(state.squares)
+        _contract.check_step("track_dominance", num_tasks, task_steps, params, extra, like)
         mask = _contract.check_mask("track_dominance", num_tasks, task_mask)
 
         def average(old: Array, step: Array) -> Array:
@@ -365,6 +367,7 @@ def split_step(
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
+        _contract.declare("split_step", num_tasks)
         moments = (
             () if momentum is None else stacked_zeros(num_tasks, params, _contract.at_least_float32)
         )
@@ -378,7 +381,8 @@ def split_step(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SplitStepState]:
-        _contract.check_task_gradients("split_step", num_tasks, task_gradients, params)
+        like = None if momentum is None else _contract.rows_like(state.moments)
+        _contract.check_step("split_step", num_tasks, task_gradients, params, extra, like)
         mask = _contract.check_mask("split_step", num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         summed = combine(jnp.ones(num_tasks, jnp.float32), task_gradients)
