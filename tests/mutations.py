@@ -698,7 +698,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "sums in half precision",
-            "stacked_zeros(num_tasks, trunk, _contract.at_least_float32)",
+            "stacked_zeros(num_tasks, trunk, accumulator)",
             "stacked_zeros(num_tasks, trunk, jnp.result_type)",
         ),
         (
@@ -804,8 +804,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "tracked norms keep the scale",
-            "found._replace(norms=found.norms * scale.astype(jnp.float32))",
-            "found",
+            "norms=lengths * unit.astype(jnp.float32)",
+            "norms=lengths",
         ),
         (
             "a fraction of NaN is swallowed",
