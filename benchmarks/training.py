@@ -296,7 +296,7 @@ def _epoch(
         batch = problem.batch(train, rows)
         losses, updates, state = recipe.update(rate, params, state, batch, query)
         query_losses = None if query is None else problem.task_losses(params, query)
-        weights = optax.tree_utils.tree_get(state, "weights")
+        weights = mtl.task_weights(state)
         params = optax.apply_updates(params, updates)
         return (params, state), (losses, query_losses, weights)
 

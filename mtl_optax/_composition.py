@@ -138,8 +138,7 @@ def on_shared(
     Example:
         >>> import jax, jax.numpy as jnp, mtl_optax as mtl
         >>> params = {"trunk": jnp.zeros(2), "heads": jnp.zeros((3, 4))}
-        >>> shared = {"trunk": True, "heads": False}
-        >>> tx = mtl.on_shared(mtl.mgda(3), shared)
+        >>> tx = mtl.on_shared(mtl.mgda(3), "trunk")
         >>> gradients = {"trunk": jnp.ones((3, 2)), "heads": jnp.ones((3, 4))}
         >>> updates, _ = tx.update(gradients, tx.init(params), params)
         >>> jax.tree.map(jnp.shape, updates)

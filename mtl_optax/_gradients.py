@@ -29,9 +29,11 @@ def value_and_task_grads(
         argnums: which positional argument or arguments to differentiate.
         has_aux: whether `fun` returns `(losses, aux)`, with `aux` any pytree (batch statistics,
             say), computed in the one forward pass.
-        shared: which leaves of the differentiated argument all tasks share: a tree of booleans (a
-            prefix suffices), or a predicate on the leaf's key path, as
-            `jax.tree_util.tree_map_with_path` passes it. All of them by default. For the other
+        shared: which leaves of the differentiated argument all tasks share: a name or several,
+            the beginnings of their paths from the root, such as `"trunk"` or `"trunk/kernel"` (a
+            leading `params` may be left out; with several `argnums`, the place among them comes
+            first); a tree of booleans (a prefix suffices); or a predicate on the leaf's key path,
+            as `jax.tree_util.tree_map_with_path` passes it. All by default. For the other
             leaves, the heads, the gradient of the summed loss is computed in a single backward
             pass, at their own size and never T times that.
 
@@ -47,8 +49,7 @@ def value_and_task_grads(
         ...     y = params["trunk"] * x
         ...     return jnp.stack([jnp.sum(params["a"] * y), jnp.sum(params["b"] * y**2)])
         >>> params = {"trunk": jnp.array([1.0, 2.0]), "a": jnp.array(1.0), "b": jnp.array(0.5)}
-        >>> shared = {"trunk": True, "a": False, "b": False}
-        >>> losses, gradients = mtl.value_and_task_grads(loss_fn, shared=shared)(params, 1.0)
+        >>> losses, gradients = mtl.value_and_task_grads(loss_fn, shared="trunk")(params, 1.0)
         >>> print(losses, gradients["a"], gradients["b"])
         [3.  2.5] 3.0 5.0
         >>> print(gradients["trunk"])

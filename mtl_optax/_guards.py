@@ -70,7 +70,7 @@ def skip_nonfinite(
         >>> tx = mtl.skip_nonfinite(mtl.mean_tasks(3))
         >>> gradients = jnp.array([[1.0, 0.0], [jnp.inf, jnp.nan], [0.0, 3.0]])
         >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
-        >>> print(updates, optax.tree_utils.tree_get(state, "weights"), state.dropped)
+        >>> print(updates, mtl.task_weights(state), state.dropped)
         [0.5 1.5] [0.5 0.  0.5] [0 1 0]
     """
     name = "skip_nonfinite"

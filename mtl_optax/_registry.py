@@ -66,6 +66,9 @@ class MethodInfo:
             is an optimiser, one for the heads, with the learning rate that `get` gives the method.
         is_optimizer: whether the updates are final steps, the learning rate included, so that no
             optimiser may follow: it would take them for gradients and climb.
+        ambiguous: whether the update depends on weights that are unique for linearly independent
+            gradients alone. Of others, the order of the tasks and rounding choose: "equivariant"
+            holds up to that.
         arguments: makes the hyper-parameters, beyond `num_tasks`, that have no default; `get` fills
             them in.
     """
@@ -79,6 +82,7 @@ class MethodInfo:
     properties: frozenset[str]
     heads: Heads | optax.GradientTransformation = "unweighted"
     is_optimizer: bool = False
+    ambiguous: bool = False
     arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
 
     @property
@@ -187,6 +191,7 @@ _METHODS = (
         frozenset({"gram"}),
         "mean",
         _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
+        ambiguous=True,
     ),
     MethodInfo(
         "imtl_g",
@@ -319,6 +324,7 @@ _METHODS = (
         # that chooses between them, and here, unlike in MGDA, the update shows which.
         frozenset({"linear", "deterministic", "equivariant", "conic"}),
         heads="weighted",
+        ambiguous=True,
     ),
     MethodInfo(
         "meta_weighting",

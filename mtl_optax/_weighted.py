@@ -190,7 +190,7 @@ def feature_value_and_grad(
         )
         pieces = varying_axes(feature_gradients) - varying_axes(losses)
         evidence = gather_evidence(weighting, _once(feature_gradients, pieces), losses, task_mask)
-        evidence = _over_pieces(evidence, pieces)
+        evidence = _over_pieces(weighting, evidence, pieces)
         _, weights, state = weigh(weighting, evidence, state)
 
         def through_both(row: Float[Array, " T"]) -> tuple[Any, Any]:
@@ -400,12 +400,12 @@ def _once(features: Any, axes: frozenset[str]) -> Any:
     return jax.tree.map(once, features)
 
 
-def _over_pieces(evidence: Evidence, axes: frozenset[str]) -> Evidence:
+def _over_pieces(weighting: Weighting, evidence: Evidence, axes: frozenset[str]) -> Evidence:
     """Adds up the evidence of features that are cut over devices, where the losses are not."""
     names = tuple(axes)
     if not names:
         return evidence
-    if evidence.gram is not None:
+    if "gram" in weighting.reads:
         own = jnp.where(jnp.diagonal(evidence.gram) > 0, evidence.scale, 0)
         scale = jax.lax.pmax(own, names)
         shares = own / jnp.where(scale > 0, scale, 1)
@@ -413,7 +413,7 @@ def _over_pieces(evidence: Evidence, axes: frozenset[str]) -> Evidence:
         unit = power_of_two(jnp.sqrt(jnp.diagonal(gram)))
         scale = jnp.where(scale > 0, scale * unit, 1)
         evidence = evidence._replace(gram=gram / jnp.outer(unit, unit), scale=scale)
-    if evidence.norms is not None:
+    if "norms" in weighting.reads:
         unit = jax.lax.pmax(power_of_two(evidence.norms), names)
         square = jax.lax.psum((evidence.norms / unit) ** 2, names)
         evidence = evidence._replace(norms=unit * jnp.sqrt(square))

@@ -88,8 +88,8 @@ class Weighting(NamedTuple):
             of the update `Σ_t w_t g_t`, or a matrix `K` `(T, T)` whose rows are the modified task
             gradients `K G`, in which case the weights are its column sums. What it returns for
             absent tasks is ignored.
-        norm_mask: the leaves whose gradients "norms" measures, a tree of booleans or a predicate
-            on the key path; all of them by default.
+        norm_mask: the leaves whose gradients "norms" measures, a name or several, a tree of
+            booleans or a predicate, as for `on_shared`; all of them by default.
     """
 
     name: str

@@ -110,7 +110,7 @@ _reverse.defvjp(_forward, _backward)
 
 def gated_reversal(
     x: Any,
-    loss: Float[Array, ""],
+    loss: Float[Array, ""] | float,
     threshold: Any,
     *,
     gate: Gate = "above",

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import mtl_optax as mtl
 
@@ -94,7 +93,7 @@ def optimised(fun: Callable[..., Any], **options: Any) -> Any:
 
 
 def weights_of(state: Any) -> np.ndarray:
-    return np.asarray(optax.tree_utils.tree_get(state, "weights"))
+    return np.asarray(mtl.task_weights(state))
 
 
 def relative_error(got: Any, wanted: Any) -> float:

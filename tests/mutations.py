@@ -656,6 +656,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "(leaf.astype(dtype) * weight.astype(dtype)).astype(leaf.dtype)",
             "leaf.astype(dtype) * weight.astype(dtype)",
         ),
+        (
+            "gradients beside steps pass",
+            "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
+            "            pass\n",
+        ),
     ],
     "mtl_optax/_guards.py": [
         (
@@ -744,19 +749,39 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_weighted.py": [
         (
+            "weights overflow in half precision",
+            "unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))",
+            "unit = jnp.ones((), weights.dtype)",
+        ),
+        (
+            "streamed products overflow in half precision",
+            "share = jnp.clip(unit / room, 1, room)",
+            "share = jnp.ones_like(unit)",
+        ),
+        (
+            "streamed products of complex gradients are no inner products",
+            "return jnp.conj(by_parts(divided, leaf))",
+            "return by_parts(divided, leaf)",
+        ),
+        (
+            "each device weighs by its own part of the features",
+            "evidence = _over_pieces(weighting, evidence, pieces)",
+            "evidence = _over_pieces(weighting, evidence, frozenset())",
+        ),
+        (
             "an absent task's heads move, one backward pass",
             "(plain,) = pullback(_like_losses(evidence.mask.astype(losses.dtype), losses))",
-            "(plain,) = pullback(_like_losses(jnp.ones_like(losses), losses))",
+            "(plain,) = pullback(jnp.ones_like(losses))",
         ),
         (
             "features get the plain gradient",
-            "direct, _ = decoder_pullback(_like",
-            "direct, at_features = decoder_pullback(_like",
+            "direct, _ = decoder_pullback(_like_losses(evidence",
+            "direct, through = through_both(_like_losses(evidence",
         ),
         (
             "an absent task's heads move, streamed",
             "_, at_heads = pullback(_like_losses(mask.astype(losses.dtype), losses))",
-            "_, at_heads = pullback(_like_losses(jnp.ones_like(losses), losses))",
+            "_, at_heads = pullback(jnp.ones_like(losses))",
         ),
         (
             "losses tell the norms",
@@ -831,6 +856,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_logging.py": [
         ("no residual", '    "residual": 0,\n', ""),
+        ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
         (
             "too many names pass",

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import flat, inputs, step, tree_gradients
+from tests.common import METHODS, flat, inputs, step, tree_gradients
 from tests.test_gradients import SHARED, T, batch, close, losses_of, on_trunk, params
 
 
@@ -148,11 +148,145 @@ def test_on_shared_passes_the_mask_on_and_keeps_weights_readable():
     tx = mtl.on_shared(mtl.mean_tasks(T), SHARED, heads="weighted")
     mask = jnp.array([True, False, True])
     updates, state = tx.update(gradients, tx.init(p), p, task_losses=losses, task_mask=mask)
-    np.testing.assert_array_equal(
-        optax.tree_utils.tree_get(state, "weights"), np.array([0.5, 0, 0.5])
-    )
+    np.testing.assert_array_equal(mtl.task_weights(state), np.array([0.5, 0, 0.5]))
     np.testing.assert_allclose(updates["heads"][0], gradients["heads"][0] / 2, rtol=1e-6)
     assert np.all(np.asarray(updates["heads"][1]) == 0)
+
+
+ADAM = optax.adam(0.1)
+STACKED = {"trunk": jnp.ones((2, 4)), "heads": jnp.ones(2)}
+PLAIN = {"trunk": jnp.ones(4), "heads": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if mtl.method_info(n).is_optimizer])
+@pytest.mark.parametrize("options", [{}, {"heads": "weighted"}, {"combine": False}], ids=str)
+def test_a_method_that_is_an_optimiser_takes_no_raw_heads(name, options):
+    kept = {"combine": options["combine"]} if "combine" in options else {}
+    heads = {"heads": options["heads"]} if "heads" in options else {}
+    with pytest.raises(ValueError, match=rf"on_shared: .* and {name} is an optimiser.*heads=optax"):
+        mtl.on_shared(mtl.get(name, 2, **kept), "trunk", **heads)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_moves_trunk_and_heads_the_same_way_with_the_heads_it_recommends(name):
+    """Down with gradients of ones, after an optimiser if the method is none."""
+    info = mtl.method_info(name)
+    tx = mtl.on_shared(mtl.get(name, 2), "trunk", heads=info.heads)
+    tx = tx if info.is_optimizer else optax.chain(tx, optax.sgd(0.1))
+    extra = {"task_losses": jnp.ones(2), "query_gradients": STACKED}
+    state = tx.init(PLAIN)
+    for _ in range(2):
+        updates, state = tx.update(STACKED, state, PLAIN, **extra)
+    assert all(np.all(np.asarray(leaf) < 0) for leaf in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("method", "heads", "climbing"),
+    [
+        (lambda: optax.chain(mtl.sum_tasks(2), ADAM), "unweighted", "heads"),
+        (lambda: optax.chain(mtl.uw(2), optax.sgd(0.1)), "weighted", "heads"),
+        (lambda: mtl.per_task(2, ADAM), "unweighted", "heads"),
+        (lambda: optax.chain(mtl.track_conflict(2), mtl.adatask(2, ADAM)), "unweighted", "heads"),
+        (lambda: mtl.skip_nonfinite(mtl.adatask(2, ADAM)), "unweighted", "heads"),
+        # Its rate is zero in the first step.
+        (
+            lambda: optax.chain(mtl.sum_tasks(2), optax.sgd(optax.linear_schedule(0, 1, 9))),
+            "unweighted",
+            "heads",
+        ),
+        (lambda: mtl.sum_tasks(2), ADAM, "method"),
+        (lambda: mtl.adatask(2, optax.scale_by_adam()), ADAM, "method"),
+        (lambda: optax.chain(mtl.adatask(2, ADAM), ADAM), ADAM, "method"),
+    ],
+)
+def test_steps_beside_gradients_are_an_error(method, heads, climbing, compiled):
+    tx = mtl.on_shared(method(), "trunk", heads=heads)
+    update = jax.jit(tx.update) if compiled else tx.update
+    message = "the heads get gradients" if climbing == "heads" else "method returns gradients"
+    with pytest.raises(ValueError, match=f"on_shared: .*{message}, which point uphill"):
+        update(STACKED, tx.init(PLAIN), PLAIN, task_losses=jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("method", "heads"),
+    [
+        (lambda: mtl.per_task(2, ADAM), ADAM),
+        (lambda: optax.chain(mtl.sum_tasks(2), ADAM), optax.sgd(1.0)),
+        (lambda: mtl.adatask(2, optax.scale_by_adam()), optax.identity()),
+        (lambda: mtl.per_task(2, optax.clip(0.5)), "unweighted"),
+        (lambda: mtl.sum_tasks(2), optax.set_to_zero()),
+    ],
+)
+def test_parts_of_one_kind_pass(method, heads):
+    tx = mtl.on_shared(method(), "trunk", heads=heads)
+    updates, _ = tx.update(STACKED, tx.init(PLAIN), PLAIN)
+    trunk, head = (np.sign(np.mean(updates[k])) for k in ("trunk", "heads"))
+    assert trunk == head or head == 0
+
+
+def test_directions_are_asked_while_rates_are_traced():
+    """They cannot be told then, and nothing leaks."""
+
+    def moved(rate):
+        tx = mtl.on_shared(mtl.per_task(2, optax.sgd(rate)), "trunk", heads=optax.sgd(rate))
+        return tx.update(STACKED, tx.init(PLAIN), PLAIN)[0]["heads"]
+
+    with jax.checking_leaks():
+        got = jax.jit(jax.vmap(moved))(jnp.array([0.5, 2.0]))
+    np.testing.assert_array_equal(got, [[-0.5, -0.5], [-2, -2]])
+
+
+def test_an_optimiser_after_adatask_climbs():
+    """Nothing in a chain can tell; the page on what composes says it."""
+    tx = optax.chain(mtl.adatask(2, ADAM), optax.sgd(1.0))
+    updates, _ = tx.update(jnp.ones((2, 4)), tx.init(jnp.ones(4)))
+    np.testing.assert_allclose(updates, 0.2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", [2, 7, -1, -5, 1.0, True, np.array([0, 2])], ids=str)
+def test_head_tasks_outside_the_tasks_are_an_error(task):
+    tree = {"trunk": 0, "heads": {"a": 0, "b": task}}
+    params = {"trunk": jnp.ones(4), "heads": {"a": jnp.ones(2), "b": jnp.ones(2)}}
+    tx = mtl.on_shared(mtl.uw(2), "trunk", heads="weighted", head_tasks=tree)
+    message = r"on_shared: head_tasks must give params\['heads'\]\['b'\] .* below num_tasks=2"
+    with pytest.raises(ValueError, match=message):
+        tx.init(params)
+    if np.ndim(task) == 0:
+        plain = mtl.on_shared(mtl.uw(2), "trunk", "weighted", head_tasks={"trunk": 0, "heads": 1})
+        gradients = {**params, "trunk": jnp.ones((2, 4))}
+        with pytest.raises(ValueError, match=message):
+            tx.update(gradients, plain.init(params), params, task_losses=jnp.ones(2))
+
+
+def test_head_tasks_along_a_leading_axis():
+    """Heads of tasks in another order, stacked; what stands at shared leaves is ignored."""
+    tree = {"trunk": -7, "heads": np.array([1, 0, 1])}
+    tx = mtl.on_shared(mtl.uw(2, optax.sgd(0.5)), "trunk", heads="weighted", head_tasks=tree)
+    params = {"trunk": jnp.ones(4), "heads": jnp.ones((3, 2))}
+    state = tx.init(params)
+    for _ in range(2):  # UW's first weights are equal.
+        updates, state = tx.update(
+            {**params, "trunk": jnp.ones((2, 4))}, state, params, task_losses=jnp.array([1.0, 3.0])
+        )
+    # By hand: s moves by -0.5 (0.5 - 0.5 exp(-s) L), from zero.
+    second = 0.5 * np.exp(-np.array([0.0, 0.5]))
+    np.testing.assert_allclose(updates["heads"], second[[1, 0, 1]][:, None] * [1, 1], rtol=1e-5)
+
+
+def test_head_tasks_of_another_structure_are_named():
+    tx = mtl.on_shared(mtl.uw(2), "trunk", heads="weighted", head_tasks={"heads": 0})
+    with pytest.raises(ValueError, match="on_shared: head_tasks must be a tree of task indices"):
+        tx.init(PLAIN)
+
+
+def test_a_parameter_called_weights_does_not_weigh_heads():
+    params = {"weights": jnp.ones(3), "heads": jnp.ones((2, 3))}
+    tx = mtl.on_shared(optax.chain(mtl.mean_tasks(2), optax.trace(0.9)), "weights", "weighted")
+    gradients = {"weights": jnp.ones((2, 3)), "heads": jnp.ones((2, 3))}
+    updates, state = tx.update(gradients, tx.init(params), params)
+    np.testing.assert_array_equal(updates["heads"], 0.5)
+    np.testing.assert_array_equal(mtl.task_weights(state), [0.5, 0.5])
 
 
 def test_on_shared_mistakes_are_named():

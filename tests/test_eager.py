@@ -157,6 +157,11 @@ def read_scalars():
     return lambda index: mtl.scalars(take(index)[1])
 
 
+def read_weights():
+    take = steps_of(optax.chain(mtl.mgda(FEW), optax.sgd(0.1)), FEW)
+    return lambda index: mtl.task_weights(take(index)[1])
+
+
 def gated(features, batch):
     loss_of = lambda x: jnp.mean((x @ jnp.ones(5)) ** 2)
     return jax.grad(
@@ -254,6 +259,7 @@ EVERY = {
     "dominance_histogram": lambda: lambda index: mtl.dominance_histogram(squares(index)),
     "dominance_by_layer": lambda: lambda index: mtl.dominance_by_layer(squares(index)),
     "scalars": read_scalars,
+    "task_weights": read_weights,
     "from_weighting": lambda: steps_of(
         mtl.from_weighting(
             mtl.stateless("mine", FEW, frozenset({"gram"}), lambda seen: jnp.diag(seen.gram))

@@ -1,5 +1,7 @@
 """`scalars` reads the state's numbers, all of them and no others."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +84,7 @@ def test_nnx_puts_a_variable_around_each_array():
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     wanted = mtl.scalars(tx.init(nnx.state(model, nnx.Param)))
     assert mtl.scalars(optimizer.opt_state) == wanted
+    np.testing.assert_array_equal(mtl.task_weights(optimizer.opt_state), np.zeros(2))
     assert {"weights/0", "gap", "learning_rate"} <= wanted.keys()
 
 
@@ -92,3 +95,100 @@ def test_runs_of_several_seeds_are_read_one_by_one():
     fourth = mtl.scalars(jax.tree.map(lambda x: x[4], states))
     _, alone = tx.update(gradients[4], tx.init(gradients[4, 0]))
     assert fourth == pytest.approx(mtl.scalars(alone))
+
+
+def test_names_of_parameters_do_not_count():
+    """A parameter may be called as a field of a state, in a dictionary and as an attribute."""
+
+    class Named(NamedTuple):
+        weights: jax.Array
+        norms: jax.Array
+        gap: jax.Array
+        hyperparams: jax.Array
+
+    by_attribute = Named(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(3), jnp.ones(()))
+    tx = optax.chain(mtl.track_conflict(2), mtl.mgda(2), optax.adam(0.1))
+    found = []
+    for params in (by_attribute, by_attribute._asdict()):
+        gradients = jax.tree.map(lambda p: jnp.stack([p, 3 * p]), params)
+        _, state = tx.update(gradients, tx.init(params), params)
+        np.testing.assert_array_equal(mtl.task_weights(state), [1, 0])
+        found.append(mtl.scalars(state))
+    length = np.sqrt(6 + 2 + 3 + 1)
+    assert found[0] == pytest.approx(found[1])
+    assert found[0]["norms/1"] == pytest.approx(3 * length)
+    assert found[0].keys() == {
+        *("cosines/0/1", "conflicting", "norms/0", "norms/1", "norm_ratios/0", "norm_ratios/1"),
+        *("weights/0", "weights/1", "gap", "iterations"),
+    }
+
+
+P = {"a": jnp.ones(3), "weights": jnp.ones(())}
+WRAPPED = {
+    "alone": lambda m: m,
+    "chain": lambda m: optax.chain(m, optax.adam(0.1)),
+    "named_chain": lambda m: optax.named_chain(("method", m), ("opt", optax.adam(0.1))),
+    "skip_nonfinite": mtl.skip_nonfinite,
+    "accumulate": lambda m: mtl.accumulate_task_gradients(2, 1, then=m),
+    "on_shared": lambda m: mtl.on_shared(m, "a"),
+    "masked": lambda m: optax.masked(m, {"a": True, "weights": False}),
+    "partition": lambda m: optax.partition(
+        {"m": m, "o": optax.adam(0.1)}, {"a": "m", "weights": "o"}
+    ),
+    "schedule_free": lambda m: optax.contrib.schedule_free(optax.chain(m, optax.sgd(0.1)), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_task_weights_are_found_in_every_wrapper(name):
+    """Weights of 1 and 3, as a state of the wrapper holds them."""
+    tx = WRAPPED[name](mtl.mgda(2))
+    state = jax.tree.map(
+        lambda node: node._replace(weights=jnp.array([1.0, 3.0])) if is_method(node) else node,
+        tx.init(P),
+        is_leaf=is_method,
+    )
+    np.testing.assert_array_equal(mtl.task_weights(state), [1, 3])
+
+
+def is_method(node):
+    return type(node).__name__ == "WeightingState"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_task_weights_of_every_method(name):
+    given = inputs(T)
+    _, state = step(tx := make(name, T), tx.init(given.params), given)
+    if mtl.method_info(name).has_task_weights:
+        np.testing.assert_array_equal(mtl.task_weights(state), state.weights)
+    else:
+        with pytest.raises(ValueError, match="task_weights: state holds no task weights, got"):
+            mtl.task_weights(state)
+
+
+def test_of_several_methods_the_last_counts():
+    tx = optax.chain(mtl.mean_tasks(2, combine=False), mtl.mgda(2), optax.adam(0.1))
+    gradients = jnp.diag(jnp.array([1.0, 3.0]))
+    _, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+    first, last = np.array([0.5, 0.5]), np.array([0.9, 0.1])
+    for which, wanted in ((-1, last), (1, last), (0, first), (-2, first)):
+        np.testing.assert_allclose(mtl.task_weights(state, which=which), wanted, rtol=1e-5)
+    np.testing.assert_allclose(mtl.task_weights(state), last, rtol=1e-5)
+    for which in (2, -3):
+        with pytest.raises(
+            ValueError, match=f"task_weights: which={which} asks for a method beyond"
+        ):
+            mtl.task_weights(state, which)
+
+
+def test_fields_of_a_weighting_of_ones_own_are_logged():
+    class Mine(NamedTuple):
+        gap: jax.Array
+
+    def update(evidence, state):
+        return evidence.mask / evidence.losses, state._replace(gap=evidence.losses[0])
+
+    init = lambda: Mine(jnp.zeros(()))
+    tx = mtl.from_weighting(mtl.Weighting("mine", 2, frozenset({"losses"}), init, update))
+    _, state = tx.update(jnp.eye(2), tx.init(None), task_losses=jnp.array([2.0, 4.0]))
+    assert mtl.scalars(state) == {"weights/0": 0.5, "weights/1": 0.25, "gap": 2.0}

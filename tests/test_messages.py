@@ -90,6 +90,7 @@ for _name in ("value_and_task_grads", "per_task_value_and_grad"):
     row(_name, lambda of=_of: of(losses_of, argnums="params"), TypeError, f"^{_name}: argnums must be an int or several, got 'params'")
     row(_name, lambda of=_of: of(losses_of, argnums=3)(ONES), ValueError, f"^{_name}: argnums=3 asks for an argument beyond the 1 .*Pass it by position")
     row(_name, lambda of=_of: of(losses_of)(INTEGERS), TypeError, f"^{_name}: params has dtype int32; gradients need floating or complex")
+    row(_name, lambda of=_of: of(losses_of)({"w": ONES, "act": [len]}), TypeError, rf"^{_name}: params\['act'\]\[0\] is no array but builtin_function.*eqx.partition")
     row(_name, lambda of=_of: of(losses_of)({}), ValueError, rf"^{_name}: params has no array leaves to differentiate, got {{}}")
     row(_name, lambda of=_of: of(losses_of, shared={"b": True})({"a": ONES}), ValueError, f"^{_name}: shared must be a tree of booleans with the structure of params")
 row("nnx_value_and_task_grads", lambda: mtl.nnx_value_and_task_grads(3), TypeError, "^nnx_value_and_task_grads: fun must be a function, got 3")
@@ -143,7 +144,10 @@ row("mgda", lambda: mtl.mgda(T).update({"a": ONES, "b": ONES[0]}, STATE, {"a": O
 row("scalars", lambda: jax.jit(lambda s: mtl.scalars(s))(STATE), TypeError, "^scalars: state is being traced. Return the state from the compiled step")
 row("scalars", lambda: mtl.scalars(STATES), ValueError, r"^scalars: state has weights of shape \(2, 2\), wanted 1 axes. Of several runs")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["depth"]), ValueError, r"^scalars: tasks has 1 names, but state has weights of 2 tasks. Give one name for each")
+row("task_weights", lambda: mtl.task_weights(()), ValueError, r"^task_weights: state holds no task weights, got \(\)")
 row("scalars", lambda: mtl.scalars(STATE, tasks=["a", "b", "c"]), ValueError, r"^scalars: tasks has 3 names, but state has weights of 2 tasks")
+row("task_weights", lambda: mtl.task_weights(optax.adam(0.1).init(ONES)), ValueError, r"^task_weights: state holds no task weights, got \['ScaleByAdamState'.*has_task_weights")
+row("task_weights", lambda: mtl.task_weights(STATE, which=1), ValueError, "^task_weights: which=1 asks for a method beyond the 1 in state")
 row("track_conflict", lambda: updated(mtl.track_conflict(3)), ValueError, r"^track_conflict: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3.*stack")
 row("track_dominance", lambda: mtl.track_dominance(T, decay=1.0), ValueError, r"^track_dominance: decay must lie in \[0, 1\), got 1.0")
 row("split_step", lambda: mtl.split_step(T, optax.adam), TypeError, "^split_step: optimizer must be an optax.GradientTransformation")
@@ -191,6 +195,7 @@ row("adversarial.task_discriminator_loss", lambda: adversarial.task_discriminato
 # The registry, and methods of one's own.
 row("get", lambda: mtl.get("mdga", T), ValueError, "no method 'mdga'. Did you mean 'mgda'")
 row("get", lambda: mtl.get("cagrad", T, C=0.1), ValueError, "^cagrad has no hyper-parameter 'C'.*It takes: c, rescale, combine")
+row("get", lambda: mtl.get("adatask", T, SGD, SGD), TypeError, r"^adatask: too many positional arguments. It is adatask\(num_tasks")
 row("method_info", lambda: mtl.method_info(["mgda"]), ValueError, r"no method \['mgda'\].*Methods: sum_tasks")
 row("gram", lambda: mtl.gram({}), ValueError, r"^gram: task_gradients must have leaves of shape \(T, .*got {}.*stack")
 row("gram", lambda: mtl.gram(INTEGERS), TypeError, "^gram: task_gradients must have a floating dtype, got int32")
@@ -202,6 +207,12 @@ row("combine", lambda: mtl.combine(jnp.ones(()), ONES), ValueError, r"^combine: 
 row("from_weighting", lambda: mtl.from_weighting(3), TypeError, "^from_weighting: weighting must be a Weighting, such as mtl_optax.stateless makes.*got 3")
 row("from_weighting", lambda: mtl.from_weighting(mtl.stateless("mine", T, frozenset({"gramm"}), len)), ValueError, r"^mine: reads must be a subset of \['gram', 'losses', 'norms'\], got \['gramm'\]")
 row("from_weighting", lambda: updated(mtl.from_weighting(mtl.stateless("mine", T, frozenset(), lambda e: jnp.ones(3)))), ValueError, r"^mine: the weighting returned shape \(3,\), wanted weights \(2,\)")
+for _bad in (lambda e, s: jnp.ones(T), lambda e, s: [jnp.ones(T), s]):
+    row("from_weighting", lambda of=_bad: updated(mtl.from_weighting(mtl.Weighting("mine", T, frozenset(), optax.EmptyState, of))), TypeError, r"^mine: the update of a weighting must return the pair \(weights, state\), got .*stateless")
+for _bad in (lambda e: (jnp.ones(T), 3), lambda e: None):
+    row("from_weighting", lambda of=_bad: updated(mtl.from_weighting(mtl.stateless("mine", T, frozenset(), of))), TypeError, "^mine: what the weighting returned must be an array, got")
+for _entry, _read in (("gram", "gram"), ("scale", "gram"), ("losses", "losses"), ("norms", "norms")):
+    row("stateless", lambda e=_entry: updated(mtl.from_weighting(mtl.stateless("mine", T, frozenset(), lambda seen: getattr(seen, e)))), ValueError, rf"^mine: evidence.{_entry} is not gathered, .*reads=frozenset\({{'{_read}'}}\)")
 row("stateless", lambda: mtl.stateless("mine", 0, frozenset(), len), ValueError, "^mine: num_tasks must be at least 1, got 0")
 row("stateless", lambda: mtl.stateless("mine", T, frozenset(), 3), TypeError, "^mine: weigh must be a function, got 3")
 # fmt: on

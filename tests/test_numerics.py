@@ -15,8 +15,6 @@ from tests.common import METHODS, make, optimised, with_property
 ADAM = {"adatask"}
 # The step of the weights is quadratic in the gradients, and has no meaning at such scales.
 QUADRATIC = {"meta_weighting"}
-# Of gradients that depend on each other, their first stage has several solutions.
-AMBIGUOUS = {"getmtl", "emtl"}
 SCALES = (1e-25, 1e-15, 1.0, 1e15, 1e20)
 SHAPES = ((14, 5), (64, 14))  # `tests/test_properties.py` has few tasks of more parameters.
 SMALL, LOSSES = (3, 6), (0.5, 1.0, 2.0)
@@ -94,7 +92,7 @@ def test_updates_are_finite_and_keep_what_the_registry_declares(name, shape):
     if "homogeneous" in info.properties:
         by_scale = moves.reshape(len(scales), len(matrices), -1)
         np.testing.assert_allclose(by_scale, by_scale[[2] * len(scales)], rtol=2e-3, atol=2e-5)
-    if {"equivariant", "linear"} <= info.properties and name not in AMBIGUOUS:
+    if {"equivariant", "linear"} <= info.properties and not info.ambiguous:
         order = rng.permutation(num_tasks)
         permuted, _ = run(name, num_tasks)(scaled[:, order], losses[:, order])
         permuted = np.asarray(permuted, np.float64)

@@ -29,8 +29,6 @@ from tests.common import (
 )
 
 KINDS = matrices()
-# Methods that build on weights which are unique only for linearly independent gradients.
-AMBIGUOUS = {"getmtl"}
 SCALES = (1e-12, 1e-6, 1.0, 1e6, 1e12)
 SUMS = ("sum", "mean")
 BLOCK = 16  # Cases that a program takes at a time, one after the other.
@@ -153,7 +151,7 @@ def test_scaling_all_gradients_scales_the_update(name):
 def test_permuting_the_tasks_leaves_the_update_alone(name):
     independent = {k: np.linalg.matrix_rank(matrix) == len(matrix) for k, matrix in KINDS.items()}
     # Elsewhere the weights of stage one are not unique, and stage two depends on them.
-    kinds = [kind for kind in KINDS if independent[kind] or name not in AMBIGUOUS]
+    kinds = [kind for kind in KINDS if independent[kind] or not mtl.method_info(name).ambiguous]
     orders = [np.random.default_rng(3).permutation(len(KINDS[kind])) for kind in kinds]
     permuted = [
         Case(*(part[order] for part in case_of(KINDS[kind])))

@@ -190,6 +190,7 @@ def test_what_measures_and_what_is_around(replicated):
         tx = mtl.on_shared(
             mtl.cagrad(T), {"shared": True, "own": False}, heads=optax.scale_by_adam()
         )
+        updated = tx.update(mixed, tx.init(model), model)
         adversary = mtl.adversarial
 
         def reversed_by(fun):
@@ -202,7 +203,7 @@ def test_what_measures_and_what_is_around(replicated):
             mtl.dominance_ratio(squares),
             mtl.dominance_histogram(squares),
             mtl.dominance_by_layer(squares),
-            tx.update(mixed, tx.init(model), model),
+            (updated, mtl.task_weights(updated[1])),
             mtl.metrics.delta_m(given.losses, jnp.ones(T), [False] * T),
             mtl.metrics.delta_p(given.losses, jnp.ones(T), [False] * T),
             mtl.metrics.task_variance(given.losses),

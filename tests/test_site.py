@@ -30,7 +30,8 @@ def test_the_reference_names_everything_public():
             if name in METHODS:
                 shown = rf"- \[`{name}`\]\(methods/{name}\.md\)"
             assert len(re.findall(f"^{shown}", text, flags=re.M)) == 1, name
-    assert ".. autoclass:: mtl_optax.MethodInfo\n   :members: cost\n" in text
+    members = "cost, has_task_weights, is_weighting, update_arguments"
+    assert f".. autoclass:: mtl_optax.MethodInfo\n   :members: {members}\n" in text
     assert ".. automodule:: mtl_optax.metrics\n" in text
 
 

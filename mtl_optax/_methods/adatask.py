@@ -44,7 +44,8 @@ def adatask(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, to be
-        used as the last transformation if `optimizer` holds the learning rate. The state is T
+        used as the last transformation if `optimizer` holds the learning rate: an optimiser behind
+        it would take the steps for gradients, and climb. The state is T
         times that of `optimizer`. It is not linear in the gradients, so it has no task weights.
         Its numbers are the optimiser's: optax's Adam squares gradients, so that in float32 a task
         beyond 1e19 takes no step, and below its epsilon, 1e-8, steps shrink with the gradient.

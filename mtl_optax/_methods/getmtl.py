@@ -9,6 +9,7 @@ from mtl_optax import _contract
 from mtl_optax._gram import HIGHEST, root
 from mtl_optax._solvers.conic import conic
 from mtl_optax._solvers.min_norm import min_norm
+from mtl_optax._solvers.simplex import lowest, present
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -152,14 +153,14 @@ def _official(
     scale, unit = evidence.relative()
     norms = root(jnp.diagonal(gram))
     norms = jnp.where(norms > 0, norms, 1)
-    inverse = 1 / jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
-    inverse /= jnp.max(jnp.where(mask, inverse, 0))
-    beta = min_norm(gram / jnp.outer(norms, norms), mask, inverse).weights
+    losses = jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
+    shares = lowest(losses, present(mask, gram)) / losses
+    beta = min_norm(gram / jnp.outer(norms, norms), mask, shares).weights
     w = softmax_present(x * beta, mask)
-    shares = scale * w
-    square = jnp.dot(shares, jnp.matmul(gram, shares, precision=HIGHEST), precision=HIGHEST)
+    mixed = scale * w
+    square = jnp.dot(mixed, jnp.matmul(gram, mixed, precision=HIGHEST), precision=HIGHEST)
     norm = unit * root(square)
     ratio = (norm + 1e-8) / (a * (unit * length) + 1e-8)
     weights = uniform(mask, gram.dtype) + ratio * w
-    present = jnp.sum(mask).astype(gram.dtype)
-    return weights * (present / ((1 - a**2) * (1 + epsilon**2)))
+    number = jnp.sum(mask).astype(gram.dtype)
+    return weights * (number / ((1 - a**2) * (1 + epsilon**2)))

@@ -51,8 +51,8 @@ def gradnorm(
             norms become equal. The paper uses 1.5, and 0.12 for nearly symmetric tasks.
         optimizer: any optax optimiser for `w`; `optax.adam(0.025)` by default. Each task has an
             optimiser state of its own.
-        norm_mask: the leaves over which `‖g_t‖` is taken, a tree of booleans or a predicate on
-            the leaf's key path, as for `on_shared`; all by default. The paper takes the last
+        norm_mask: the leaves over which `‖g_t‖` is taken, a name or several, a tree of booleans
+            or a predicate, as for `on_shared`; all by default. The paper takes the last
             shared layer. With `optax.inject_hyperparams`, name it in `static_args`.
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 

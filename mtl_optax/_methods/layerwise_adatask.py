@@ -78,9 +78,9 @@ def layerwise_adatask(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`: final
-        updates, the learning rate included. T equal tasks make T times the step of one. Scale:
-        that of the steps of RMSProp, whatever the gradients'. With heads:
-        `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
+        updates, the learning rate included; an optimiser behind them would climb. T equal
+        tasks make T times the step of one. Scale: that of the steps of RMSProp, whatever the
+        gradients'. With heads: `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
 
     When not to use:
         Where a layer mixes parameters of which some are a task's own: one whose gradient exceeds

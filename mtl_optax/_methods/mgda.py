@@ -8,7 +8,7 @@ from jaxtyping import Array
 from mtl_optax import _contract
 from mtl_optax._gram import root
 from mtl_optax._solvers.min_norm import MinNormSolver, min_norm
-from mtl_optax._solvers.simplex import lowest
+from mtl_optax._solvers.simplex import lowest, present
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -97,7 +97,7 @@ def mgda(
             scale = jnp.ones_like(scale)
         if normalization in ("loss", "loss+"):
             losses = jnp.maximum(evidence.losses.astype(gram.dtype), _SMALLEST_LOSS)
-            shares = lowest(losses, evidence.mask) / losses
+            shares = lowest(losses, present(evidence.mask, gram)) / losses
             factors, scale = factors * shares, scale * shares
         solution = min_norm(gram, evidence.mask, scale, solver=solver)
         weights = solution.weights

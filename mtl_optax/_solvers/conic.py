@@ -204,6 +204,7 @@ def corrected(
         ratios = jnp.where(blocked, point / jnp.where(blocked, -direction, 1), jnp.inf)
         step = jnp.min(ratios)
         free = step == jnp.inf
+        step = jnp.where(free, 0, step)
         moved = jnp.where(ratios <= step, 0, jnp.maximum(point + step * direction, 0))
         moved = jnp.where(free, jnp.where(bounded, target, point), moved)
         moved = jnp.where(support, moved, 0)

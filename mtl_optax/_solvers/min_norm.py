@@ -58,6 +58,7 @@ def duality_gap(
     return jnp.maximum(jnp.dot(weights, slopes, precision=HIGHEST) - lowest(slopes, mask), 0)
 
 
+@functools.partial(jax.jit, static_argnames=("tolerance", "max_iterations"))
 def fully_corrective(
     gram: Float[Array, "T T"],
     mask: Bool[Array, " T"] | None = None,

@@ -12,12 +12,17 @@ from benchmarks.recipes import own_optimizer, recipe
 from benchmarks.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
+# One of each for all methods: what does not depend on the method is compiled once.
+PROBLEMS = pytest.mark.parametrize(
+    "problem", [toy_problem(), separate_problem()], ids=["joint", "separate"]
+)
+
 
 @pytest.mark.parametrize("method", [*BASELINES, *mtl.list_methods()])
-@pytest.mark.parametrize("make", [toy_problem, separate_problem])
-def test_every_method_learns(method, make):
+@PROBLEMS
+def test_every_method_learns(method, problem):
     members = [Member(0, 3e-2), Member(1, 3e-2)]
-    run = train(recipe(method, make()), members, epochs=60)
+    run = train(recipe(method, problem), members, epochs=60)
     first, last = run.curves.loss[:, 0], run.curves.loss[:, -1]
     assert (last.sum(axis=1) < 0.5 * first.sum(axis=1)).all()
     weights = run.curves.weights
@@ -82,9 +87,8 @@ def test_hyperparameters_reach_the_method():
     np.testing.assert_allclose(run.curves.weights, 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [toy_problem, separate_problem])
-def test_the_cosine_is_that_of_the_shared_gradients(make):
-    problem = make()
+@PROBLEMS
+def test_the_cosine_is_that_of_the_shared_gradients(problem):
     run = train(recipe("equal_weighting", problem), [Member(0, 1e-9)], epochs=1)
     init_key, _ = jax.random.split(jax.random.key(0))
     train_set = jax.tree.map(jnp.asarray, problem.train)

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import digits
 import numpy as np
 import pytest
 
@@ -53,6 +54,21 @@ def test_the_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
     assert "better than equal weighting: none; worse: none" in text
     for word in ("+12.5 ± 158.8", "2.00x", "pcgrad"):
         assert word in page
+
+
+def test_the_readme_tells_of_its_first_command_between_its_markers() -> None:
+    cells = {**CELLS, "equal_weighting": CELLS["pcgrad"]}
+    words = " ".join(digits.told(cells, 83.4, 2).split())
+    assert "over 2 seeds, written by the first command in 83 s on 2 cores" in words
+    assert "costs 7.5 ± 24.7 % of accuracy" in words
+    assert "better than equal weighting: none; worse: none" in words
+    readme = digits.README.read_text(encoding="utf-8")
+    before, _, after = digits.rewritten(readme, "new\n").partition(
+        f"{digits.BEGIN}new\n{digits.END}"
+    )
+    assert readme.startswith(before)
+    assert readme.endswith(after)
+    assert after
 
 
 def test_many_metrics_are_folded_away(tmp_path: Path) -> None:
