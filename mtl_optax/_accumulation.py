@@ -1,6 +1,5 @@
 """One step of a method for several micro-batches."""
 
-import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -99,13 +98,16 @@ def accumulate_task_gradients(
         wide = lambda p: jnp.zeros_like(p, dtype=accumulator(p))
         sums = merge_trees(rows(), jax.tree.map(wide, heads))
         losses = jnp.zeros(num_tasks, _contract.at_least_float32(*jax.tree.leaves(params)))
+        inner, declared = _contract.init_and_listen(following, params)
+        reads = frozenset[str]().union(*(one.reads for one in declared))
+        _contract.declare(name, num_tasks, reads)
         return AccumulationState(
             jnp.zeros((), jnp.int32),
             varying_like(jnp.zeros(num_tasks, jnp.int32), params),
             sums,
-            rows() if _reads_query(following, params, sums, losses) else (),
+            rows() if "query_gradients" in reads else (),
             varying_like(losses, params),
-            following.init(params),
+            inner,
         )
 
     def update_fn(
@@ -118,6 +120,7 @@ def accumulate_task_gradients(
         query_gradients: optax.Updates | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, AccumulationState]:
+        _contract.check_extra(name, extra)
         stacked = _contract.shared_leaves(name, shared, task_gradients)
         trunk_params = None if params is None else split_tree(stacked, params)[0]
         trunk, heads = split_tree(stacked, task_gradients)
@@ -173,23 +176,6 @@ def accumulate_task_gradients(
         return updates, emptied._replace(inner=inner)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _reads_query(
-    method: optax.GradientTransformationExtraArgs, params: optax.Params, gradients: Any, losses: Any
-) -> bool:
-    """Whether the method complains if it is given no query gradients."""
-    with contextlib.suppress(Exception):  # Other complaints are for the update to raise.
-        try:
-            jax.eval_shape(
-                lambda p, g, t: method.update(g, method.init(p), p, task_losses=t),
-                params,
-                gradients,
-                losses,
-            )
-        except _contract.MissingArgumentError as missing:
-            return missing.argument == "query_gradients"
-    return False
 
 
 def _check_structure(argument: str, tree: Any, sums: Any) -> None:

@@ -48,9 +48,17 @@ def per_task(
     """
     _contract.check_num_tasks("per_task", num_tasks)
     _contract.check_optimizer("per_task", "transformation", transformation)
+    return lifted_as("per_task", num_tasks, transformation)
+
+
+def lifted_as(
+    name: str, num_tasks: int, transformation: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Is `per_task`, for errors to be about the function called `name`."""
     lifted = optax.with_extra_args_support(transformation)
 
     def init_fn(params: optax.Params) -> PerTaskState:
+        _contract.declare(name, num_tasks)
         return PerTaskState(jax.vmap(lifted.init, in_axes=None, axis_size=num_tasks)(params))
 
     def update_fn(
@@ -61,12 +69,12 @@ def per_task(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, PerTaskState]:
-        _contract.check_task_gradients("per_task", num_tasks, task_gradients, params)
+        _contract.check_step(name, num_tasks, task_gradients, params, extra)
         updates, inner = jax.vmap(lambda g, s: lifted.update(g, s, params, **extra))(
             task_gradients, state.inner
         )
         if task_mask is not None:
-            mask = _contract.check_mask("per_task", num_tasks, task_mask)
+            mask = _contract.check_mask(name, num_tasks, task_mask)
             updates = zero_absent(mask, updates)
             inner = select_tasks(mask, inner, state.inner)
         return updates, PerTaskState(inner)
@@ -173,6 +181,7 @@ def on_shared(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OnSharedState]:
+        _contract.check_extra("on_shared", extra)
         trunk, head = split(updates)
         trunk_params, head_params = (None, None) if params is None else split(params)
         if not told:

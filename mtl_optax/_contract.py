@@ -4,12 +4,14 @@ All checks look at shapes, dtypes and Python numbers only, so under `jax.jit` th
 the step is traced, and leave nothing in the compiled program.
 """
 
+import contextvars
 import difflib
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, TypeAlias
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +24,42 @@ Shared: TypeAlias = Any | str | Collection[str] | Callable[[KeyPath], bool]
 """Which leaves are chosen: names, a tree of booleans, or a predicate on a leaf's key path."""
 
 
-class TaskAxisError(ValueError):
-    """A leaf without the leading task axis; tells guards how many tasks a method is made for."""
+class Declaration(NamedTuple):
+    """What a transformation of task gradients says of itself when its state is made.
 
-    def __init__(self, message: str, num_tasks: int) -> None:
-        super().__init__(message)
-        self.num_tasks = num_tasks
+    Attributes:
+        name: its factory's name.
+        num_tasks: the number T of tasks it is made for.
+        reads: the extra arguments of `update` that it cannot do without.
+    """
+
+    name: str
+    num_tasks: int
+    reads: frozenset[str]
 
 
-class MissingArgumentError(ValueError):
-    """An extra argument that a method reads was not given."""
+_HEARD: contextvars.ContextVar[list[Declaration] | None] = contextvars.ContextVar(
+    "declarations", default=None
+)
 
-    def __init__(self, message: str, argument: str) -> None:
-        super().__init__(message)
-        self.argument = argument
+
+def declare(name: str, num_tasks: int, reads: Iterable[str] = ()) -> None:
+    """Tells whoever stands around, through any chain, what `init` was called for."""
+    heard = _HEARD.get()
+    if heard is not None:
+        heard.append(Declaration(name, num_tasks, frozenset(reads)))
+
+
+def init_and_listen(
+    transformation: optax.GradientTransformation, params: optax.Params
+) -> tuple[optax.OptState, list[Declaration]]:
+    """Returns the state of `transformation`, and what its parts declared while it was made."""
+    heard: list[Declaration] = []
+    token = _HEARD.set(heard)
+    try:
+        return transformation.init(params), heard
+    finally:
+        _HEARD.reset(token)
 
 
 _HOW_TO_STACK = (
@@ -163,6 +187,70 @@ def leaf_name(root: str, path: KeyPath) -> str:
     return root + jax.tree_util.keystr(path)
 
 
+# What methods read beyond the gradients, and the words that each name is made of. The order
+# matters to a name that could be meant for several.
+_ARGUMENTS = {
+    "task_losses": {"loss"},
+    "task_mask": {"mask"},
+    "query_gradients": {"query", "gradient"},
+    "second_query_gradients": {"second", "query", "gradient"},
+    "next_losses": {"next", "loss"},
+}
+_TELLING_WORDS = {"loss", "mask", "query"}
+_WORDS = {
+    "losses": "loss",
+    "masks": "mask",
+    "queries": "query",
+    "grad": "gradient",
+    "grads": "gradient",
+    "gradients": "gradient",
+}
+
+
+def check_extra(method: str, extra: Mapping[str, Any]) -> None:
+    """Raises if an extra argument is a near miss of one that methods read; others pass.
+
+    `value`, `grad`, `value_fn` and the like are for the optimiser in the same chain, and `loss` is
+    Optax's own example of an argument that a user's transformation reads.
+    """
+    for given in extra:
+        known = given in _ARGUMENTS or given == "loss"
+        meant = None if known else _meant_argument(given)
+        if meant is not None:
+            raise ValueError(
+                f"{method}: no method reads an argument {given!r}. Did you mean {meant!r}? If it "
+                "is for another transformation of the chain, give it another name."
+            )
+
+
+def _meant_argument(given: str) -> str | None:
+    """Returns the argument that a name is a near miss of: by its words, or by its letters."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", given).lower()
+    words = {_WORDS.get(word, word) for word in re.findall("[a-z]+", snake)}
+    words -= {"task", "tasks", "per"}
+    for name, wanted in _ARGUMENTS.items():
+        if words <= wanted and words & _TELLING_WORDS:
+            return name
+    near = difflib.get_close_matches(snake, _ARGUMENTS, n=1, cutoff=0.8)
+    return near[0] if near else None
+
+
+def check_step(
+    method: str,
+    num_tasks: int,
+    task_gradients: Any,
+    params: Any | None,
+    extra: Mapping[str, Any],
+) -> None:
+    """Checks what every `update` is given.
+
+    Without `params`, gradients of the parameters' own shapes pass wherever their leading axes
+    happen to be `num_tasks`.
+    """
+    check_extra(method, extra)
+    check_task_gradients(method, num_tasks, task_gradients, params)
+
+
 def check_task_gradients(
     method: str,
     num_tasks: int,
@@ -194,16 +282,14 @@ def check_task_gradients(
                 ranks = zip(leaves, wanted, strict=True)
                 mixed = any(jnp.ndim(g) > len(p or ()) for (_, g), p in ranks)
                 mend = _MIXED if mixed else f"{_HOW_TO_STACK} {_AROUND_A_METHOD}"
-            raise TaskAxisError(
+            raise ValueError(
                 f"{method}: {name} has shape {leaf.shape}, wanted {(num_tasks, *shape)}: one "
-                f"gradient per task, stacked on the leading axis. {mend}",
-                num_tasks,
+                f"gradient per task, stacked on the leading axis. {mend}"
             )
         if leaf.ndim == 0 or leaf.shape[0] != num_tasks:
-            raise TaskAxisError(
+            raise ValueError(
                 f"{method}: {name} has shape {leaf.shape}, wanted a leading axis of num_tasks="
-                f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}",
-                num_tasks,
+                f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}"
             )
 
 
@@ -253,11 +339,10 @@ def check_params(caller: str, params: Any) -> None:
 def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[Array, " T"]:
     """Returns the task losses in float32 (float64 stays), or raises if missing or misshapen."""
     if task_losses is None:
-        raise MissingArgumentError(
+        raise ValueError(
             f"{method}: task_losses is missing, and this method reads it. Call "
             "tx.update(task_gradients, state, params, task_losses=losses) with losses of shape "
-            f"({num_tasks},).",
-            "task_losses",
+            f"({num_tasks},)."
         )
     check_real_array(method, "task_losses", task_losses)
     if task_losses.shape != (num_tasks,):

@@ -109,6 +109,7 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
     _contract.check_num_tasks("track_conflict", num_tasks)
 
     def init_fn(params: optax.Params) -> Conflict:
+        _contract.declare("track_conflict", num_tasks)
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
         state = Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
         return varying_like(state, params)
@@ -121,8 +122,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, Conflict]:
-        del state, extra
-        _contract.check_task_gradients("track_conflict", num_tasks, task_gradients, params)
+        del state
+        _contract.check_step("track_conflict", num_tasks, task_gradients, params, extra)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
         held = scaled_gram(task_gradients, mask)
         shares, unit = relative(held)
@@ -196,6 +197,7 @@ def track_dominance(
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
+        _contract.declare("track_dominance", num_tasks)
         real = as_real(params)
         return DominanceState(stacked_zeros(num_tasks, real, _contract.at_least_float32))
 
@@ -207,8 +209,7 @@ def track_dominance(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DominanceState]:
-        del extra
-        _contract.check_task_gradients("track_dominance", num_tasks, task_steps, params)
+        _contract.check_step("track_dominance", num_tasks, task_steps, params, extra)
         mask = _contract.check_mask("track_dominance", num_tasks, task_mask)
 
         def average(old: Array, step: Array) -> Array:
@@ -377,6 +378,7 @@ def split_step(
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
+        _contract.declare("split_step", num_tasks)
         zeros = lambda: stacked_zeros(num_tasks, as_real(params), _contract.at_least_float32)
         moments = () if momentum is None else zeros()
         return SplitStepState(joint.init(params), moments)
@@ -389,7 +391,7 @@ def split_step(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SplitStepState]:
-        _contract.check_task_gradients("split_step", num_tasks, task_gradients, params)
+        _contract.check_step("split_step", num_tasks, task_gradients, params, extra)
         mask = _contract.check_mask("split_step", num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         summed = combine(jnp.ones(num_tasks, jnp.float32), task_gradients)

@@ -43,7 +43,7 @@ def skip_nonfinite(
     are given. A task that `task_mask` names absent may hold anything.
 
     Args:
-        method: a method of this library, or a chain that begins with one. Guard the whole chain,
+        method: a method of this library, or a chain with one. Guard the whole chain,
             `skip_nonfinite(optax.chain(method, optax.adam(lr)))`, so that the optimiser's state
             stands still in a skipped step too; guard `on_shared(method, shared)` from outside, so
             that heads are guarded too.
@@ -81,9 +81,12 @@ def skip_nonfinite(
 
     def init_fn(params: optax.Params) -> SkipNonfiniteState:
         count = lambda *shape: jnp.zeros(shape, jnp.int32)
-        dropped = count(_num_tasks_of(guarded, params))
+        inner, declared = _contract.init_and_listen(guarded, params)
+        dropped = count(_num_tasks_of(method, declared))
+        reads = frozenset[str]().union(*(one.reads for one in declared))
+        _contract.declare(name, dropped.shape[0], reads)
         counts = varying_like((dropped, count(), count()), params)
-        return SkipNonfiniteState(*counts, guarded.init(params))
+        return SkipNonfiniteState(*counts, inner)
 
     def update_fn(
         task_gradients: optax.Updates,
@@ -96,6 +99,7 @@ def skip_nonfinite(
         **extra: Any,
     ) -> tuple[optax.Updates, SkipNonfiniteState]:
         num_tasks = state.dropped.shape[0]
+        _contract.check_extra(name, extra)
         mask = _contract.check_mask(name, num_tasks, task_mask)
         if task_losses is not None:
             task_losses = _contract.check_losses(name, num_tasks, task_losses)
@@ -157,25 +161,22 @@ def skip_nonfinite(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _num_tasks_of(method: optax.GradientTransformationExtraArgs, params: optax.Params) -> int:
-    """Asks the method with gradients of no task: its own check names the number it is made for."""
-
-    def ask(params: optax.Params) -> Any:
-        nothing = jax.tree.map(lambda p: jnp.zeros((0, *jnp.shape(p)), jnp.float32), params)
-        return method.update(nothing, method.init(params), params)
-
-    cause: Exception | None = None
-    try:
-        jax.eval_shape(ask, params)
-    except _contract.TaskAxisError as answer:
-        return answer.num_tasks
-    except Exception as other:  # An optimiser alone fails at these shapes in ways of its own.
-        cause = other
-    raise TypeError(
-        "skip_nonfinite: method must be a method of this library or a chain that begins with one, "
-        f"such as optax.chain(mtl_optax.mgda(num_tasks), optax.adam(1e-3)), got {method!r}, which "
-        "does not ask for a task axis. For an optimiser alone use optax.apply_if_finite."
-    ) from cause
+def _num_tasks_of(method: Any, declared: list[_contract.Declaration]) -> int:
+    """Returns the number of tasks that the parts of `method` are made for."""
+    numbers = {one.num_tasks for one in declared}
+    if not numbers:
+        raise TypeError(
+            "skip_nonfinite: method must be a method of this library or a chain with one, such as "
+            f"optax.chain(mtl_optax.mgda(num_tasks), optax.adam(1e-3)), got {method!r}, in which "
+            "nothing takes task gradients. For an optimiser alone use optax.apply_if_finite."
+        )
+    if len(numbers) > 1:
+        made_for = ", ".join(f"{one.name} for {one.num_tasks}" for one in declared)
+        raise ValueError(
+            f"skip_nonfinite: the parts of method are made for different numbers of tasks: "
+            f"{made_for}. Guard each by itself."
+        )
+    return numbers.pop()
 
 
 def _with_task_axis(num_tasks: int, task_gradients: Any, params: Any | None) -> Any:

@@ -221,6 +221,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         )
 
     def init_fn(params: optax.Params) -> WeightingState:
+        arguments = ["task_losses"] if "losses" in weighting.reads else []
+        _contract.declare(name, num_tasks, arguments)
         state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
         return varying_like(state, params)
 
@@ -233,8 +235,7 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, WeightingState]:
-        del extra
-        _contract.check_task_gradients(name, num_tasks, task_gradients, params)
+        _contract.check_step(name, num_tasks, task_gradients, params, extra)
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
         result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from mtl_optax import _contract
-from mtl_optax._composition import OptimizerMethod, PerTaskState, per_task
+from mtl_optax._composition import OptimizerMethod, PerTaskState, lifted_as
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._weighting import uniform
 
@@ -75,7 +75,7 @@ def adatask(
     _contract.check_num_tasks("adatask", num_tasks)
     _contract.check_optimizer("adatask", "optimizer", optimizer)
     _contract.check_choice("adatask", "reduction", reduction, get_args(Reduction))
-    lifted = per_task(num_tasks, optimizer)
+    lifted = lifted_as("adatask", num_tasks, optimizer)
 
     def init_fn(params: optax.Params) -> AdaTaskState:
         return AdaTaskState(lifted.init(params))
@@ -88,11 +88,10 @@ def adatask(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, AdaTaskState]:
-        _contract.check_task_gradients("adatask", num_tasks, task_gradients, params)
-        mask = _contract.check_mask("adatask", num_tasks, task_mask)
         steps, inner = lifted.update(
             task_gradients, state.per_task, params, task_mask=task_mask, **extra
         )
+        mask = _contract.check_mask("adatask", num_tasks, task_mask)
         shares = mask.astype(jnp.float32) if reduction == "sum" else uniform(mask)
         if combine:
             updates = combine_rows(shares, steps)

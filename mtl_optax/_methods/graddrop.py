@@ -61,6 +61,7 @@ def graddrop(
 
     def init_fn(params: optax.Params) -> RandomState:
         del params
+        _contract.declare("graddrop", num_tasks)
         return draws.init()
 
     def update_fn(
@@ -71,8 +72,7 @@ def graddrop(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, RandomState]:
-        del extra
-        _contract.check_task_gradients("graddrop", num_tasks, task_gradients, params)
+        _contract.check_step("graddrop", num_tasks, task_gradients, params, extra)
         if task_mask is not None:
             mask = _contract.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)

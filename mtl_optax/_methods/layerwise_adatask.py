@@ -123,6 +123,7 @@ def layerwise_adatask(
     _contract.check_choice(name, "total", total, get_args(Total))
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
+        _contract.declare(name, num_tasks)
         layers = len(set(_contract.layer_names(name, params, group)))
         zeros = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
         return LayerwiseAdaTaskState(
@@ -139,8 +140,7 @@ def layerwise_adatask(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LayerwiseAdaTaskState]:
-        del extra
-        _contract.check_task_gradients(name, num_tasks, task_gradients, params)
+        _contract.check_step(name, num_tasks, task_gradients, params, extra)
         mask = _contract.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         rows, structure = jax.tree.flatten(as_real(task_gradients))

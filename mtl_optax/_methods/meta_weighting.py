@@ -107,6 +107,7 @@ def meta_weighting(
     _contract.check_choice("meta_weighting", "project", project, get_args(Project))
 
     def init_fn(params: optax.Params) -> MetaWeightingState:
+        _contract.declare("meta_weighting", num_tasks, {"query_gradients"})
         support = stacked_zeros(num_tasks, params, jnp.result_type)
         zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
         weights, values, solver = varying_like((zeros, ones, no_report()), params)
@@ -121,8 +122,7 @@ def meta_weighting(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, MetaWeightingState]:
-        del extra
-        _contract.check_task_gradients("meta_weighting", num_tasks, task_gradients, params)
+        _contract.check_step("meta_weighting", num_tasks, task_gradients, params, extra)
         query_gradients = _checked_query(num_tasks, query_gradients, state.support)
         mask = _contract.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
@@ -156,11 +156,10 @@ def meta_weighting(
 def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) -> Any:
     """Returns the leaves of the query gradients that this method sees, or raises."""
     if query_gradients is None:
-        raise _contract.MissingArgumentError(
+        raise ValueError(
             "meta_weighting: query_gradients is missing, and this method reads it. Call "
             "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
-            "of a second batch, at the same params and of the same shapes as task_gradients.",
-            "query_gradients",
+            "of a second batch, at the same params and of the same shapes as task_gradients."
         )
     query_gradients = _contract.hide_leaves(support, query_gradients)
     like = jax.tree.map(lambda rows: rows[0], support)
