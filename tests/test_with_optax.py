@@ -123,6 +123,42 @@ def test_moments_before_change_the_shapes_of_the_state():
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
+MIXING = {
+    "adafactor": lambda: optax.adafactor(0.1, min_dim_size_to_factor=2),
+    "scale_by_factored_rms": lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=2),
+    "scale_by_novograd": lambda: optax.scale_by_novograd(),
+    "scale_by_trust_ratio": lambda: optax.scale_by_trust_ratio(),
+    "centralize": lambda: optax.centralize(),
+    "clip_by_block_rms": lambda: optax.clip_by_block_rms(0.5),
+    "normalize_by_update_norm": lambda: optax.normalize_by_update_norm(),
+    "fromage": lambda: optax.fromage(0.1),
+    "contrib.dog": lambda: optax.contrib.dog(),
+    "contrib.dowg": lambda: optax.contrib.dowg(),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_measures_the_stack_before_mixes_the_tasks(name):
+    """It runs, and is not what `per_task` makes of it: the loop over tasks."""
+    given, transformation = inputs(T), MIXING[name]()
+    gradients, p = given.gradients["dense"], given.params["dense"]
+
+    def of(tx, g, like):
+        return jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(g, like)
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        stack = jax.tree.map(lambda x: jnp.stack([x] * T), p)
+        silent = of(transformation, gradients, stack)
+        lifted = of(mtl.per_task(T, transformation), gradients, p)
+        alone = [
+            of(transformation, jax.tree.map(lambda x, t=t: x[t], gradients), p) for t in range(T)
+        ]
+    looped = jax.tree.map(lambda *rows: jnp.stack(rows), *alone)
+    flatten = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    np.testing.assert_allclose(flatten(lifted), flatten(looped), rtol=1e-4, atol=1e-6)
+    assert relative_error(flatten(silent), flatten(looped)) > 1e-2
+
+
 def test_adaptive_clipping_before_needs_per_task():
     p = inputs(T).params
     clip = optax.adaptive_grad_clip(0.1)
@@ -302,6 +338,26 @@ def test_sam_around_passes_no_arguments_on():
     np.testing.assert_allclose(flat(got), 0.01 * flat(combined), rtol=1e-5, atol=1e-7)
     with pytest.raises(TypeError, match="unexpected keyword argument 'task_losses'"):
         step(tx, tx.init(given.params), given)
+
+
+def test_sam_after_takes_no_losses():
+    """Its pair of optimisers is asked without the arguments of the call, and with them raises."""
+    given = inputs(T)
+    tx = optax.chain(mtl.mgda(T), optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01), sync_period=2))
+    take = lambda **extra: tx.update(given.gradients, tx.init(given.params), given.params, **extra)
+    assert np.all(np.isfinite(flat(take()[0])))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'task_losses'"):
+        take(task_losses=given.losses)
+
+
+def test_mechanize_around_raises():
+    given = inputs(T)
+    tx = optax.contrib.mechanize(optax.chain(mtl.mgda(T), optax.sgd(0.1)))
+    with jax.numpy_rank_promotion("allow"), pytest.raises(TypeError, match="dot_general"):
+        tx.update(given.gradients, tx.init(given.params), given.params)
+    after = optax.chain(mtl.mgda(T), optax.contrib.mechanize(optax.sgd(0.1)))
+    updates, _ = after.update(given.gradients, after.init(given.params), given.params)
+    assert np.all(np.isfinite(flat(updates)))
 
 
 def test_multi_steps_around_names_accumulation():
