@@ -94,7 +94,7 @@ def test_losses_of_any_size_weigh_as_in_extended_precision(w, z):
         update = jax.jit(
             jax.vmap(lambda x, tx=tx: tx.update(jnp.eye(2), tx.init(0), task_losses=x))
         )
-        _, state = update(jnp.array(LOSSES_OF_ANY_SIZE))
+        _, state = update(jnp.array(LOSSES_OF_ANY_SIZE, jnp.float32))
         for got, losses in zip(state.weights, LOSSES_OF_ANY_SIZE, strict=True):
             wanted = np.float64(of_long_double(losses, w, z, smooth))
             name = f"{losses} {smooth}"
