@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Where numbers are scaled, the largest is brought below two to this: sums of them do not overflow,
 # and those that are 1e60 times smaller do not vanish.
@@ -23,3 +23,9 @@ def shift(x: Float[Array, "..."], n: Int[Array, "..."] | int) -> Float[Array, ".
     half = n // 2
     one = jnp.ones((), x.dtype)
     return x * jnp.ldexp(one, half) * jnp.ldexp(one, n - half)
+
+
+def common_unit(powers: Int[Array, " T"], counts: Bool[Array, " T"]) -> Int[Array, ""]:
+    """Returns the power of two to count numbers below `2^powers` in; zero where none counts."""
+    largest = jnp.max(jnp.where(counts, powers, jnp.iinfo(powers.dtype).min + HELD))
+    return jnp.where(jnp.any(counts), largest - HELD, 0)

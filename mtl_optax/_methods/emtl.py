@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _contract
 from mtl_optax._gram import root
 from mtl_optax._methods.mgda import mgda
-from mtl_optax._powers import HELD, exponent, shift
+from mtl_optax._powers import common_unit, exponent, shift
 from mtl_optax._solvers.kl_ball import ascend, half_of_all
 from mtl_optax._weighting import (
     Evidence,
@@ -141,9 +141,8 @@ def _contributions(
     digits = shift(per_length, -powers[0]).astype(jnp.float32)
     digits = digits * shift(losses, -powers[1]).astype(jnp.float32)
     power = powers[0] + powers[1]
-    unit = jnp.max(jnp.where(digits == 0, jnp.iinfo(jnp.int32).min + HELD, power)) - HELD
     # What is small may vanish, beside scores of order one; its derivative is to stay in range.
-    unit = jnp.maximum(unit, 0)
+    unit = jnp.maximum(common_unit(power, digits != 0), 0)
     return shift(digits, power - unit), unit
 
 

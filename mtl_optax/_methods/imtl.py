@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST, root
+from mtl_optax._gram import HIGHEST
 from mtl_optax._learned import LearnedScalars, default_adam
+from mtl_optax._solvers.simplex import unit_rows
 from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 # Below this share the sum of the weights is mostly rounding in float32, and `d` has no bound.
@@ -198,13 +199,8 @@ def _impartial(
 ) -> Float[Array, " T"]:
     """Computes the weights of IMTL-G for the gradients `scales_t g_t`."""
     gram, mask = evidence.gram, evidence.mask
-    dtype = gram.dtype
-    held = root(jnp.where(mask, jnp.diagonal(gram), 0))
-    active: Bool[Array, " T"] = mask & (held > 0)
-    ones = active.astype(dtype)
-    held = jnp.where(active, held, 1)
-    cosines = jnp.where(jnp.outer(active, active), gram / jnp.outer(held, held), 0)
-    cosines += jnp.diag(jnp.where(active, 0, 1).astype(dtype))
+    cosines, held, active = unit_rows(gram, mask)
+    ones = active.astype(gram.dtype)
     point = _level(cosines, ones)
     lengths = jnp.where(active, held * evidence.relative()[0], 1)
     lengths = lengths if scales is None else scales * lengths

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _contract
-from mtl_optax._powers import HELD, exponent, shift
+from mtl_optax._powers import common_unit, exponent, shift
 from mtl_optax._weighting import (
     Evidence,
     Method,
@@ -101,7 +101,5 @@ def _weighted_gaps(
     gaps = shift(losses, -sizes) - shift(z, -sizes)
     powers = exponent(w)
     values, powers = gaps * shift(w, -powers), powers + sizes
-    counts = mask & (values != 0)
-    unit = jnp.max(jnp.where(counts, powers, jnp.iinfo(powers.dtype).min)) - HELD
-    unit = jnp.where(jnp.any(counts), unit, 0)
+    unit = common_unit(powers, mask & (values != 0))
     return shift(values, powers - unit), unit

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import HIGHEST, root
-from mtl_optax._solvers.simplex import present
+from mtl_optax._gram import HIGHEST
+from mtl_optax._solvers.simplex import present, unit_rows
 from mtl_optax._tracing import varying_like
 
 
@@ -65,13 +65,8 @@ def bargaining(
         The solution with its certificate. Non-finite input gives NaN weights.
     """
     mask = present(mask, gram)
-    lengths = root(jnp.where(mask, jnp.diagonal(gram), 0))
-    active = mask & (lengths > 0)
-    lengths = jnp.where(active, lengths, 1)
-    pairs = jnp.outer(active, active)
-    # The tasks that sit out form an identity block, whose solution is one.
-    cosines = jnp.where(pairs, gram / jnp.outer(lengths, lengths), 0)
-    cosines = cosines + jnp.diag(jnp.where(active, 0, 1).astype(gram.dtype))
+    # The solution of those that sit out, an identity block, is one.
+    cosines, lengths, active = unit_rows(gram, mask)
     point, iterations = _balance(cosines, tolerance, max_iterations)
     residual = jnp.max(jnp.where(active, jnp.abs(_excess(cosines, point)), 0))
     exists = residual < 0.5

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_optax._gram import root
+
 
 class Solution(NamedTuple):
     """What a solver returns.
@@ -33,6 +35,22 @@ def present(mask: Bool[Array, " T"] | None, like: Float[Array, "T T"]) -> Bool[A
 def lowest(values: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, ""]:
     """Returns the smallest of `values` over `mask`; NaN if one of them is NaN."""
     return jnp.min(jnp.where(mask, values, jnp.inf))
+
+
+def unit_rows(
+    gram: Float[Array, "T T"], mask: Bool[Array, " T"]
+) -> tuple[Float[Array, "T T"], Float[Array, " T"], Bool[Array, " T"]]:
+    """Divides the rows behind a Gram matrix by their lengths.
+
+    Returns:
+        The cosines `(T, T)`, the lengths `(T,)` and which tasks are present with a length. The
+        others form an identity block, and their lengths are one.
+    """
+    lengths = root(jnp.where(mask, jnp.diagonal(gram), 0))
+    active = mask & (lengths > 0)
+    lengths = jnp.where(active, lengths, 1)
+    cosines = jnp.where(jnp.outer(active, active), gram / jnp.outer(lengths, lengths), 0)
+    return cosines + jnp.diag(jnp.where(active, 0, 1).astype(gram.dtype)), lengths, active
 
 
 def uniform(mask: Bool[Array, " T"], dtype: Any = jnp.float32) -> Float[Array, " T"]:
