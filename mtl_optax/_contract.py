@@ -293,6 +293,23 @@ def check_task_gradients(
             )
 
 
+def check_same_shapes(method: str, task_gradients: Any, params: Any) -> None:
+    """Raises unless the parameters are those that task gradients, not stacked, were gathered of."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
+    wanted_structure: Any = jax.tree_util.tree_structure(params)
+    if wanted_structure != structure:
+        raise ValueError(
+            f"{method}: task_gradients and params must have the same tree structure, got "
+            f"{structure} and {wanted_structure}.{_unpaired('task_gradients', leaves, params)}"
+        )
+    for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
+        if leaf.shape != jnp.shape(param):
+            raise ValueError(
+                f"{method}: {leaf_name('task_gradients', path)} was gathered for a parameter of "
+                f"shape {leaf.shape}, and params has one of {jnp.shape(param)} there."
+            )
+
+
 def _unpaired(argument: str, leaves: Sequence[tuple[KeyPath, Any]], params: Any) -> str:
     """Returns a sentence that names a leaf which only the one or the other tree has, if any."""
     ours = {path: argument for path, _ in leaves}

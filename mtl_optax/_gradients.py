@@ -17,6 +17,9 @@ def value_and_task_grads(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     shared: _contract.Shared | None = None,
+    *,
+    stacked: bool = True,
+    way: str = "taps",
 ) -> Callable[..., Any]:
     """Makes a function that returns all task losses and the gradient of each.
 
@@ -63,7 +66,11 @@ def value_and_task_grads(
     @functools.wraps(fun)
     def value_and_grads(*args: Any, **kwargs: Any) -> Any:
         call, params = _differentiated(name, fun, argnums, numbers, args, kwargs)
-        losses, aux, gradients = _losses_and_gradients(name, call, params, has_aux, shared)
+        if stacked:
+            losses, aux, gradients = _losses_and_gradients(name, call, params, has_aux, shared)
+        else:
+            traced = any(map(is_traced, jax.tree.leaves((args, kwargs))))
+            losses, aux, gradients = _unstacked(name, call, params, has_aux, shared, traced)
         return ((losses, aux) if has_aux else losses), gradients
 
     return value_and_grads
@@ -180,6 +187,24 @@ def _losses_and_gradients(
     return losses, aux, gradients
 
 
+def _unstacked(name, fun, params, has_aux, shared, traced):
+    from mtl_optax._task_gradients.gather import gather
+
+    leaves, structure = jax.tree.flatten(params)
+    chosen = [True] * len(leaves)
+    if shared is not None:
+        chosen = jax.tree.leaves(_contract.shared_leaves(name, shared, params))
+
+    def on_leaves(leaves):
+        out = fun(jax.tree.unflatten(structure, leaves))
+        losses, aux = split_aux(name, out) if has_aux else (out, None)
+        check_task_losses(name, losses)
+        return losses, aux
+
+    aux, grads = gather(on_leaves, leaves, chosen, structure, _for_each_row, traced)
+    return grads.losses, aux, grads
+
+
 # Entries of the parameters from which on task gradients are computed one after the other on the
 # CPU. Together, XLA lays them out parameters first, and what reads them pays for it: with 3e5 to
 # 1e6 parameters whole steps took 1.3 to 4 times as long.
@@ -194,7 +219,7 @@ _FEW_TASKS = 16
 def _for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
     """Calls `pull` for each row and stacks what it returns."""
     together = for_all_rows(pull)
-    if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < _LARGE:
+    if sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE:
         return together(rows)
     return in_turn(pull, rows, elsewhere=together)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax._complex import as_real, by_parts
 from mtl_optax._contract import at_least_float32, check_real_array, check_stack
 from mtl_optax._tracing import is_traced, varying_like
+from mtl_optax._unstacked import TaskGradients
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -73,12 +74,14 @@ def gram(task_gradients: Any) -> Float[Array, "T T"]:
         Array([[25.,  3.],
                [ 3.,  1.]], dtype=float32)
     """
+    if isinstance(task_gradients, TaskGradients):
+        return task_gradients.gram()
     check_stack("gram", "task_gradients", task_gradients)
-    return _own_products(task_gradients)
+    return own_products(task_gradients)
 
 
 @jax.jit
-def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
+def own_products(task_gradients: Any) -> Float[Array, "T T"]:
     rows = as_real(task_gradients)
     return _products(rows, rows)
 
@@ -269,9 +272,15 @@ def _sums_over_pairs(
     return rests + jnp.sum(jnp.concatenate(sums, axis=1), axis=1)[table]
 
 
-@jax.jit
 def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of each gradient."""
+    if isinstance(task_gradients, TaskGradients):
+        return task_gradients.scaled_gram(mask)
+    return _scaled_gram(task_gradients, mask)
+
+
+@jax.jit
+def _scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     rows = as_real(task_gradients)
 
     def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, " T"]]:
@@ -426,8 +435,11 @@ def combine(weights: Float[Array, "*sums T"], task_gradients: Any) -> Any:
     Returns:
         pytree with leaves `(*sums, *p.shape)` in the dtype of the gradients.
     """
-    num_tasks = check_stack("combine", "task_gradients", task_gradients)
     check_real_array("combine", "weights", weights)
+    if isinstance(task_gradients, TaskGradients):
+        several = weights.ndim == 2
+        return task_gradients.mix(weights) if several else task_gradients.combine(weights)
+    num_tasks = check_stack("combine", "task_gradients", task_gradients)
     if weights.shape[-1:] != (num_tasks,):
         raise ValueError(
             f"combine: weights has shape {weights.shape}, wanted ({num_tasks},): one for each row "
@@ -480,6 +492,8 @@ def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
 
 def weigh_rows(weights: Float[Array, " T"], task_gradients: Any) -> Any:
     """Multiplies each task's gradient by its weight: leaves stay `(T, *p.shape)`."""
+    if isinstance(task_gradients, TaskGradients):
+        task_gradients = task_gradients.stack()
 
     def weigh(g: Array) -> Array:
         dtype = at_least_float32(weights, g)
@@ -498,6 +512,8 @@ def select_tasks(mask: Bool[Array, " T"], present: Any, absent: Any) -> Any:
 
 def zero_absent(mask: Bool[Array, " T"], task_gradients: Any) -> Any:
     """Sets the rows of absent tasks to zero, whatever they hold."""
+    if isinstance(task_gradients, TaskGradients):
+        return task_gradients.masked(mask)
     return jax.tree.map(
         lambda g: jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g)), task_gradients
     )

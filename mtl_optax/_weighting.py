@@ -26,6 +26,7 @@ from mtl_optax._gram import (
 )
 from mtl_optax._solvers.simplex import uniform as uniform
 from mtl_optax._tracing import varying_axes, varying_like
+from mtl_optax._unstacked import TaskGradients, unwrapped
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -235,7 +236,12 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, WeightingState]:
-        _contract.check_step(name, num_tasks, task_gradients, params, extra)
+        task_gradients = unwrapped(task_gradients)
+        if isinstance(task_gradients, TaskGradients):
+            task_gradients.check(name, num_tasks, params, extra)
+            task_losses = task_gradients.losses if task_losses is None else task_losses
+        else:
+            _contract.check_step(name, num_tasks, task_gradients, params, extra)
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
         result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:
@@ -300,7 +306,11 @@ def gather_evidence(
     gram = scaled_gram(task_gradients, mask) if "gram" in weighting.reads else None
     lengths = None
     if "norms" in weighting.reads:
-        lengths = norms(measured_leaves(weighting, task_gradients))
+        lengths = (
+            task_gradients.norms(mask, weighting.norm_mask)
+            if isinstance(task_gradients, TaskGradients)
+            else norms(measured_leaves(weighting, task_gradients))
+        )
     return make_evidence(weighting, mask, gram, lengths, task_losses)
 
 

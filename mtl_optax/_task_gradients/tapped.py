@@ -1,0 +1,369 @@
+"""Task gradients from taps: contractions of cotangents with what the parameters meet."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_optax._contract import at_least_float32
+from mtl_optax._gram import (
+    _SAFE_SQUARE,
+    HIGHEST,
+    ScaledGram,
+    along_tasks,
+    combine,
+    own_products,
+    power_of_two,
+    root,
+    scaled_gram,
+    zero_absent,
+)
+from mtl_optax._task_gradients import taps as t
+from mtl_optax._task_gradients.ways import of_weighted_sum
+from mtl_optax._tracing import varying_like
+from mtl_optax._unstacked import Way
+
+# Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
+_COMPARED = 1024
+
+# Products of the inputs and of the cotangents lose digits where the gradient is small beside what
+# it is the sum of. They are taken for right where its squared norm is so many times the unit of
+# rounding, beside the square of that.
+_ROOM = 1e3
+
+
+def worth_tapping(num_tasks: int, own_batches: bool = False) -> Callable[[list[t.Site]], bool]:
+    """Makes the rule that says which parameters are to be tapped.
+
+    It counts multiplications: with taps, or with the parameter's own task gradients. A table is
+    tapped unless it has few rows, for an array of `(T, V, d)` is what costs there.
+
+    Args:
+        num_tasks: T.
+        own_batches: whether every task has inputs of its own.
+    """
+
+    def worth(sites: list[t.Site]) -> bool:
+        n = t.number_of_rows(sites)
+        if num_tasks == 1:
+            return False
+        if sites[0].kind == "gather":
+            return n <= 2 * sites[0].shapes[0][0]
+        _, a, b = t.weight_shape(sites[0])
+        direct = num_tasks * n * a * b + num_tasks**2 * a * b
+        if own_batches:
+            return (num_tasks * n) ** 2 * (a + b) < direct
+        return n * n * a + num_tasks * n * n * b + num_tasks**2 * n * b < direct
+
+    return worth
+
+
+class _Dense:
+    """A parameter that is multiplied with data.
+
+    Attributes:
+        inputs: `(c, n, a)`, or `(T, c, n, a)` where every task has its own.
+        cotangents: `(T, c, n, b)`.
+    """
+
+    def __init__(self, inputs: Array, cotangents: Array, precision: Any, lay: Any) -> None:
+        self.inputs = inputs
+        self.cotangents = cotangents
+        self._own = inputs.ndim == 4
+        self._precision = precision
+        self._lay = lay
+
+    def products(self, dtype: Any) -> tuple[Float[Array, "T T"], Float[Array, " T"]]:
+        """Returns the inner products, and sums of norms that bound their errors."""
+        x, d = self.inputs.astype(dtype), self.cotangents.astype(dtype)
+        sizes = jnp.sqrt(jnp.sum(x * x, axis=-1)) * jnp.sqrt(jnp.sum(d * d, axis=-1))
+        bounds = jnp.sum(sizes, axis=tuple(range(1, sizes.ndim)))
+        num_tasks = len(d)
+        if self._own:
+            flat = lambda z: jnp.moveaxis(z, 0, 1).reshape(z.shape[1], -1, z.shape[-1])
+            square = lambda z: _einsum("cia,cja->cij", z, z)
+            both = square(flat(x)) * square(flat(d))
+            tasks = (len(both), num_tasks, -1, num_tasks, d.shape[2])
+            return jnp.sum(both.reshape(tasks), axis=(0, 2, 4)), bounds
+        kernels = _einsum("cia,cja->cij", x, x)
+        return _einsum("scib,tcib->st", d, _einsum("cij,tcjb->tcib", kernels, d)), bounds
+
+    def blocks(self, count: int, dtype: Any) -> Callable[[Array], Float[Array, "T _"]]:
+        """Makes the function that returns a part of the task gradients, one of `count`."""
+        form = "tcia,tcib->tcab" if self._own else "cia,tcib->tcab"
+        columns = _in_blocks(self.inputs.astype(dtype), count)
+        d = self.cotangents.astype(dtype)
+        return lambda number: _einsum(form, columns(number), d).reshape(len(d), -1)
+
+    def summed(self, weights: Float[Array, " T"]) -> Array:
+        """Returns `Σ_t w_t g_t` as the parameter's gradient."""
+        if self._own:
+            weighted = along_tasks(weights.astype(self.cotangents.dtype), self.cotangents)
+            weighted = weighted * self.cotangents
+            form = "tcia,tcib->cab"
+        else:
+            weighted = combine(weights, self.cotangents)
+            form = "cia,cib->cab"
+        return self.lay(form, self.inputs, weighted)
+
+    def lay(self, form: str, inputs: Array, cotangents: Array) -> Array:
+        return self._lay(jnp.einsum(form, inputs, cotangents, precision=self._precision))
+
+    def stacked(self) -> Array:
+        """Returns the task gradients themselves."""
+        one = lambda x, d: self.lay("cia,cib->cab", x, d)
+        return jax.vmap(one, (0 if self._own else None, 0))(self.inputs, self.cotangents)
+
+
+class _Lookups:
+    """A table whose rows are looked up.
+
+    Attributes:
+        rows: `(n,)`, the rows, or `(T, n)` where every task looks up its own; out of range where
+            there is no gradient.
+        cotangents: `(T, n, d)`.
+    """
+
+    def __init__(self, rows: Int[Array, "..."], cotangents: Array, size: int, lay: Any) -> None:
+        self.rows = rows
+        self._size = size
+        self._own = rows.ndim == 2
+        valid = jnp.expand_dims(rows < size, -1)
+        self.cotangents = jnp.where(valid, cotangents, jnp.zeros_like(cotangents))
+        self._lay = lay
+
+    def products(self, dtype: Any) -> tuple[Float[Array, "T T"], Float[Array, " T"]]:
+        d = self.cotangents.astype(dtype)
+        if self._own or d.shape[1] > _COMPARED:
+            sums = self._sums(dtype)
+            # Sums that are made first lose nothing.
+            return own_products([sums]), jnp.zeros(len(d), dtype)
+        bounds = jnp.sum(jnp.sqrt(jnp.sum(d * d, axis=-1)), axis=-1)
+        same = (jnp.expand_dims(self.rows, 0) == jnp.expand_dims(self.rows, 1)).astype(dtype)
+        return _einsum("sib,tib->st", d, _einsum("ij,tjb->tib", same, d)), bounds
+
+    def _sums(self, dtype: Any) -> Float[Array, "T n d"]:
+        """Sums the cotangents of each row that is looked up, at some place of its own."""
+        flat = self.rows.reshape(-1)
+        order = jnp.argsort(flat)
+        ordered = flat[order]
+        first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+        place = jnp.zeros_like(flat).at[order].set(jnp.cumsum(first).astype(flat.dtype) - 1)
+        place = jnp.broadcast_to(place.reshape(self.rows.shape), self.cotangents.shape[:2])
+        d = self.cotangents.astype(dtype)
+        add = lambda place, d: jnp.zeros((flat.size, d.shape[-1]), dtype).at[place].add(d)
+        return jax.vmap(add)(place, d)
+
+    def blocks(self, count: int, dtype: Any) -> Callable[[Array], Float[Array, "T _"]]:
+        columns = _in_blocks(self._sums(dtype), count)
+        return lambda number: columns(number).reshape(len(self.cotangents), -1)
+
+    def summed(self, weights: Float[Array, " T"]) -> Array:
+        if self._own:
+            d = along_tasks(weights.astype(self.cotangents.dtype), self.cotangents)
+            return self.lay(self.rows.reshape(-1), (d * self.cotangents).reshape(-1, d.shape[-1]))
+        return self.lay(self.rows, combine(weights, self.cotangents))
+
+    def lay(self, rows: Int[Array, " n"], cotangents: Array) -> Array:
+        table = jnp.zeros((self._size, cotangents.shape[-1]), cotangents.dtype)
+        return self._lay(table.at[rows].add(cotangents, mode="drop"))
+
+    def stacked(self) -> Array:
+        rows = 0 if self._own else None
+        return jax.vmap(self.lay, (rows, 0))(self.rows, self.cotangents)
+
+
+def _in_blocks(x: Array, count: int) -> Callable[[Array], Array]:
+    """Makes the function that returns one of `count` blocks of the last axis."""
+    width = -(-x.shape[-1] // count)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width * count - x.shape[-1])])
+    return lambda number: jax.lax.dynamic_slice_in_dim(padded, number * width, width, axis=-1)
+
+
+def _einsum(form: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(form, left, right, precision=HIGHEST)
+
+
+class Rows(NamedTuple):
+    """What one backward pass gives: for one row of weights, or with an axis of rows in front.
+
+    Attributes:
+        direct: gradients of the parameters that have no taps, by their slots.
+        taps: the cotangents, by the numbers of the sites.
+    """
+
+    direct: Mapping[int, Array]
+    taps: Mapping[int, Array]
+
+
+class Tapped(Way):
+    """Task gradients by what they are made of, where parameters meet data."""
+
+    name = "taps"
+
+    def __init__(
+        self,
+        losses: Float[Array, " T"],
+        leaves: Sequence[Any],
+        sites: Mapping[int, list[t.Site]],
+        met: Mapping[int, Array],
+        pull: Callable[[Array], Rows],
+        heads: frozenset[int],
+        for_each_row: Callable[[Callable[[Array], Any], Array, Any], Any],
+    ) -> None:
+        self.losses = losses
+        self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
+        self._sites = sites
+        self._met = met
+        self._pull = pull
+        self._heads = heads
+        self._for_each_row = for_each_row
+        self._gathered: Rows | None = None
+        self._dtype = at_least_float32(*self.leaves)
+
+    def _rows(self) -> Rows:
+        if self._gathered is None:
+            rows = varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)
+            direct = set(range(len(self.leaves))) - self._heads - set(self._sites)
+
+            def pull(row: Array) -> Rows:
+                found = self._pull(row)
+                return found._replace(direct={slot: found.direct[slot] for slot in sorted(direct)})
+
+            leaves = [self.leaves[slot] for slot in sorted(direct)]
+            self._gathered = self._for_each_row(pull, rows, leaves)
+        return self._gathered
+
+    def _leaf(self, slot: int, taps: Mapping[int, Array]) -> Any:
+        """Returns the contraction of a tapped parameter."""
+        sites = self._sites[slot]
+        met = [self._met[site.number] for site in sites]
+        cotangents = [taps[site.number] for site in sites]
+        parameter = self.leaves[slot]
+        if sites[0].kind == "gather":
+            return _Lookups(
+                t.indices(sites, met),
+                t.gather_cotangents(sites, cotangents),
+                sites[0].shapes[0][0],
+                t.lay_rows(sites[0], parameter),
+            )
+        joined = t.dense(sites, met, parameter)
+        precision = sites[0].params["precision"]
+        return _Dense(joined.inputs, t.dense_cotangents(sites, cotangents), precision, joined.lay)
+
+    def _parts(self, slots: Sequence[int], mask: Any = None) -> tuple[list[Any], list[Array]]:
+        """Returns the contractions of tapped parameters and the stacks of the others."""
+        rows = self._rows()
+        if mask is not None:
+            rows = zero_absent(mask, rows)
+        tapped = [self._leaf(slot, rows.taps) for slot in slots if slot in self._sites]
+        return tapped, [rows.direct[slot] for slot in slots if slot not in self._sites]
+
+    def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> ScaledGram:
+        tapped, stacks = self._parts(slots)
+        if not tapped:
+            return scaled_gram(stacks, mask)
+        return _scaled_gram(tapped, stacks, mask, self._dtype)
+
+    def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
+        matrix, scale = self.scaled_gram(slots, mask)
+        return scale * root(jnp.diagonal(matrix))
+
+    def combine(
+        self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
+    ) -> list[Array]:
+        if not slots:
+            return []
+        # Heads have no gradient for each task.
+        if self._heads & set(slots) or (self._gathered is None and mask is None):
+            pull = lambda row: self._gradients(slots, self._pull(row))
+            return of_weighted_sum(pull, weights, self.losses)
+        rows = self._rows()
+        if mask is not None:
+            rows = zero_absent(mask, rows)
+        return [
+            self._leaf(slot, rows.taps).summed(weights)
+            if slot in self._sites
+            else combine(weights, rows.direct[slot])
+            for slot in slots
+        ]
+
+    def _gradients(self, slots: Sequence[int], row: Rows) -> list[Array]:
+        """Returns the gradients that one backward pass gives."""
+        taps = {number: jnp.expand_dims(tap, 0) for number, tap in row.taps.items()}
+        one = jnp.ones(1, self._dtype)
+        return [
+            self._leaf(slot, taps).summed(one) if slot in self._sites else row.direct[slot]
+            for slot in slots
+        ]
+
+    def stack(self, slots: Sequence[int]) -> list[Array]:
+        rows = self._rows()
+        return [
+            self._leaf(slot, rows.taps).stacked() if slot in self._sites else rows.direct[slot]
+            for slot in slots
+        ]
+
+
+def _scaled_gram(
+    tapped: Sequence[Any], stacks: Sequence[Array], mask: Bool[Array, " T"], dtype: Any
+) -> ScaledGram:
+    """Computes the Gram matrix, again from the gradients, part by part, where that is not safe."""
+    found = [leaf.products(dtype) for leaf in tapped]
+    products = sum(product for product, _ in found)
+    bounds = jnp.sqrt(sum(bound**2 for _, bound in found))
+    if stacks:
+        products += own_products(stacks)
+    squares = jnp.diagonal(products)
+    one = jnp.ones_like(squares)
+
+    def held(products: Float[Array, "T T"], units: Float[Array, " T"]) -> ScaledGram:
+        products = jnp.where(jnp.outer(mask, mask), products, 0)
+        scale = power_of_two(jnp.sqrt(jnp.diagonal(products)))
+        matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
+        return ScaledGram(matrix, units * scale)
+
+    eps = jnp.finfo(dtype).eps
+    safe = (squares >= _SAFE_SQUARE[0]) & (squares <= _SAFE_SQUARE[1])
+    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds
+    num_tasks = len(mask)
+
+    def careful() -> ScaledGram:
+        cotangents = [leaf.cotangents for leaf in tapped]
+        rows = _largest([*cotangents, *stacks], dtype)
+        wrong = jnp.any(mask & ~(safe | (rows == 0)))
+
+        def again() -> ScaledGram:
+            stacked = _largest(stacks, dtype) if stacks else 0 * one
+            parts = [leaf.blocks(num_tasks, dtype) for leaf in tapped]
+
+            def step(k: Array, carry: Any) -> Any:
+                largest, products = carry
+                measuring = k < num_tasks
+                units = jnp.where(measuring, 1, power_of_two(largest))
+                for of in parts:
+                    part = of(k % num_tasks)
+                    part = part / along_tasks(units, part)
+                    longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
+                    largest = jnp.where(measuring, longest, largest)
+                    products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
+                return largest, products
+
+            first = (stacked, jnp.zeros((num_tasks, num_tasks), dtype))
+            largest, products = jax.lax.fori_loop(0, 2 * num_tasks, step, first)
+            units = power_of_two(largest)
+            for stack in stacks:
+                rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(num_tasks, -1)
+                products += _einsum("sn,tn->st", rows, rows)
+            return held(products, units)
+
+        return jax.lax.cond(wrong, again, lambda: held(products, one))
+
+    return jax.lax.cond(jnp.all(safe | ~mask), lambda: held(products, one), careful)
+
+
+def _largest(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
+    each = [jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0) for x in leaves]
+    return jnp.max(jnp.stack([entry.astype(dtype) for entry in each]), axis=0)

@@ -1,0 +1,248 @@
+"""Task gradients that are not stacked: what every way of gathering them answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from mtl_optax import _contract
+
+
+class Way:
+    """One forward pass, and how task gradients are gathered from it.
+
+    Leaves of the parameters go by their numbers, `slots`. A mask of None says that all tasks are
+    present; what absent tasks hold never counts.
+
+    Attributes:
+        name: as `value_and_task_grads` calls it.
+        losses: `(T,)`.
+        leaves: shape and dtype of each leaf of the parameters.
+    """
+
+    name: str
+    losses: Float[Array, " T"]
+    leaves: Sequence[jax.ShapeDtypeStruct]
+
+    def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
+        """Returns the `ScaledGram` of the present tasks."""
+        raise NotImplementedError
+
+    def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
+        """Returns the norms; any number for absent tasks."""
+        raise NotImplementedError
+
+    def combine(
+        self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
+    ) -> list[Array]:
+        """Returns the leaves of `Σ_t w_t g_t`."""
+        raise NotImplementedError
+
+    def stack(self, slots: Sequence[int]) -> list[Array]:
+        """Returns the stacked leaves `(T, *p.shape)`."""
+        raise NotImplementedError
+
+
+class TaskGradients:
+    """Task gradients that answer what methods ask, without a stack of them.
+
+    Made by `value_and_task_grads(..., stacked=False)` and its kin, and taken by every method where
+    it takes a stacked tree. It lives within one trace: a whole step goes under `jax.jit`, `vmap` or
+    `scan`, and the object is not returned from it. JAX takes it for a single leaf.
+
+    Attributes:
+        losses: `(T,)`, the task losses; methods that read them need no `task_losses`.
+        num_tasks: T.
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        structure: Any,
+        slots: Sequence[int],
+        heads: Sequence[int] = (),
+        mask: Bool[Array, " T"] | None = None,
+    ) -> None:
+        self._way = way
+        self._structure = structure
+        self._slots = tuple(slots)
+        self._heads = tuple(heads)
+        self._mask = mask
+        self._head_gradients: list[Array] | None = None
+
+    @property
+    def losses(self) -> Float[Array, " T"]:
+        return self._way.losses
+
+    @property
+    def num_tasks(self) -> int:
+        return int(self.losses.shape[0])
+
+    def __repr__(self) -> str:
+        return (
+            f"TaskGradients(num_tasks={self.num_tasks}, way={self._way.name!r}; .stack() gives "
+            "what takes arrays alone the stacked tree)"
+        )
+
+    def __contains__(self, key: object) -> bool:
+        """Says no; Linen's `TrainState` asks its gradients for the name of a collection."""
+        return False
+
+    def __jax_array__(self) -> Array:
+        raise TypeError(
+            f"{self!r} is no array. Methods of mtl_optax take it as it is; what stands before a "
+            "method, as clipping does, takes gradients.stack(), or value_and_task_grads without "
+            "stacked=False."
+        )
+
+    @property
+    def params(self) -> Any:
+        """Shapes and dtypes of the parameters that are covered, with placeholders for others."""
+        return self._tree([self._way.leaves[slot] for slot in self._slots], heads=False)
+
+    def _tree(self, values: Sequence[Any], heads: bool = True) -> Any:
+        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
+        for slot, value in zip(self._slots, values, strict=True):
+            laid[slot] = value
+        if heads and self._heads:
+            for slot, value in zip(self._heads, self._of_heads(), strict=True):
+                laid[slot] = value
+        return self._structure.unflatten(laid)
+
+    def _of_heads(self) -> list[Array]:
+        """Returns the heads' gradients of the summed loss."""
+        if self._head_gradients is None:
+            ones = jnp.ones_like(self.losses)
+            self._head_gradients = self._way.combine(ones, self._heads, None)
+        return self._head_gradients
+
+    def check(self, method: str, num_tasks: int, params: Any, extra: Any) -> None:
+        """Raises where a method cannot take it with these arguments."""
+        _contract.check_extra(method, extra)
+        if self.num_tasks != num_tasks:
+            raise ValueError(
+                f"{method}: task_gradients are of {self.num_tasks} tasks, wanted num_tasks="
+                f"{num_tasks}."
+            )
+        if self._heads:
+            raise ValueError(
+                f"{method}: task_gradients hold gradients of heads, which shared= left out. "
+                "mtl_optax.on_shared(method, shared) shows the method those of the shared leaves."
+            )
+        if params is not None:
+            _contract.check_same_shapes(method, self.params, params)
+
+    def masked(self, mask: Bool[Array, " T"]) -> "TaskGradients":
+        """Returns the same with zeros for the tasks that are absent, whatever they hold."""
+        return TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
+
+    def _present(self, mask: Any) -> Bool[Array, " T"]:
+        mask = self._mask if mask is None else mask
+        return _contract.check_mask("TaskGradients", self.num_tasks, mask, "mask")
+
+    def scaled_gram(self, mask: Bool[Array, " T"]) -> Any:
+        """Returns the `ScaledGram` of the present tasks."""
+        return self._way.scaled_gram(self._slots, mask)
+
+    def gram(self, mask: Bool[Array, " T"] | None = None) -> Float[Array, "T T"]:
+        """Computes the Gram matrix `M[s, t] = <g_s, g_t>`.
+
+        Args:
+            mask: `(T,)` bool, the tasks that are present; rows of absent tasks are zero.
+
+        Returns:
+            `(T, T)` in float32 (float64 if a parameter is float64).
+        """
+        present = self._present(mask)
+        matrix, scale = self.scaled_gram(present)
+        products = matrix * jnp.expand_dims(scale, 1) * jnp.expand_dims(scale, 0)
+        return jnp.where(jnp.outer(present, present), products, 0)
+
+    def norms(
+        self, mask: Bool[Array, " T"] | None = None, leaves: Any | None = None
+    ) -> Float[Array, " T"]:
+        """Computes the Euclidean norms of the task gradients.
+
+        Args:
+            mask: `(T,)` bool, the tasks that are present; norms of absent tasks are zero.
+            leaves: which leaves to measure: a name or several, a tree of booleans or a predicate
+                on the key path, as for `on_shared`; all by default.
+        """
+        present = self._present(mask)
+        slots = self._slots
+        if leaves is not None:
+            slots = self._chosen("norms", leaves, "leaves")[0]
+        return jnp.where(present, self._way.norms(slots, present), 0)
+
+    def combine(self, weights: Float[Array, " T"]) -> Any:
+        """Computes `Σ_t w_t g_t`, shaped like the parameters; heads get their own gradients."""
+        _contract.check_vector("TaskGradients.combine", "weights", weights, self.num_tasks)
+        return self._tree(self._way.combine(jnp.asarray(weights), self._slots, self._mask))
+
+    def mix(self, coefficients: Float[Array, "S T"]) -> Any:
+        """Computes `S` combinations of the task gradients, `r_s = Σ_t K[s, t] g_t`.
+
+        Returns:
+            A tree with leaves `(S, *p.shape)`.
+        """
+        from mtl_optax import _gram
+
+        return _gram.mix(coefficients, self.stack())
+
+    def stack(self) -> Any:
+        """Returns the stacked tree, leaves `(T, *p.shape)`; heads get their own gradients."""
+        stacked = self._way.stack(self._slots)
+        if self._mask is not None:
+            from mtl_optax import _gram
+
+            stacked = _gram.zero_absent(self._mask, stacked)
+        return self._tree(stacked)
+
+    def split(self, shared: Any) -> tuple["TaskGradients", Any]:
+        """Splits in task gradients of the shared leaves and gradients of the heads.
+
+        Args:
+            shared: which leaves are shared, as for `value_and_task_grads`. Where that was given it,
+                it has to be the same.
+
+        Returns:
+            Task gradients of the shared leaves, and a tree of the heads' gradients of the summed
+            loss, each with placeholders (`optax.MaskedNode`) for the leaves of the other.
+        """
+        slots, others = self._chosen("split", shared, "shared", self._heads)
+        if self._heads and set(slots) != set(self._slots):
+            raise ValueError(
+                "TaskGradients.split: shared chooses other leaves than value_and_task_grads was "
+                "given. Give both the same."
+            )
+        rest = TaskGradients(self._way, self._structure, others, (), self._mask)
+        heads = rest._way.combine(
+            self._present(None).astype(self.losses.dtype), others, self._mask
+        )
+        return TaskGradients(self._way, self._structure, slots, (), self._mask), rest._tree(heads)
+
+    def _chosen(
+        self, caller: str, choice: Any, argument: str, heads: Sequence[int] = ()
+    ) -> tuple[list[int], list[int]]:
+        """Returns the slots that a choice of leaves picks, and the others."""
+        covered = sorted({*self._slots, *heads})
+        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
+        for slot in covered:
+            laid[slot] = self._way.leaves[slot]
+        tree = self._structure.unflatten(laid)
+        mask = _contract.shared_leaves(f"TaskGradients.{caller}", choice, tree, argument=argument)
+        picked = jax.tree.leaves(mask)
+        chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]
+        return chosen, [slot for slot, pick in zip(covered, picked, strict=True) if not pick]
+
+
+def unwrapped(tree: Any) -> Any:
+    """Returns the object itself where it stands alone in a tree, as in an `nnx.State`."""
+    if isinstance(tree, TaskGradients):
+        return tree
+    leaves = jax.tree.leaves(tree)
+    alone = len(leaves) == 1 and isinstance(leaves[0], TaskGradients)
+    return leaves[0] if alone else tree
