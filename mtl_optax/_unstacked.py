@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._trees import shared_leaves, zero_absent
 
 
 class Way:
@@ -121,7 +122,7 @@ class TaskGradients:
 
     def check(self, method: str, num_tasks: int, params: Any, extra: Any) -> None:
         """Raises where a method cannot take it with these arguments."""
-        _contract.check_extra(method, extra)
+        _checks.check_extra(method, extra)
         if self.num_tasks != num_tasks:
             raise ValueError(
                 f"{method}: task_gradients are of {self.num_tasks} tasks, wanted num_tasks="
@@ -133,7 +134,7 @@ class TaskGradients:
                 "mtl_optax.on_shared(method, shared) shows the method those of the shared leaves."
             )
         if params is not None:
-            _contract.check_same_shapes(method, self.params, params)
+            _checks.check_same_shapes(method, self.params, params)
 
     def masked(self, mask: Bool[Array, " T"]) -> "TaskGradients":
         """Returns the same with zeros for the tasks that are absent, whatever they hold."""
@@ -141,7 +142,7 @@ class TaskGradients:
 
     def _present(self, mask: Any) -> Bool[Array, " T"]:
         mask = self._mask if mask is None else mask
-        return _contract.check_mask("TaskGradients", self.num_tasks, mask, "mask")
+        return _checks.check_mask("TaskGradients", self.num_tasks, mask, "mask")
 
     def scaled_gram(self, mask: Bool[Array, " T"]) -> Any:
         """Returns the `ScaledGram` of the present tasks."""
@@ -179,7 +180,7 @@ class TaskGradients:
 
     def combine(self, weights: Float[Array, " T"]) -> Any:
         """Computes `Σ_t w_t g_t`, shaped like the parameters; heads get their own gradients."""
-        _contract.check_vector("TaskGradients.combine", "weights", weights, self.num_tasks)
+        _checks.check_vector("TaskGradients.combine", "weights", weights, self.num_tasks)
         return self._tree(self._way.combine(jnp.asarray(weights), self._slots, self._mask))
 
     def mix(self, coefficients: Float[Array, "S T"]) -> Any:
@@ -196,9 +197,7 @@ class TaskGradients:
         """Returns the stacked tree, leaves `(T, *p.shape)`; heads get their own gradients."""
         stacked = self._way.stack(self._slots)
         if self._mask is not None:
-            from mtl_optax import _gram
-
-            stacked = _gram.zero_absent(self._mask, stacked)
+            stacked = zero_absent(self._mask, stacked)
         return self._tree(stacked)
 
     def split(self, shared: Any) -> tuple["TaskGradients", Any]:
@@ -219,9 +218,7 @@ class TaskGradients:
                 "given. Give both the same."
             )
         rest = TaskGradients(self._way, self._structure, others, (), self._mask)
-        heads = rest._way.combine(
-            self._present(None).astype(self.losses.dtype), others, self._mask
-        )
+        heads = rest._way.combine(self._present(None).astype(self.losses.dtype), others, self._mask)
         return TaskGradients(self._way, self._structure, slots, (), self._mask), rest._tree(heads)
 
     def _chosen(
@@ -233,7 +230,7 @@ class TaskGradients:
         for slot in covered:
             laid[slot] = self._way.leaves[slot]
         tree = self._structure.unflatten(laid)
-        mask = _contract.shared_leaves(f"TaskGradients.{caller}", choice, tree, argument=argument)
+        mask = shared_leaves(f"TaskGradients.{caller}", choice, tree, argument=argument)
         picked = jax.tree.leaves(mask)
         chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]
         return chosen, [slot for slot, pick in zip(covered, picked, strict=True) if not pick]

@@ -74,6 +74,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the kind of key is forgotten", "(words, impl=self._kind)", "(words)"),
         ("a cast key is no key", "jnp.asarray(state.key).astype(jnp.uint32)", "state.key"),
+        ("a seed of True", " and not isinstance(key, bool):", ":"),
     ],
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
@@ -404,13 +405,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "problem.value(point) - lowest",
         ),
     ],
-    "mtl_optax/_powers.py": [
+    "mtl_optax/_precision.py": [
         (
             "zero is as large as one",
             "return jnp.where(x == 0, jnp.finfo(x.dtype).minexp, powers)",
             "return powers",
         ),
         ("the power overflows", "half = n // 2", "half = n"),
+        (
+            "one float64 among others is float32",
+            "jnp.float64 if any(a.dtype",
+            "jnp.float64 if all(a.dtype",
+        ),
     ],
     "mtl_optax/_solvers/kl_ball.py": [
         (
@@ -488,11 +494,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("every scale is safe", "_SAFE_SQUARE = (1e-24, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
         (
-            "half precision accumulates in itself",
-            "        preferred_element_type=dtype,\n",
-            "        preferred_element_type=left.dtype,\n",
-        ),
-        (
             "combine adds in the dtype of the gradients",
             "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
             "(coefficients[t].astype(leaf.dtype) * leaf[t] for t",
@@ -517,6 +518,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jax.lax.fori_loop(1, len(leaf), rest,",
             "jax.lax.fori_loop(0, len(leaf), rest,",
         ),
+    ],
+    "mtl_optax/_contractions.py": [
+        (
+            "half precision accumulates in itself",
+            "        preferred_element_type=dtype,\n",
+            "        preferred_element_type=left.dtype,\n",
+        ),
+    ],
+    "mtl_optax/_gram_on_cpu.py": [
         (
             "the rest of a long leaf is taken from its start",
             "_product(left[:, -rest:], right[:, -rest:],",
@@ -527,13 +537,25 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        total += product(index, left.shape[1] - rest, rest)\n",
             "",
         ),
+    ],
+    "mtl_optax/_trees.py": [
         (
             "absent rows are multiplied by zero",
             "jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g))",
             "g * along_tasks(mask, g).astype(g.dtype)",
         ),
+        (
+            "every parameter is a layer",
+            "jax.tree_util.keystr(path[:-1]) for path",
+            "jax.tree_util.keystr(path) for path",
+        ),
+        (
+            "nothing shared is no mistake",
+            "if not any(jax.tree.leaves(mask)):",
+            "if not jax.tree.leaves(mask):",
+        ),
     ],
-    "mtl_optax/_weighting.py": [
+    "mtl_optax/_frame.py": [
         (
             "a loss of NaN is swallowed",
             "for read in evidence[1:]:",
@@ -577,7 +599,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             ("tests/test_messages.py",),
         ),
     ],
-    "mtl_optax/_contract.py": [
+    "mtl_optax/_checks.py": [
         (
             "an open end is closed",
             "number <= bottom if open_low or",
@@ -603,29 +625,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '        raise TypeError(f"{method}: {name} must be an integer',
             ("tests/test_messages.py",),
         ),
-        ("a seed of True", " and not isinstance(key, bool):", ":"),
-        (
-            "every parameter is a layer",
-            "jax.tree_util.keystr(path[:-1]) for path",
-            "jax.tree_util.keystr(path) for path",
-        ),
-        (
-            "nothing shared is no mistake",
-            "if not any(jax.tree.leaves(mask)):",
-            "if not jax.tree.leaves(mask):",
-        ),
-        (
-            "one float64 among others is float32",
-            "jnp.float64 if any(a.dtype",
-            "jnp.float64 if all(a.dtype",
-        ),
         (
             "losses keep half precision",
             "return jnp.asarray(task_losses, at_least_float32(task_losses))",
             "return jnp.asarray(task_losses)",
         ),
     ],
-    "mtl_optax/_composition.py": [
+    "mtl_optax/_around/per_task.py": [
         (
             "an absent task's copy moves",
             "            inner = select_tasks(mask, inner, state.inner)\n",
@@ -636,6 +642,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "lifted.update(g, s, params, **extra)",
             "lifted.update(g, s, params)",
         ),
+    ],
+    "mtl_optax/_around/on_shared.py": [
         (
             "heads have the weights of the step before",
             "_weigh_heads(_weights_of(shared_state),",
@@ -662,7 +670,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "            pass\n",
         ),
     ],
-    "mtl_optax/_guards.py": [
+    "mtl_optax/_around/guard.py": [
         (
             "steps in a row are steps in all",
             "optax.safe_increment(state.consecutive), 0)",
@@ -690,7 +698,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.any(bad) | broken",
         ),
     ],
-    "mtl_optax/_accumulation.py": [
+    "mtl_optax/_around/accumulation.py": [
         (
             "a task is averaged over all micro-steps",
             "number = jnp.maximum(present, 1)",
@@ -712,27 +720,31 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "params, task_mask=mask, **extra",
         ),
     ],
-    "mtl_optax/_gradients.py": [
+    "mtl_optax/_task_gradients/stacked.py": [
         (
             "heads have the gradient of the mean loss",
             "pullback(jnp.ones_like(losses))[1]",
             "pullback(jnp.ones_like(losses) / len(losses))[1]",
         ),
+    ],
+    "mtl_optax/_task_gradients/calls.py": [
         (
             "an argument beyond the last",
             "-len(args) <= number < len(args)",
             "-len(args) <= number <= len(args)",
-        ),
-        (
-            "unequal batches are not named",
-            "        _check_task_axis(name, args, axes, kwargs)\n",
-            "",
         ),
         ("no losses are losses", "if len(shape) != 1 or shape[0] == 0:", "if len(shape) != 1:"),
         (
             "keyword arguments are lost",
             "return fun(*full, **kwargs)",
             "return fun(*full)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/per_task.py": [
+        (
+            "unequal batches are not named",
+            "        _check_task_axis(name, args, axes, kwargs)\n",
+            "",
         ),
     ],
     "mtl_optax/_tracing.py": [
@@ -747,7 +759,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    if False:\n",
         ),
     ],
-    "mtl_optax/_weighted.py": [
+    "mtl_optax/_task_gradients/weighted.py": [
         (
             "weights overflow in half precision",
             "unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))",
@@ -799,7 +811,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    if weighting.norm_mask is False:\n",
         ),
     ],
-    "mtl_optax/_learned.py": [
+    "mtl_optax/_methods/_learned.py": [
         (
             "an absent task moves",
             "LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))",
@@ -821,7 +833,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "(gradients, self.optimizer)",
         ),
     ],
-    "mtl_optax/_diagnostics.py": [
+    "mtl_optax/_diagnostics/conflict.py": [
         (
             "absent tasks are in pairs",
             "count = jnp.sum(mask).astype(gram.dtype)",
@@ -837,6 +849,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    fraction = jnp.where(jnp.all(jnp.isfinite(gram)), fraction, jnp.nan)\n",
             "",
         ),
+    ],
+    "mtl_optax/_diagnostics/dominance.py": [
         (
             "an absent task's squares fade",
             "DominanceState(select_tasks(mask, squares, state.squares))",
@@ -848,13 +862,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.clip(scaled.astype(jnp.int32), 0, buckets - 1)",
             "scaled.astype(jnp.int32)",
         ),
+    ],
+    "mtl_optax/_around/split_step.py": [
         (
             "a step where the moments cancel is lost",
             "jnp.where(known, absent, wide)",
             "absent",
         ),
     ],
-    "mtl_optax/_logging.py": [
+    "mtl_optax/_diagnostics/scalars.py": [
         ("no residual", '    "residual": 0,\n', ""),
         ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),

@@ -11,7 +11,7 @@ from flax import nnx
 
 import mtl_optax as mtl
 from mtl_optax import adversarial, metrics
-from mtl_optax._gradients import _LARGE
+from mtl_optax._task_gradients.passes import LARGE
 from tests.common import METHODS, inputs, make, step
 
 STEPS = 10
@@ -107,7 +107,7 @@ def wide_params(size):
 
 SHARED = {"trunk": True, "heads": False}
 SMALL = wide_params(6)
-LARGE = wide_params(_LARGE + 6)
+LARGE = wide_params(LARGE + 6)
 
 
 def losses_of(p, x):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from mtl_optax import _gradients
+from mtl_optax._task_gradients import passes
 from tests.common import optimised
 
 T = 3
@@ -263,11 +263,11 @@ def test_both_ways_agree_when_every_task_sees_the_same_batch():
 @pytest.mark.parametrize("of", ["value_and_task_grads", "streamed_value_and_grad"])
 @pytest.mark.parametrize(
     ("kernel", "num_tasks", "looped"),
-    [((3, 3, 1, 2), 3, False), ((3, 3, 1, 2), _gradients._FEW_TASKS + 1, True), ((16, 2), 3, True)],
+    [((3, 3, 1, 2), 3, False), ((3, 3, 1, 2), passes._FEW_TASKS + 1, True), ((16, 2), 3, True)],
 )
 def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monkeypatch):
     """XLA runs them many times slower there, on the CPU; other large models do go in turn."""
-    monkeypatch.setattr(_gradients, "_LARGE", 0)
+    monkeypatch.setattr(passes, "LARGE", 0)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 1)), jnp.float32)
     weights = jnp.linspace(0.5, 1.0, num_tasks, dtype=jnp.float32)
 

@@ -1,5 +1,9 @@
-"""What is published beside the code: the citation, the forms, the workflow, the package's data."""
+"""What is published beside the code: the citation, the forms, the workflow, the package's data.
 
+And the house: in which direction its rooms import each other.
+"""
+
+import ast
 import importlib.metadata
 import re
 import tomllib
@@ -12,6 +16,27 @@ from tests.common import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
+# From the ground up: each imports itself and what stands before it.
+HOUSE = (
+    "_precision",
+    "_tracing",
+    "_complex",
+    "_checks",
+    "_trees",
+    "_contractions",
+    "_gram_on_cpu",
+    "_gram",
+    "_solvers",
+    "_task_gradients",
+    "_frame",
+    "_diagnostics",
+    "_around",
+    "_task_gradients.weighted",
+    "_methods",
+    "_registry",
+    "adversarial",
+    "metrics",
+)
 FORMS = sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"))
 
 
@@ -85,3 +110,33 @@ def test_the_source_distribution_holds_what_the_tests_read():
     for name in ("tests", "docs", "benchmarks", "README.md", "CITATION.cff", ".ci", ".github"):
         assert f"/{name}" in included
         assert (ROOT / name).exists()
+
+
+def floor(module):
+    """Returns the number of a module's room in the house."""
+    rooms = [room for room in HOUSE if f"{module}.".startswith(f"{room}.")]
+    assert rooms, f"mtl_optax.{module} stands in no room"
+    return HOUSE.index(max(rooms, key=len))
+
+
+def imported(path):
+    """Yields the modules of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name[len("mtl_optax.") :] for name in names if name.startswith("mtl_optax."))
+
+
+def test_imports_point_downwards():
+    package = ROOT / "mtl_optax"
+    for path in package.rglob("*.py"):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        if module == "__init__":
+            continue
+        for name in imported(path):
+            assert floor(name) <= floor(module), f"mtl_optax.{module} imports mtl_optax.{name}"

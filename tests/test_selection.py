@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import mtl_optax as mtl
-from mtl_optax import _contract
+from mtl_optax import _trees
 
 T = 2
 
@@ -243,7 +243,7 @@ def test_a_predicate_that_selects_nothing_is_told_of_names():
 
 def test_hidden_leaves_stay_hidden():
     tree = {"trunk": jnp.ones(2), "head": optax.MaskedNode()}
-    assert _contract.shared_leaves("f", "trunk", tree) == {
+    assert _trees.shared_leaves("f", "trunk", tree) == {
         "trunk": True,
         "head": optax.MaskedNode(),
     }

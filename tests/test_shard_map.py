@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 import mtl_optax as mtl
-from mtl_optax import _gradients
+from mtl_optax._task_gradients import passes
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax.adversarial import Gate
 from tests.common import METHODS, inputs, make, step
@@ -138,7 +138,7 @@ def test_one_pass_ways(name, parameters, data):
 @pytest.mark.parametrize("data", ["varying", "replicated"])
 def test_task_gradients_have_the_type_of_the_parameters(data, large, monkeypatch):
     if large:
-        monkeypatch.setattr(_gradients, "_LARGE", 0)
+        monkeypatch.setattr(passes, "LARGE", 0)
 
     def convolved(p, d):
         rows = jnp.expand_dims(d["x"], 1)

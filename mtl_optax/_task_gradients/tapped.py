@@ -7,22 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._contract import at_least_float32
-from mtl_optax._gram import (
-    _SAFE_SQUARE,
-    HIGHEST,
-    ScaledGram,
-    along_tasks,
-    combine,
-    own_products,
-    power_of_two,
-    root,
-    scaled_gram,
-    zero_absent,
-)
+from mtl_optax._gram import SAFE_SQUARE, ScaledGram, combine, own_products, scaled_gram
+from mtl_optax._gram import products as inner_products
+from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
+from mtl_optax._task_gradients.passes import for_each_row
 from mtl_optax._task_gradients.ways import of_weighted_sum
 from mtl_optax._tracing import varying_like
+from mtl_optax._trees import along_tasks, zero_absent
 from mtl_optax._unstacked import Way
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
@@ -75,20 +67,24 @@ class _Dense:
         self._precision = precision
         self._lay = lay
 
-    def products(self, dtype: Any) -> tuple[Float[Array, "T T"], Float[Array, " T"]]:
-        """Returns the inner products, and sums of norms that bound their errors."""
+    def products(self, dtype: Any) -> tuple[Any, Float[Array, " T"]]:
+        """Returns a pair of stacks that has the products, and sums of norms, for their errors."""
         x, d = self.inputs.astype(dtype), self.cotangents.astype(dtype)
         sizes = jnp.sqrt(jnp.sum(x * x, axis=-1)) * jnp.sqrt(jnp.sum(d * d, axis=-1))
         bounds = jnp.sum(sizes, axis=tuple(range(1, sizes.ndim)))
-        num_tasks = len(d)
         if self._own:
+            # Rows of all tasks meet rows of all tasks: `(s, i, t, j)`, and one of the two kernels
+            # counts as the stack of the other.
             flat = lambda z: jnp.moveaxis(z, 0, 1).reshape(z.shape[1], -1, z.shape[-1])
-            square = lambda z: _einsum("cia,cja->cij", z, z)
-            both = square(flat(x)) * square(flat(d))
-            tasks = (len(both), num_tasks, -1, num_tasks, d.shape[2])
-            return jnp.sum(both.reshape(tasks), axis=(0, 2, 4)), bounds
+            both = _einsum("cia,cja->cij", flat(x), flat(x))
+            both *= _einsum("cia,cja->cij", flat(d), flat(d))
+            num_tasks, _, n, _ = d.shape
+            both = jnp.sum(both.reshape(-1, num_tasks, n, num_tasks, n), axis=(0, 2, 4))
+            return (jnp.eye(num_tasks, dtype=dtype), both), bounds
+        # One product for each task, with all of it laid out as what it is contracted with.
         kernels = _einsum("cia,cja->cij", x, x)
-        return _einsum("scib,tcib->st", d, _einsum("cij,tcjb->tcib", kernels, d)), bounds
+        kernels = jnp.broadcast_to(kernels, (len(d), *kernels.shape))
+        return (d, _einsum("tcij,tcjb->tcib", kernels, d)), bounds
 
     def blocks(self, count: int, dtype: Any) -> Callable[[Array], Float[Array, "T _"]]:
         """Makes the function that returns a part of the task gradients, one of `count`."""
@@ -134,15 +130,16 @@ class _Lookups:
         self.cotangents = jnp.where(valid, cotangents, jnp.zeros_like(cotangents))
         self._lay = lay
 
-    def products(self, dtype: Any) -> tuple[Float[Array, "T T"], Float[Array, " T"]]:
+    def products(self, dtype: Any) -> tuple[Any, Float[Array, " T"]]:
         d = self.cotangents.astype(dtype)
         if self._own or d.shape[1] > _COMPARED:
             sums = self._sums(dtype)
             # Sums that are made first lose nothing.
-            return own_products([sums]), jnp.zeros(len(d), dtype)
+            return (sums, sums), jnp.zeros(len(d), dtype)
         bounds = jnp.sum(jnp.sqrt(jnp.sum(d * d, axis=-1)), axis=-1)
         same = (jnp.expand_dims(self.rows, 0) == jnp.expand_dims(self.rows, 1)).astype(dtype)
-        return _einsum("sib,tib->st", d, _einsum("ij,tjb->tib", same, d)), bounds
+        same = jnp.broadcast_to(same, (len(d), *same.shape))
+        return (d, _einsum("tij,tjb->tib", same, d)), bounds
 
     def _sums(self, dtype: Any) -> Float[Array, "T n d"]:
         """Sums the cotangents of each row that is looked up, at some place of its own."""
@@ -211,7 +208,6 @@ class Tapped(Way):
         met: Mapping[int, Array],
         pull: Callable[[Array], Rows],
         heads: frozenset[int],
-        for_each_row: Callable[[Callable[[Array], Any], Array, Any], Any],
     ) -> None:
         self.losses = losses
         self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
@@ -219,7 +215,6 @@ class Tapped(Way):
         self._met = met
         self._pull = pull
         self._heads = heads
-        self._for_each_row = for_each_row
         self._gathered: Rows | None = None
         self._dtype = at_least_float32(*self.leaves)
 
@@ -233,7 +228,7 @@ class Tapped(Way):
                 return found._replace(direct={slot: found.direct[slot] for slot in sorted(direct)})
 
             leaves = [self.leaves[slot] for slot in sorted(direct)]
-            self._gathered = self._for_each_row(pull, rows, leaves)
+            self._gathered = for_each_row(pull, rows, leaves)
         return self._gathered
 
     def _leaf(self, slot: int, taps: Mapping[int, Array]) -> Any:
@@ -312,7 +307,7 @@ def _scaled_gram(
 ) -> ScaledGram:
     """Computes the Gram matrix, again from the gradients, part by part, where that is not safe."""
     found = [leaf.products(dtype) for leaf in tapped]
-    products = sum(product for product, _ in found)
+    products = inner_products([left for (left, _), _ in found], [right for (_, right), _ in found])
     bounds = jnp.sqrt(sum(bound**2 for _, bound in found))
     if stacks:
         products += own_products(stacks)
@@ -326,7 +321,7 @@ def _scaled_gram(
         return ScaledGram(matrix, units * scale)
 
     eps = jnp.finfo(dtype).eps
-    safe = (squares >= _SAFE_SQUARE[0]) & (squares <= _SAFE_SQUARE[1])
+    safe = (squares >= SAFE_SQUARE[0]) & (squares <= SAFE_SQUARE[1])
     safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds
     num_tasks = len(mask)
 

@@ -276,9 +276,7 @@ def _scan(eqn: Any) -> _Scan | None:
     return _Scan(_program(params["jaxpr"]), consts, carries, params["length"])
 
 
-def _site(
-    number: int, eqn: Any, given: list[View | None], lengths: tuple[int, ...]
-) -> Site | None:
+def _site(number: int, eqn: Any, given: list[View | None], lengths: tuple[int, ...]) -> Site | None:
     """Returns the site that an operation is, or None where it is none that is known."""
     name = eqn.primitive.name
     if len(given) != 2 or all(given) or (name == "gather" and not given[0]):
@@ -536,9 +534,7 @@ def lay_dense(site: Site, parameter: Any) -> Callable[[Array], Array]:
 
 def lay_rows(site: Site, parameter: Any) -> Callable[[Array], Array]:
     """Makes the function that puts a gradient of a table `(V, d)` together as the parameter's."""
-    return _transposed(
-        lambda value: site.view.of(value).reshape(site.shapes[0][0], -1), parameter
-    )
+    return _transposed(lambda value: site.view.of(value).reshape(site.shapes[0][0], -1), parameter)
 
 
 def _transposed(function: Callable[[Array], Array], parameter: Any) -> Callable[[Array], Array]:

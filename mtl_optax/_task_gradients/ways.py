@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
 from mtl_optax._complex import by_parts
-from mtl_optax._gram import combine, norms, power_of_two, scaled_gram, zero_absent
+from mtl_optax._gram import combine, norms, scaled_gram
+from mtl_optax._precision import at_least_float32, power_of_two
+from mtl_optax._task_gradients.passes import for_each_row
 from mtl_optax._tracing import varying_axes, varying_like
+from mtl_optax._trees import zero_absent
 from mtl_optax._unstacked import Way
 
 Pull = Callable[[Array], list[Array]]
@@ -26,13 +28,11 @@ class Stacked(Way):
         losses: Float[Array, " T"],
         leaves: Sequence[Any],
         pull: Pull,
-        for_each_row: Callable[[Callable[[Array], Any], Array, Any], Any],
     ) -> None:
         """Takes the pullback `pull` of a row of weights to the gradients of all leaves."""
         self.losses = losses
         self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
         self._pull = pull
-        self._for_each_row = for_each_row
         self._stacked: dict[int, Array] = {}
 
     def stack(self, slots: Sequence[int]) -> list[Array]:
@@ -41,7 +41,7 @@ class Stacked(Way):
             rows = varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)
             some = lambda row: [self._pull(row)[slot] for slot in missing]
             leaves = [self.leaves[slot] for slot in missing]
-            self._stacked.update(zip(missing, self._for_each_row(some, rows, leaves), strict=True))
+            self._stacked.update(zip(missing, for_each_row(some, rows, leaves), strict=True))
         return [self._stacked[slot] for slot in slots]
 
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
@@ -82,7 +82,7 @@ def of_weighted_sum(
     unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
 
     def whole(leaf: Array) -> Array:
-        wide = _contract.at_least_float32(leaf)
+        wide = at_least_float32(leaf)
         return (leaf.astype(wide) * unit.astype(wide)).astype(leaf.dtype)
 
     divided = pullback((weights / unit).astype(losses.dtype))

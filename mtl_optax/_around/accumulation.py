@@ -7,11 +7,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._around.on_shared import by_head
 from mtl_optax._complex import accumulator, by_parts
-from mtl_optax._composition import by_head, merge_trees, split_tree
-from mtl_optax._gram import along_tasks, stacked_zeros
+from mtl_optax._frame import declare, init_and_listen
+from mtl_optax._precision import at_least_float32
 from mtl_optax._tracing import cond, varying_like
+from mtl_optax._trees import (
+    Shared,
+    along_tasks,
+    hide_leaves,
+    merge_trees,
+    shared_leaves,
+    split_tree,
+    stacked_zeros,
+)
 
 
 class AccumulationState(NamedTuple):
@@ -40,7 +50,7 @@ def accumulate_task_gradients(
     every_k: int,
     *,
     then: optax.GradientTransformation | None = None,
-    shared: _contract.Shared = True,
+    shared: Shared = True,
     head_tasks: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Averages the task gradients of `every_k` micro-batches before a method sees them.
@@ -81,26 +91,26 @@ def accumulate_task_gradients(
         [-0.5 -0.5]
     """
     name = "accumulate_task_gradients"
-    _contract.check_num_tasks(name, num_tasks)
-    _contract.check_count(name, "every_k", every_k)
+    _checks.check_num_tasks(name, num_tasks)
+    _checks.check_count(name, "every_k", every_k)
     if then is None:
         raise TypeError(
             f"{name}: then is missing. In a chain the method would run on every micro-batch; give "
             "what follows as then=optax.chain(method, optax.adam(1e-3))."
         )
-    _contract.check_optimizer(name, "then", then)
+    _checks.check_optimizer(name, "then", then)
     following = optax.with_extra_args_support(then)
 
     def init_fn(params: optax.Params) -> AccumulationState:
-        stacked = _contract.shared_leaves(name, shared, params)
+        stacked = shared_leaves(name, shared, params)
         trunk, heads = split_tree(stacked, params)
         rows = lambda: stacked_zeros(num_tasks, trunk, accumulator)
         wide = lambda p: jnp.zeros_like(p, dtype=accumulator(p))
         sums = merge_trees(rows(), jax.tree.map(wide, heads))
-        losses = jnp.zeros(num_tasks, _contract.at_least_float32(*jax.tree.leaves(params)))
-        inner, declared = _contract.init_and_listen(following, params)
+        losses = jnp.zeros(num_tasks, at_least_float32(*jax.tree.leaves(params)))
+        inner, declared = init_and_listen(following, params)
         reads = frozenset[str]().union(*(one.reads for one in declared))
-        _contract.declare(name, num_tasks, reads)
+        declare(name, num_tasks, reads)
         return AccumulationState(
             jnp.zeros((), jnp.int32),
             varying_like(jnp.zeros(num_tasks, jnp.int32), params),
@@ -120,13 +130,13 @@ def accumulate_task_gradients(
         query_gradients: optax.Updates | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, AccumulationState]:
-        _contract.check_extra(name, extra)
-        stacked = _contract.shared_leaves(name, shared, task_gradients)
+        _checks.check_extra(name, extra)
+        stacked = shared_leaves(name, shared, task_gradients)
         trunk_params = None if params is None else split_tree(stacked, params)[0]
         trunk, heads = split_tree(stacked, task_gradients)
-        _contract.check_task_gradients(name, num_tasks, trunk, trunk_params)
+        _checks.check_task_gradients(name, num_tasks, trunk, trunk_params)
         _check_shapes("task_gradients", task_gradients, state.sums)
-        mask = _contract.check_mask(name, num_tasks, task_mask)
+        mask = _checks.check_mask(name, num_tasks, task_mask)
         present = state.present + mask.astype(jnp.int32)
         micro_step = state.micro_step + 1
 
@@ -150,11 +160,11 @@ def accumulate_task_gradients(
         means = jax.tree.map(mean, sums, task_gradients, leaf_number)
         loss_sums, query_sums = state.loss_sums, state.query_sums
         if task_losses is not None:
-            task_losses = _contract.check_losses(name, num_tasks, task_losses)
+            task_losses = _checks.check_losses(name, num_tasks, task_losses)
             loss_sums = add(loss_sums, task_losses, mask)
             extra["task_losses"] = mean(loss_sums, task_losses, number)
         if jax.tree.leaves(query_sums) and query_gradients is not None:
-            query_gradients = _contract.hide_leaves(task_gradients, query_gradients)
+            query_gradients = hide_leaves(task_gradients, query_gradients)
             _check_structure("query_gradients", query_gradients, state.sums)
             query, unread = split_tree(stacked, query_gradients)
             _check_shapes("query_gradients", query, query_sums)
@@ -195,7 +205,7 @@ def _check_shapes(argument: str, tree: Any, sums: Any) -> None:
     ):
         if jnp.shape(leaf) != total.shape:
             raise ValueError(
-                f"accumulate_task_gradients: {_contract.leaf_name(argument, path)} has shape "
+                f"accumulate_task_gradients: {_checks.leaf_name(argument, path)} has shape "
                 f"{jnp.shape(leaf)}, wanted {total.shape}. Shared leaves are stacked over tasks, "
                 "heads are not; say which with shared=..., as for on_shared."
             )

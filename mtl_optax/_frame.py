@@ -5,7 +5,8 @@ the task gradients, the task losses) to task weights. It never sees a gradient, 
 weighting serves however the evidence was gathered.
 """
 
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +14,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax import _contract
+from mtl_optax import _checks
 from mtl_optax._gram import (
     ScaledGram,
     combine,
     mix,
     norms,
+    only_present,
     relative,
     scaled_gram,
     weigh_rows,
-    zero_absent,
 )
-from mtl_optax._solvers.simplex import uniform as uniform
 from mtl_optax._tracing import varying_axes, varying_like
+from mtl_optax._trees import Shared, shared_leaves
 from mtl_optax._unstacked import TaskGradients, unwrapped
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
@@ -98,7 +99,7 @@ class Weighting(NamedTuple):
     reads: frozenset[str]
     init: Callable[[], Any]
     update: Callable[[Evidence, Any], tuple[Array, Any]]
-    norm_mask: _contract.Shared | None = None
+    norm_mask: Shared | None = None
 
 
 class WeightingState(NamedTuple):
@@ -165,6 +166,15 @@ class Method(optax.GradientTransformationExtraArgs):
         return Method(**{**self._asdict(), **functions}, weighting=self.weighting)
 
 
+class OptimizerMethod(optax.GradientTransformationExtraArgs):
+    """A method that is an optimiser itself: its updates are steps, down the gradient."""
+
+    @property
+    def name(self) -> str:
+        """That of the factory which defines `update`."""
+        return str(self.update.__qualname__).partition(".")[0]
+
+
 def stateless(
     name: str,
     num_tasks: int,
@@ -172,8 +182,8 @@ def stateless(
     weigh: Callable[[Evidence], Array],
 ) -> Weighting:
     """Makes a weighting without state from a function of the evidence."""
-    _contract.check_num_tasks(name, num_tasks)
-    _contract.check_callable(name, "weigh", weigh)
+    _checks.check_num_tasks(name, num_tasks)
+    _checks.check_callable(name, "weigh", weigh)
     return Weighting(
         name, num_tasks, reads, optax.EmptyState, lambda evidence, state: (weigh(evidence), state)
     )
@@ -214,7 +224,7 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             f"function, got {weighting!r}."
         )
     name, num_tasks = weighting.name, weighting.num_tasks
-    _contract.check_num_tasks(name, num_tasks)
+    _checks.check_num_tasks(name, num_tasks)
     unknown = set(weighting.reads) - _READS
     if unknown:
         raise ValueError(
@@ -223,7 +233,7 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
 
     def init_fn(params: optax.Params) -> WeightingState:
         arguments = ["task_losses"] if "losses" in weighting.reads else []
-        _contract.declare(name, num_tasks, arguments)
+        declare(name, num_tasks, arguments)
         state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
         return varying_like(state, params)
 
@@ -241,11 +251,11 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             task_gradients.check(name, num_tasks, params, extra)
             task_losses = task_gradients.losses if task_losses is None else task_losses
         else:
-            _contract.check_step(name, num_tasks, task_gradients, params, extra)
+            _checks.check_step(name, num_tasks, task_gradients, params, extra)
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
         result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:
-            task_gradients = zero_absent(evidence.mask, task_gradients)
+            task_gradients = only_present(evidence.mask, task_gradients)
         if combine_tasks:
             updates = combine(weights, task_gradients)
         elif result.ndim == 1:
@@ -277,7 +287,7 @@ def weigh(
         )
     result, inner = returned
     num_tasks = weighting.num_tasks
-    _contract.check_array(weighting.name, "what the weighting returned", result)
+    _checks.check_array(weighting.name, "what the weighting returned", result)
     if jnp.shape(result) not in ((num_tasks,), (num_tasks, num_tasks)):
         raise ValueError(
             f"{weighting.name}: the weighting returned shape {jnp.shape(result)}, wanted weights "
@@ -302,7 +312,7 @@ def gather_evidence(
     task_mask: Array | None,
 ) -> Evidence:
     """Computes what `weighting` reads from task gradients and losses."""
-    mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
+    mask = _checks.check_mask(weighting.name, weighting.num_tasks, task_mask)
     gram = scaled_gram(task_gradients, mask) if "gram" in weighting.reads else None
     lengths = None
     if "norms" in weighting.reads:
@@ -325,7 +335,7 @@ def make_evidence(
     matrix, scale = (_UNREAD, _UNREAD) if gram is None else gram
     losses = _UNREAD
     if "losses" in weighting.reads:
-        losses = _contract.check_losses(weighting.name, weighting.num_tasks, task_losses)
+        losses = _checks.check_losses(weighting.name, weighting.num_tasks, task_losses)
         losses = jnp.where(mask, losses, 1.0)
     lengths = _UNREAD if lengths is None else jnp.where(mask, lengths, 0.0)
     return Evidence(mask, matrix, scale, losses, lengths)
@@ -336,7 +346,7 @@ def measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
     leaves = jax.tree.leaves(task_gradients)
     if weighting.norm_mask is None:
         return leaves
-    chosen = _contract.shared_leaves(
+    chosen = shared_leaves(
         weighting.name, weighting.norm_mask, task_gradients, argument="norm_mask"
     )
     return [leaf for leaf, pick in zip(leaves, jax.tree.leaves(chosen), strict=True) if pick]
@@ -346,3 +356,41 @@ def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Floa
     """Returns the softmax over the present tasks, zero for the others."""
     weights = jax.nn.softmax(jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf))
     return jnp.where(mask, weights, 0)
+
+
+class Declaration(NamedTuple):
+    """What a transformation of task gradients says of itself when its state is made.
+
+    Attributes:
+        name: its factory's name.
+        num_tasks: the number T of tasks it is made for.
+        reads: the extra arguments of `update` that it cannot do without.
+    """
+
+    name: str
+    num_tasks: int
+    reads: frozenset[str]
+
+
+_HEARD: contextvars.ContextVar[list[Declaration] | None] = contextvars.ContextVar(
+    "declarations", default=None
+)
+
+
+def declare(name: str, num_tasks: int, reads: Iterable[str] = ()) -> None:
+    """Tells whoever stands around, through any chain, what `init` was called for."""
+    heard = _HEARD.get()
+    if heard is not None:
+        heard.append(Declaration(name, num_tasks, frozenset(reads)))
+
+
+def init_and_listen(
+    transformation: optax.GradientTransformation, params: optax.Params
+) -> tuple[optax.OptState, list[Declaration]]:
+    """Returns the state of `transformation`, and what its parts declared while it was made."""
+    heard: list[Declaration] = []
+    token = _HEARD.set(heard)
+    try:
+        return transformation.init(params), heard
+    finally:
+        _HEARD.reset(token)

@@ -1,4 +1,4 @@
-"""Building blocks around a method: one optimiser per task, shared parameters and heads."""
+"""A method on the shared parameters alone, beside heads."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -8,87 +8,12 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mtl_optax import _contract
-from mtl_optax._gram import along_tasks, select_tasks, zero_absent
-from mtl_optax._logging import task_weights
-from mtl_optax._weighting import Method
-
-
-class PerTaskState(NamedTuple):
-    """State of the lifted transformation: every leaf has a leading task axis."""
-
-    inner: Any
-
-
-def per_task(
-    num_tasks: int, transformation: optax.GradientTransformation
-) -> optax.GradientTransformationExtraArgs:
-    """Lifts an optax transformation over the task axis: one independent copy for each task.
-
-    Args:
-        num_tasks: the number T of tasks.
-        transformation: any optax transformation, such as `optax.scale_by_adam()` or
-            `optax.clip_by_global_norm(1.0)`. Its state costs T times what it costs for one task.
-
-    Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `(T, *p.shape)`.
-        All copies see the same `params` and extra arguments. An absent task (`task_mask`) gets a
-        zero update and its copy's state stands still.
-
-    Example:
-        Clip every task's gradient to norm one, then sum:
-
-        >>> import jax.numpy as jnp, mtl_optax as mtl, optax
-        >>> clip = mtl.per_task(2, optax.clip_by_global_norm(1.0))
-        >>> tx = optax.chain(clip, mtl.sum_tasks(2))
-        >>> gradients = jnp.array([[3.0, 4.0], [0.0, 0.5]])
-        >>> updates, _ = tx.update(gradients, tx.init(jnp.zeros(2)))
-        >>> print([round(float(u), 3) for u in updates])
-        [0.6, 1.3]
-    """
-    _contract.check_num_tasks("per_task", num_tasks)
-    _contract.check_optimizer("per_task", "transformation", transformation)
-    return lifted_as("per_task", num_tasks, transformation)
-
-
-def lifted_as(
-    name: str, num_tasks: int, transformation: optax.GradientTransformation
-) -> optax.GradientTransformationExtraArgs:
-    """Is `per_task`, for errors to be about the function called `name`."""
-    lifted = optax.with_extra_args_support(transformation)
-
-    def init_fn(params: optax.Params) -> PerTaskState:
-        _contract.declare(name, num_tasks)
-        return PerTaskState(jax.vmap(lifted.init, in_axes=None, axis_size=num_tasks)(params))
-
-    def update_fn(
-        task_gradients: optax.Updates,
-        state: PerTaskState,
-        params: optax.Params | None = None,
-        *,
-        task_mask: Array | None = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, PerTaskState]:
-        _contract.check_step(name, num_tasks, task_gradients, params, extra)
-        updates, inner = jax.vmap(lambda g, s: lifted.update(g, s, params, **extra))(
-            task_gradients, state.inner
-        )
-        if task_mask is not None:
-            mask = _contract.check_mask(name, num_tasks, task_mask)
-            updates = zero_absent(mask, updates)
-            inner = select_tasks(mask, inner, state.inner)
-        return updates, PerTaskState(inner)
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-class OptimizerMethod(optax.GradientTransformationExtraArgs):
-    """A method that is an optimiser itself: its updates are steps, down the gradient."""
-
-    @property
-    def name(self) -> str:
-        """That of the factory which defines `update`."""
-        return str(self.update.__qualname__).partition(".")[0]
+from mtl_optax import _checks
+from mtl_optax._checks import KeyPath
+from mtl_optax._diagnostics.scalars import task_weights
+from mtl_optax._frame import Method, OptimizerMethod
+from mtl_optax._precision import at_least_float32
+from mtl_optax._trees import Shared, along_tasks, merge_trees, shared_leaves, split_tree
 
 
 class OnSharedState(NamedTuple):
@@ -103,7 +28,7 @@ Heads = Literal["unweighted", "weighted"]
 
 def on_shared(
     method: optax.GradientTransformation,
-    shared: _contract.Shared,
+    shared: Shared,
     heads: Heads | optax.GradientTransformation = "unweighted",
     *,
     head_tasks: Any | None = None,
@@ -144,9 +69,9 @@ def on_shared(
         >>> jax.tree.map(jnp.shape, updates)
         {'heads': (3, 4), 'trunk': (2,)}
     """
-    _contract.check_optimizer("on_shared", "method", method)
+    _checks.check_optimizer("on_shared", "method", method)
     if isinstance(heads, str):
-        _contract.check_choice("on_shared", "heads", heads, ("unweighted", "weighted"))
+        _checks.check_choice("on_shared", "heads", heads, ("unweighted", "weighted"))
         if isinstance(method, OptimizerMethod):
             reason = (
                 'heads="weighted" needs a method that weights tasks'
@@ -158,7 +83,7 @@ def on_shared(
                 "Give the heads an optimiser of their own: heads=optax.adam(lr)."
             )
     else:
-        _contract.check_optimizer("on_shared", "heads", heads)
+        _checks.check_optimizer("on_shared", "heads", heads)
     if head_tasks is not None and heads != "weighted":
         raise ValueError('on_shared: head_tasks only means something with heads="weighted".')
     on_shared_leaves = optax.with_extra_args_support(method)
@@ -166,7 +91,7 @@ def on_shared(
     told: list[bool] = []  # Asking takes a compilation: once is enough.
 
     def split(tree: Any) -> tuple[Any, Any]:
-        return split_tree(_contract.shared_leaves("on_shared", shared, tree), tree)
+        return split_tree(shared_leaves("on_shared", shared, tree), tree)
 
     def init_fn(params: optax.Params) -> OnSharedState:
         trunk, head = split(params)
@@ -181,7 +106,7 @@ def on_shared(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, OnSharedState]:
-        _contract.check_extra("on_shared", extra)
+        _checks.check_extra("on_shared", extra)
         trunk, head = split(updates)
         trunk_params, head_params = (None, None) if params is None else split(params)
         if not told:
@@ -195,21 +120,6 @@ def on_shared(
         return merge_trees(trunk, head), OnSharedState(shared_state, heads_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def split_tree(chosen: Any, tree: Any) -> tuple[Any, Any]:
-    """Splits a tree in two of its own structure, with placeholders for the other's leaves."""
-    hidden = optax.MaskedNode()
-    return (
-        jax.tree.map(lambda keep, leaf: leaf if keep else hidden, chosen, tree),
-        jax.tree.map(lambda keep, leaf: hidden if keep else leaf, chosen, tree),
-    )
-
-
-def merge_trees(first: Any, second: Any) -> Any:
-    """Undoes `split_tree`."""
-    hidden = _contract.is_hidden
-    return jax.tree.map(lambda f, s: s if hidden(f) else f, first, second, is_leaf=hidden)
 
 
 def _weights_of(state: Any) -> Array:
@@ -294,7 +204,7 @@ def _check_heads(gradients: Any, params: Any) -> None:
     ):
         if jnp.shape(gradient) != jnp.shape(param):
             raise ValueError(
-                f"on_shared: head gradient {_contract.leaf_name('updates', path)} has shape "
+                f"on_shared: head gradient {_checks.leaf_name('updates', path)} has shape "
                 f"{jnp.shape(gradient)}, wanted that of its parameter, {jnp.shape(param)}. Get "
                 "gradients from value_and_task_grads(loss_fn, shared=shared) with the same shared."
             )
@@ -302,7 +212,7 @@ def _check_heads(gradients: Any, params: Any) -> None:
 
 def _weigh_heads(weights: Array, heads: Any, head_tasks: Any | None) -> Any:
     def weigh(leaf: Array, weight: Array) -> Array:
-        dtype = _contract.at_least_float32(weights, leaf)
+        dtype = at_least_float32(weights, leaf)
         return (leaf.astype(dtype) * weight.astype(dtype)).astype(leaf.dtype)
 
     return jax.tree.map(weigh, heads, _by_leaf(weights, heads, head_tasks))
@@ -315,7 +225,7 @@ def _by_leaf(weights: Array, heads: Any, head_tasks: Any | None) -> Any:
     for path, leaf in jax.tree_util.tree_leaves_with_path(heads):
         if jnp.shape(leaf)[:1] != weights.shape:
             raise ValueError(
-                f"on_shared: head {_contract.leaf_name('params', path)} of shape {jnp.shape(leaf)} "
+                f"on_shared: head {_checks.leaf_name('params', path)} of shape {jnp.shape(leaf)} "
                 f"has no leading axis of {weights.shape[0]} tasks, so that its task is not "
                 "known. Name it with head_tasks, a tree of task indices."
             )
@@ -334,12 +244,12 @@ def by_head(caller: str, values: Array, heads: Any, head_tasks: Any) -> Any:
             f"a prefix of it. {error}"
         ) from error
 
-    def lay(path: _contract.KeyPath, tasks: Any, leaf: Array) -> Array:
+    def lay(path: KeyPath, tasks: Any, leaf: Array) -> Array:
         index, shape = np.asarray(tasks), jnp.shape(leaf)
         fits = np.issubdtype(index.dtype, np.integer) and index.shape in ((), shape[:1])
         if not fits or not np.all((index >= 0) & (index < num_tasks)):
             raise ValueError(
-                f"{caller}: head_tasks must give {_contract.leaf_name('params', path)} of shape "
+                f"{caller}: head_tasks must give {_checks.leaf_name('params', path)} of shape "
                 f"{shape} a task index below num_tasks={num_tasks}, or an array of them along "
                 f"its leading axis, got {tasks!r}."
             )

@@ -11,8 +11,9 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from mtl_optax import _contract
-from mtl_optax._weighting import WeightingState
+from mtl_optax._checks import KeyPath
+from mtl_optax._frame import WeightingState
+from mtl_optax._trees import plain_path
 
 # The fields of our states that are worth a curve, with their number of axes, all of them tasks.
 _FIELDS = {
@@ -120,7 +121,7 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
                 f"scalars: tasks has {len(tasks)} names, but state has {name} of {len(value)} "
                 "tasks. Give one name for each task."
             )
-        key = _contract.plain_path(path) if name in repeated else name
+        key = plain_path(path) if name in repeated else name
         named = list(map(str, tasks or range(len(value)))) if value.ndim else []
         if value.ndim == 2:
             pairs = ((s, t) for t in range(len(value)) for s in range(t))
@@ -142,8 +143,8 @@ def _weights(node: Any) -> Iterator[Array]:
 
 
 def _logged(
-    node: Any, path: _contract.KeyPath = (), of_weighting: bool = False
-) -> Iterator[tuple[_contract.KeyPath, Array]]:
+    node: Any, path: KeyPath = (), of_weighting: bool = False
+) -> Iterator[tuple[KeyPath, Array]]:
     """Yields what is worth a curve: fields of states of this library, and of weightings' states.
 
     A weighting never sees a parameter, so that in its state a field's name can be relied on.
@@ -160,9 +161,7 @@ def _logged(
             yield from _logged(child, here, of_weighting or isinstance(node, WeightingState))
 
 
-def _hyperparameters(
-    node: Any, path: _contract.KeyPath
-) -> Iterator[tuple[_contract.KeyPath, Array]]:
+def _hyperparameters(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Array]]:
     for key, child in _children(node):
         for leaf in jax.tree.leaves(child):
             if getattr(leaf, "ndim", 0) == 0:
@@ -188,5 +187,5 @@ def _types(node: Any) -> list[str]:
     return [name for _, child in _children(node) for name in _types(child)]
 
 
-def _name(path: _contract.KeyPath) -> str:
+def _name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path[-1:], simple=True)

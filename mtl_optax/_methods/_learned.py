@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax._gram import select_tasks
+from mtl_optax._trees import select_tasks
 
 # Beyond it an optimiser's squares overflow for good, and the scalar would never move again.
 _LARGEST_GRADIENT = 1e18

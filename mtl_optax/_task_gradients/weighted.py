@@ -18,13 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._around.on_shared import Heads
 from mtl_optax._complex import by_parts
-from mtl_optax._composition import Heads, merge_trees, split_tree
-from mtl_optax._gradients import check_task_losses, for_all_rows, in_turn, split_aux
-from mtl_optax._gram import gram_from_rows, norms, power_of_two
-from mtl_optax._tracing import varying_axes, varying_like
-from mtl_optax._weighting import (
+from mtl_optax._frame import (
     Evidence,
     Method,
     Weighting,
@@ -34,6 +31,12 @@ from mtl_optax._weighting import (
     measured_leaves,
     weigh,
 )
+from mtl_optax._gram import gram_from_rows, norms
+from mtl_optax._precision import at_least_float32, power_of_two
+from mtl_optax._task_gradients.calls import check_task_losses, split_aux
+from mtl_optax._task_gradients.passes import for_all_rows, in_turn
+from mtl_optax._tracing import varying_axes, varying_like
+from mtl_optax._trees import Shared, merge_trees, shared_leaves, split_tree
 
 
 def weighted_value_and_grad(
@@ -41,7 +44,7 @@ def weighted_value_and_grad(
     method: Method,
     *,
     has_aux: bool = False,
-    shared: _contract.Shared | None = None,
+    shared: Shared | None = None,
     heads: Heads = "weighted",
 ) -> Callable[..., Any]:
     """Makes a function that weighs the losses and differentiates their sum, in one backward pass.
@@ -76,9 +79,9 @@ def weighted_value_and_grad(
         [4. 2.] [ 3. -1.] [0.5 0.5]
     """
     name = "weighted_value_and_grad"
-    _contract.check_callable(name, "fun", fun)
+    _checks.check_callable(name, "fun", fun)
     weighting = _weighting_of(name, method)
-    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+    _checks.check_choice(name, "heads", heads, ("unweighted", "weighted"))
     if heads == "unweighted" and shared is None:
         raise ValueError(
             f'{name}: heads="unweighted" needs `shared`, to know which leaves are heads.'
@@ -103,13 +106,13 @@ def weighted_value_and_grad(
             return _losses_and_aux(name, fun(p, *args, **kwargs), has_aux)
 
         losses, pullback, aux = jax.vjp(losses_of, params, has_aux=True)
-        _contract.check_losses(weighting.name, weighting.num_tasks, losses)
+        _checks.check_losses(weighting.name, weighting.num_tasks, losses)
         evidence = gather_evidence(weighting, None, losses, task_mask)
         _, weights, state = weigh(weighting, evidence, state)
         (gradient,) = _of_weighted_sum(pullback, weights, losses)
         if heads == "unweighted":
             (plain,) = pullback(_like_losses(evidence.mask.astype(losses.dtype), losses))
-            mask = _contract.shared_leaves(name, shared, params)
+            mask = shared_leaves(name, shared, params)
             gradient = jax.tree.map(lambda keep, g, h: g if keep else h, mask, gradient, plain)
         return ((losses, aux) if has_aux else losses), gradient, state
 
@@ -163,10 +166,10 @@ def feature_value_and_grad(
         [1. 9.] [0.97, 0.03]
     """
     name = "feature_value_and_grad"
-    _contract.check_callable(name, "encoder", encoder)
-    _contract.check_callable(name, "decoder", decoder)
+    _checks.check_callable(name, "encoder", encoder)
+    _checks.check_callable(name, "decoder", decoder)
     weighting = _weighting_of(name, method)
-    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+    _checks.check_choice(name, "heads", heads, ("unweighted", "weighted"))
     if weighting.norm_mask is not None:
         raise ValueError(
             f"{name}: norms are taken at the features here, and the norm_mask of {weighting.name} "
@@ -185,7 +188,7 @@ def feature_value_and_grad(
         losses, decoder_pullback, aux = jax.vjp(losses_of, params, features, has_aux=True)
         rows = varying_like(jnp.eye(losses.shape[0], dtype=losses.dtype), losses)
         feature_gradients = for_all_rows(lambda row: decoder_pullback(row)[1])(rows)
-        _contract.check_task_gradients(
+        _checks.check_task_gradients(
             weighting.name, weighting.num_tasks, feature_gradients, features
         )
         pieces = varying_axes(feature_gradients) - varying_axes(losses)
@@ -211,7 +214,7 @@ def streamed_value_and_grad(
     method: Method,
     *,
     has_aux: bool = False,
-    shared: _contract.Shared | None = None,
+    shared: Shared | None = None,
     heads: Heads = "unweighted",
 ) -> Callable[..., Any]:
     """Makes a function that weighs tasks by their gradients and never holds more than one.
@@ -252,9 +255,9 @@ def streamed_value_and_grad(
         [6. 1.] [0.4 0.8] [0.2 0.8]
     """
     name = "streamed_value_and_grad"
-    _contract.check_callable(name, "fun", fun)
+    _checks.check_callable(name, "fun", fun)
     weighting = _weighting_of(name, method)
-    _contract.check_choice(name, "heads", heads, ("unweighted", "weighted"))
+    _checks.check_choice(name, "heads", heads, ("unweighted", "weighted"))
 
     def value_and_grad(
         params: Any,
@@ -265,14 +268,14 @@ def streamed_value_and_grad(
     ) -> Any:
         _check_arguments(name, params, state)
         chosen = True if shared is None else shared
-        trunk, head = split_tree(_contract.shared_leaves(name, chosen, params), params)
+        trunk, head = split_tree(shared_leaves(name, chosen, params), params)
 
         def losses_of(trunk: Any, head: Any) -> tuple[Array, Any]:
             return _losses_and_aux(name, fun(merge_trees(trunk, head), *args, **kwargs), has_aux)
 
         losses, pullback, aux = jax.vjp(losses_of, trunk, head, has_aux=True)
-        _contract.check_losses(weighting.name, weighting.num_tasks, losses)
-        mask = _contract.check_mask(weighting.name, weighting.num_tasks, task_mask)
+        _checks.check_losses(weighting.name, weighting.num_tasks, losses)
+        mask = _checks.check_mask(weighting.name, weighting.num_tasks, task_mask)
         evidence = _streamed_evidence(weighting, lambda row: pullback(row)[0], losses, mask)
         _, weights, state = weigh(weighting, evidence, state)
         gradient, at_heads = _of_weighted_sum(pullback, weights, losses)
@@ -370,7 +373,7 @@ def _of_weighted_sum(
     unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))
 
     def whole(leaf: Array) -> Array:
-        wide = _contract.at_least_float32(leaf)
+        wide = at_least_float32(leaf)
         return (leaf.astype(wide) * unit.astype(wide)).astype(leaf.dtype)
 
     divided = pullback((weights / unit).astype(losses.dtype))
@@ -431,7 +434,7 @@ def _weighting_of(caller: str, method: Any) -> Any:
 
 
 def _check_arguments(caller: str, params: Any, state: Any) -> None:
-    _contract.check_params(caller, params)
+    _checks.check_params(caller, params)
     if not isinstance(state, WeightingState):
         raise TypeError(
             f"{caller}: state must be what method.init(params) returned, or the last step, got "

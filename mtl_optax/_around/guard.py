@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from mtl_optax import _contract
-from mtl_optax._gram import along_tasks
+from mtl_optax import _checks
+from mtl_optax._frame import Declaration, declare, init_and_listen
 from mtl_optax._tracing import varying_like
+from mtl_optax._trees import along_tasks, hide_leaves
 
 Policy = Literal["drop_task", "skip_step"]
 
@@ -74,17 +75,17 @@ def skip_nonfinite(
         [0.5 1.5] [0.5 0.  0.5] [0 1 0]
     """
     name = "skip_nonfinite"
-    _contract.check_optimizer(name, "method", method)
-    _contract.check_choice(name, "policy", policy, get_args(Policy))
-    _contract.check_count(name, "max_consecutive", max_consecutive)
+    _checks.check_optimizer(name, "method", method)
+    _checks.check_choice(name, "policy", policy, get_args(Policy))
+    _checks.check_count(name, "max_consecutive", max_consecutive)
     guarded = optax.with_extra_args_support(method)
 
     def init_fn(params: optax.Params) -> SkipNonfiniteState:
         count = lambda *shape: jnp.zeros(shape, jnp.int32)
-        inner, declared = _contract.init_and_listen(guarded, params)
+        inner, declared = init_and_listen(guarded, params)
         dropped = count(_num_tasks_of(method, declared))
         reads = frozenset[str]().union(*(one.reads for one in declared))
-        _contract.declare(name, dropped.shape[0], reads)
+        declare(name, dropped.shape[0], reads)
         counts = varying_like((dropped, count(), count()), params)
         return SkipNonfiniteState(*counts, inner)
 
@@ -99,11 +100,11 @@ def skip_nonfinite(
         **extra: Any,
     ) -> tuple[optax.Updates, SkipNonfiniteState]:
         num_tasks = state.dropped.shape[0]
-        _contract.check_extra(name, extra)
-        mask = _contract.check_mask(name, num_tasks, task_mask)
+        _checks.check_extra(name, extra)
+        mask = _checks.check_mask(name, num_tasks, task_mask)
         if task_losses is not None:
-            task_losses = _contract.check_losses(name, num_tasks, task_losses)
-        query_gradients = _contract.hide_leaves(task_gradients, query_gradients)
+            task_losses = _checks.check_losses(name, num_tasks, task_losses)
+        query_gradients = hide_leaves(task_gradients, query_gradients)
         stacked = _with_task_axis(num_tasks, task_gradients, params)
         rows, heads = _split(stacked, task_gradients)
         # Query gradients of other shapes are for the method to name, or to ignore.
@@ -161,7 +162,7 @@ def skip_nonfinite(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _num_tasks_of(method: Any, declared: list[_contract.Declaration]) -> int:
+def _num_tasks_of(method: Any, declared: list[Declaration]) -> int:
     """Returns the number of tasks that the parts of `method` are made for."""
     numbers = {one.num_tasks for one in declared}
     if not numbers:
