@@ -27,7 +27,7 @@ from mtl_optax._gram import (
 )
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax._trees import Shared, shared_leaves
-from mtl_optax._unstacked import TaskGradients, unwrapped
+from mtl_optax._unstacked import TaskGradients, checked
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -246,12 +246,9 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, WeightingState]:
-        task_gradients = unwrapped(task_gradients)
-        if isinstance(task_gradients, TaskGradients):
-            task_gradients.check(name, num_tasks, params, extra)
-            task_losses = task_gradients.losses if task_losses is None else task_losses
-        else:
-            _checks.check_step(name, num_tasks, task_gradients, params, extra)
+        task_gradients = checked(name, num_tasks, task_gradients, params, extra)
+        if isinstance(task_gradients, TaskGradients) and task_losses is None:
+            task_losses = task_gradients.losses
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
         result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:

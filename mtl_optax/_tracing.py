@@ -66,16 +66,16 @@ def has_operation(jaxpr: Any, name: str) -> bool:
     """Whether a program has an operation of this name, in its loops and branches too."""
     return any(
         equation.primitive.name == name
-        or any(has_operation(inner, name) for inner in _inner(equation.params.values()))
+        or any(has_operation(inner, name) for inner in inner_programs(equation.params.values()))
         for equation in jaxpr.eqns
     )
 
 
-def _inner(values: Any) -> Iterator[Any]:
+def inner_programs(values: Any) -> Iterator[Any]:
     """Yields the programs among the parameters of an operation."""
     for value in values:
         if isinstance(value, (tuple, list)):
-            yield from _inner(value)
+            yield from inner_programs(value)
         elif hasattr(value, "jaxpr"):
             yield value.jaxpr
         elif hasattr(value, "eqns"):

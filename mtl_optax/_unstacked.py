@@ -46,6 +46,10 @@ class Way:
         """Returns the stacked leaves `(T, *p.shape)`."""
         raise NotImplementedError
 
+    def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
+        """Says of each task whether its gradient is finite, as far as that costs nothing."""
+        raise NotImplementedError
+
 
 class TaskGradients:
     """Task gradients that answer what methods ask, without a stack of them.
@@ -104,17 +108,28 @@ class TaskGradients:
         """Shapes and dtypes of the parameters that are covered, with placeholders for others."""
         return self._tree([self._way.leaves[slot] for slot in self._slots], heads=False)
 
+    @property
+    def shapes(self) -> Any:
+        """Shapes and dtypes of what `stack` returns."""
+        rows = lambda p: jax.ShapeDtypeStruct((self.num_tasks, *p.shape), p.dtype)
+        leaves = self._way.leaves
+        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
+        laid = [rows(leaves[s]) if s in self._slots else x for s, x in enumerate(laid)]
+        laid = [leaves[s] if s in self._heads else x for s, x in enumerate(laid)]
+        return self._structure.unflatten(laid)
+
     def _tree(self, values: Sequence[Any], heads: bool = True) -> Any:
         laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
         for slot, value in zip(self._slots, values, strict=True):
             laid[slot] = value
         if heads and self._heads:
-            for slot, value in zip(self._heads, self._of_heads(), strict=True):
+            for slot, value in zip(self._heads, self.heads, strict=True):
                 laid[slot] = value
         return self._structure.unflatten(laid)
 
-    def _of_heads(self) -> list[Array]:
-        """Returns the heads' gradients of the summed loss."""
+    @property
+    def heads(self) -> list[Array]:
+        """The leaves of the heads' gradients of the summed loss."""
         if self._head_gradients is None:
             ones = jnp.ones_like(self.losses)
             self._head_gradients = self._way.combine(ones, self._heads, None)
@@ -173,10 +188,14 @@ class TaskGradients:
                 on the key path, as for `on_shared`; all by default.
         """
         present = self._present(mask)
-        slots = self._slots
+        slots: Sequence[int] = self._slots
         if leaves is not None:
             slots = self._chosen("norms", leaves, "leaves")[0]
         return jnp.where(present, self._way.norms(slots, present), 0)
+
+    def finite(self) -> Bool[Array, " T"]:
+        """Says of each task whether its loss, and what its gradient is made of, are finite."""
+        return self._way.finite(self._slots) & jnp.isfinite(self.losses)
 
     def combine(self, weights: Float[Array, " T"]) -> Any:
         """Computes `Σ_t w_t g_t`, shaped like the parameters; heads get their own gradients."""
@@ -234,6 +253,22 @@ class TaskGradients:
         picked = jax.tree.leaves(mask)
         chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]
         return chosen, [slot for slot, pick in zip(covered, picked, strict=True) if not pick]
+
+
+def as_stack(tree: Any) -> Any:
+    """Returns the stacked tree, for what goes by the coordinates of task gradients."""
+    tree = unwrapped(tree)
+    return tree.stack() if isinstance(tree, TaskGradients) else tree
+
+
+def checked(method: str, num_tasks: int, tree: Any, params: Any, extra: Any) -> Any:
+    """Checks what an `update` is given, and returns the object itself, or the stacked tree."""
+    tree = unwrapped(tree)
+    if isinstance(tree, TaskGradients):
+        tree.check(method, num_tasks, params, extra)
+    else:
+        _checks.check_step(method, num_tasks, tree, params, extra)
+    return tree
 
 
 def unwrapped(tree: Any) -> Any:

@@ -22,6 +22,7 @@ from mtl_optax._trees import (
     split_tree,
     stacked_zeros,
 )
+from mtl_optax._unstacked import as_stack
 
 
 class AccumulationState(NamedTuple):
@@ -130,6 +131,7 @@ def accumulate_task_gradients(
         query_gradients: optax.Updates | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, AccumulationState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_extra(name, extra)
         stacked = shared_leaves(name, shared, task_gradients)
         trunk_params = None if params is None else split_tree(stacked, params)[0]
@@ -164,7 +166,7 @@ def accumulate_task_gradients(
             loss_sums = add(loss_sums, task_losses, mask)
             extra["task_losses"] = mean(loss_sums, task_losses, number)
         if jax.tree.leaves(query_sums) and query_gradients is not None:
-            query_gradients = hide_leaves(task_gradients, query_gradients)
+            query_gradients = hide_leaves(task_gradients, as_stack(query_gradients))
             _check_structure("query_gradients", query_gradients, state.sums)
             query, unread = split_tree(stacked, query_gradients)
             _check_shapes("query_gradients", query, query_sums)

@@ -12,6 +12,7 @@ from mtl_optax import _checks
 from mtl_optax._frame import Declaration, declare, init_and_listen
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, hide_leaves
+from mtl_optax._unstacked import TaskGradients, as_stack, unwrapped
 
 Policy = Literal["drop_task", "skip_step"]
 
@@ -104,14 +105,19 @@ def skip_nonfinite(
         mask = _checks.check_mask(name, num_tasks, task_mask)
         if task_losses is not None:
             task_losses = _checks.check_losses(name, num_tasks, task_losses)
-        query_gradients = hide_leaves(task_gradients, query_gradients)
-        stacked = _with_task_axis(num_tasks, task_gradients, params)
-        rows, heads = _split(stacked, task_gradients)
+        task_gradients = unwrapped(task_gradients)
+        lazy = isinstance(task_gradients, TaskGradients)
+        shapes = task_gradients.shapes if lazy else task_gradients
+        query_gradients = hide_leaves(shapes, as_stack(query_gradients))
+        stacked = _with_task_axis(num_tasks, shapes, params)
+        rows, heads = _split(stacked, shapes)
         # Query gradients of other shapes are for the method to name, or to ignore.
         query_rows = []
         if _structure(query_gradients) == _structure(stacked):
             query_rows = _split(stacked, query_gradients)[0]
         has_query = bool(query_rows) and [*map(jnp.shape, query_rows)] == [*map(jnp.shape, rows)]
+        if lazy:
+            rows, heads = [jnp.where(task_gradients.finite(), 0.0, jnp.nan)], task_gradients.heads
         if has_query:
             rows += query_rows
         if task_losses is not None:
@@ -131,7 +137,10 @@ def skip_nonfinite(
                     kept = jnp.isfinite(leaf) | let_through
                 return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
-            task_gradients = jax.tree.map(clean, stacked, task_gradients)
+            if lazy:
+                task_gradients = task_gradients.masked(~dropped)
+            else:
+                task_gradients = jax.tree.map(clean, stacked, task_gradients)
             if has_query:
                 query_gradients = jax.tree.map(clean, stacked, query_gradients)
             if task_losses is not None:

@@ -14,6 +14,7 @@ from mtl_optax._diagnostics.scalars import task_weights
 from mtl_optax._frame import Method, OptimizerMethod
 from mtl_optax._precision import at_least_float32
 from mtl_optax._trees import Shared, along_tasks, merge_trees, shared_leaves, split_tree
+from mtl_optax._unstacked import TaskGradients, unwrapped
 
 
 class OnSharedState(NamedTuple):
@@ -107,10 +108,13 @@ def on_shared(
         **extra: Any,
     ) -> tuple[optax.Updates, OnSharedState]:
         _checks.check_extra("on_shared", extra)
-        trunk, head = split(updates)
+        updates = unwrapped(updates)
+        lazy = isinstance(updates, TaskGradients)
+        trunk, head = updates.split(shared) if lazy else split(updates)
         trunk_params, head_params = (None, None) if params is None else split(params)
         if not told:
-            told.append(_check_directions(method, heads, trunk, head, extra))
+            like = trunk.shapes if lazy else trunk
+            told.append(_check_directions(method, heads, like, head, extra))
         trunk, shared_state = on_shared_leaves.update(trunk, state.shared, trunk_params, **extra)
         if params is not None:
             _check_heads(head, head_params)

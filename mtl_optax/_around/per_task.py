@@ -9,6 +9,7 @@ from jaxtyping import Array
 from mtl_optax import _checks
 from mtl_optax._frame import declare
 from mtl_optax._trees import select_tasks, zero_absent
+from mtl_optax._unstacked import as_stack
 
 
 class PerTaskState(NamedTuple):
@@ -66,6 +67,7 @@ def lifted_as(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, PerTaskState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_step(name, num_tasks, task_gradients, params, extra)
         updates, inner = jax.vmap(lambda g, s: lifted.update(g, s, params, **extra))(
             task_gradients, state.inner

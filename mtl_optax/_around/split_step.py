@@ -14,6 +14,7 @@ from mtl_optax._gram import combine
 from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._trees import along_tasks, stacked_zeros, zero_absent
+from mtl_optax._unstacked import as_stack
 
 
 class SplitStepState(NamedTuple):
@@ -82,6 +83,7 @@ def split_step(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SplitStepState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_step("split_step", num_tasks, task_gradients, params, extra)
         mask = _checks.check_mask("split_step", num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)

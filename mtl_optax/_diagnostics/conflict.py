@@ -14,6 +14,7 @@ from mtl_optax import _checks
 from mtl_optax._frame import declare
 from mtl_optax._gram import relative, scaled_gram
 from mtl_optax._tracing import varying_like
+from mtl_optax._unstacked import checked
 
 
 class Conflict(NamedTuple):
@@ -112,7 +113,7 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         **extra: Any,
     ) -> tuple[optax.Updates, Conflict]:
         del state
-        _checks.check_step("track_conflict", num_tasks, task_gradients, params, extra)
+        task_gradients = checked("track_conflict", num_tasks, task_gradients, params, extra)
         mask = _checks.check_mask("track_conflict", num_tasks, task_mask)
         held = scaled_gram(task_gradients, mask)
         shares, unit = relative(held)

@@ -15,6 +15,7 @@ from mtl_optax._gram import fold_tasks
 from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._precision import at_least_float32
 from mtl_optax._trees import zero_absent
+from mtl_optax._unstacked import as_stack
 
 
 def graddrop(
@@ -75,6 +76,7 @@ def graddrop(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, RandomState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_step("graddrop", num_tasks, task_gradients, params, extra)
         if task_mask is not None:
             mask = _checks.check_mask("graddrop", num_tasks, task_mask)

@@ -18,6 +18,7 @@ from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, layer_names, zero_absent
+from mtl_optax._unstacked import as_stack
 
 Total = Literal["sum_sq", "sq_sum"]
 
@@ -143,6 +144,7 @@ def layerwise_adatask(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LayerwiseAdaTaskState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_step(name, num_tasks, task_gradients, params, extra)
         mask = _checks.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)

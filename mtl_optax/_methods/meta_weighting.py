@@ -16,6 +16,7 @@ from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import hide_leaves, select_tasks, stacked_zeros, zero_absent
+from mtl_optax._unstacked import as_stack
 
 Project = Literal["none", "nonneg", "simplex"]
 
@@ -115,6 +116,7 @@ def meta_weighting(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, MetaWeightingState]:
+        task_gradients = as_stack(task_gradients)
         _checks.check_step("meta_weighting", num_tasks, task_gradients, params, extra)
         query_gradients = _checked_query(num_tasks, query_gradients, state.support)
         mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
@@ -154,7 +156,7 @@ def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) ->
             "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
             "of a second batch, at the same params and of the same shapes as task_gradients."
         )
-    query_gradients = hide_leaves(support, query_gradients)
+    query_gradients = hide_leaves(support, as_stack(query_gradients))
     like = jax.tree.map(lambda rows: rows[0], support)
     _checks.check_task_gradients(
         "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 
 from mtl_optax import _checks
 from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.calls import check_task_losses, split_aux
-from mtl_optax._task_gradients.tapped import Rows, Tapped, worth_tapping
+from mtl_optax._task_gradients.features import MARK, AtFeatures
+from mtl_optax._task_gradients.rows import RowByRow
+from mtl_optax._task_gradients.tapped import OwnBatches, Rows, Tapped, worth_tapping
 from mtl_optax._task_gradients.ways import Stacked
 from mtl_optax._trees import Shared, shared_leaves
 from mtl_optax._unstacked import TaskGradients, Way
@@ -19,11 +22,11 @@ WAYS = ("taps", "rows", "features")
 _Function = Callable[[list[Any]], tuple[Any, Any]]
 
 
-def check_way(caller: str, stacked: Any, way: str) -> None:
-    """Raises unless the two say how task gradients are gathered."""
+def check_way(caller: str, stacked: Any, way: str, ways: Sequence[str] = WAYS) -> None:
+    """Raises unless the two say how task gradients are gathered, in one of `ways`."""
     if not isinstance(stacked, bool):
         raise TypeError(f"{caller}: stacked must be True or False, got {stacked!r}.")
-    _checks.check_choice(caller, "way", way, WAYS)
+    _checks.check_choice(caller, "way", way, ways)
     if stacked and way != "taps":
         raise ValueError(f"{caller}: way={way!r} needs stacked=False.")
 
@@ -64,11 +67,14 @@ def gather(
 
     gathered: Way
     # Without jit each operation runs by itself, and there is nothing to gain.
-    if way == "taps" and compiled and not _lies_on_typed_mesh(leaves):
+    if way == "taps" and compiled and not lies_on_typed_mesh(leaves):
         gathered, aux = _from_taps(on_leaves, leaves, chosen)
+    elif way == "features":
+        gathered, aux = _at_features(caller, on_leaves, leaves)
     else:
         losses, pullback, aux = jax.vjp(on_leaves, leaves, has_aux=True)
-        gathered = Stacked(losses, leaves, lambda row: pullback(row)[0])
+        kind = RowByRow if way == "rows" else Stacked
+        gathered = kind(losses, leaves, lambda row: pullback(row)[0])
     slots = [slot for slot, pick in enumerate(chosen) if pick]
     heads = [slot for slot, pick in enumerate(chosen) if not pick]
     return gathered.losses, aux, TaskGradients(gathered, structure, slots, heads)
@@ -102,7 +108,102 @@ def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tup
     return Tapped(losses, leaves, sites, met, pull, heads), aux
 
 
-def _lies_on_typed_mesh(leaves: Sequence[Any]) -> bool:
+def gather_own(
+    fun: Callable[[list[Any], Any], tuple[Any, Any]],
+    leaves: list[Any],
+    shared: Sequence[bool],
+    batches: Any,
+    structure: Any,
+) -> tuple[Any, Any, TaskGradients]:
+    """Runs the losses of tasks that have batches of their own forward, and back.
+
+    Args:
+        fun: maps the leaves of the parameters, and the batch of one task, to its loss and to
+            auxiliary output.
+        leaves: those; leaves that are not shared have a leading task axis, of which `fun` sees its
+            own task's slice.
+        shared: for each leaf, whether all tasks share it.
+        batches: arrays with a leading task axis.
+        structure: that of the parameters.
+
+    Returns:
+        the losses, auxiliary output, and the object.
+    """
+    slots = [slot for slot, pick in enumerate(shared) if pick]
+    heads = [slot for slot, pick in enumerate(shared) if not pick]
+    aval = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+    slice_of = lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+    one = [aval(x) if pick else slice_of(x) for x, pick in zip(leaves, shared, strict=True)]
+    batch = jax.tree.map(slice_of, batches)
+    closed, shapes = jax.make_jaxpr(fun, return_shape=True)(one, batch)
+    out_structure: Any = jax.tree.structure(shapes)
+    data = jax.tree.leaves(batches)
+    num_tasks = (data or [leaves[slot] for slot in heads])[0].shape[0]
+    flags = [*shared, *(False for _ in data)]
+    plan, sites = t.find_sites(closed, flags, worth_tapping(num_tasks, own_batches=True))
+    direct = [slot for slot in slots if slot not in sites]
+    zeros = {site.number: site.tap() for group in sites.values() for site in group}
+
+    def graded(slices: list[Any], batch: list[Any]) -> Any:
+        def run(values: list[Any], slices: list[Any], taps: dict[int, Any]) -> Any:
+            args = [*leaves, *batch]
+            for slot, value in zip([*direct, *heads], [*values, *slices], strict=True):
+                args[slot] = value
+            out, met = t.run(closed, plan, args, taps)
+            loss, aux = out_structure.unflatten(out)
+            return loss, (aux, met)
+
+        values = [leaves[slot] for slot in direct]
+        loss, pullback, (aux, met) = jax.vjp(run, values, slices, zeros, has_aux=True)
+        return loss, aux, met, pullback(jnp.ones_like(loss))
+
+    losses, aux, met, (values, slices, taps) = jax.vmap(graded)([leaves[s] for s in heads], data)
+    gradients = dict(zip([*direct, *heads], [*values, *slices], strict=True))
+    way = OwnBatches(losses, leaves, sites, met, Rows(gradients, taps), frozenset(heads))
+    return losses, aux, TaskGradients(way, structure, slots, heads)
+
+
+def of_stacks(
+    losses: Any, stacks: list[Any], leaves: list[Any], shared: Sequence[bool], structure: Any
+) -> TaskGradients:
+    """Returns the object for leaves `(T, *p.shape)`, and heads `p.shape`, that are there."""
+    slots = [slot for slot, pick in enumerate(shared) if pick]
+    heads = [slot for slot, pick in enumerate(shared) if not pick]
+    rows = Rows(dict(enumerate(stacks)), {})
+    way = OwnBatches(losses, leaves, {}, {}, rows, frozenset(heads))
+    return TaskGradients(way, structure, slots, heads)
+
+
+def _at_features(caller: str, fun: _Function, leaves: list[Any]) -> tuple[AtFeatures, Any]:
+    """Runs the losses with a tap at each mark."""
+    closed, shapes = jax.make_jaxpr(fun, return_shape=True)(leaves)
+    structure: Any = jax.tree.structure(shapes)
+    try:
+        plan, marks = t.find_marks(closed, MARK)
+    except LookupError as error:
+        raise ValueError(
+            f"{caller}: mtl_optax.mark_features stands inside {error.args[0]!r}, which runs whole. "
+            "Mark the features outside of branches, loops with a condition, and functions with "
+            "derivatives of their own."
+        ) from error
+    if not marks:
+        raise ValueError(
+            f'{caller}: way="features" found no mark. Pass the features through '
+            "mtl_optax.mark_features(z) inside the function."
+        )
+
+    def run(leaves: list[Any], taps: dict[int, Any]) -> Any:
+        out, _ = t.run(closed, plan, leaves, taps)
+        return structure.unflatten(out)
+
+    zeros = {mark.number: mark.tap() for mark in marks}
+    losses, pullback, aux = jax.vjp(run, leaves, zeros, has_aux=True)
+    return AtFeatures(
+        losses, leaves, lambda row: pullback(row)[0], lambda row: pullback(row)[1]
+    ), aux
+
+
+def lies_on_typed_mesh(leaves: Sequence[Any]) -> bool:
     """Whether arrays have their place on a mesh in their type, so that joining rows moves them."""
     if jax.sharding.get_abstract_mesh().manual_axes:
         return True

@@ -4,9 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from mtl_optax import _checks
 from mtl_optax._task_gradients.calls import split_aux
+from mtl_optax._task_gradients.gather import check_way, gather
 from mtl_optax._task_gradients.stacked import losses_and_gradients
+from mtl_optax._tracing import is_traced
 from mtl_optax._trees import Shared
 
 
@@ -16,6 +20,8 @@ def nnx_value_and_task_grads(
     shared: Shared | None = None,
     *,
     wrt: Any | None = None,
+    stacked: bool = True,
+    way: str = "taps",
 ) -> Callable[..., Any]:
     """Makes a function that returns all task losses and the gradients of a Flax NNX model.
 
@@ -31,6 +37,9 @@ def nnx_value_and_task_grads(
             `nnx.state(model, wrt)`.
         wrt: a filter of NNX that says what is differentiated, as for `nnx.Optimizer`; `nnx.Param`
             by default.
+        stacked: whether to return the stacked tree. Otherwise an `nnx.State` that holds a
+            `TaskGradients`, for `nnx.Optimizer.update` as well.
+        way: how that gathers, as for `value_and_task_grads`.
 
     Returns:
         A function of the arguments of `fun` that returns `(losses, gradients)`, or
@@ -54,6 +63,7 @@ def nnx_value_and_task_grads(
     """
     name = "nnx_value_and_task_grads"
     _checks.check_callable(name, "fun", fun)
+    check_way(name, stacked, way)
 
     @functools.wraps(fun)
     def value_and_grads(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,9 +89,19 @@ def nnx_value_and_task_grads(
 
         params = chosen.get("model", {})
         _checks.check_params(name, params)
-        losses, (aux, variables), gradients = losses_and_gradients(
-            name, on_a_copy, params, True, shared
-        )
+        gradients: Any
+        if stacked:
+            losses, (aux, variables), gradients = losses_and_gradients(
+                name, on_a_copy, params, True, shared
+            )
+        else:
+            compiled = any(map(is_traced, jax.tree.leaves((chosen, variables, arrays))))
+            losses, (aux, variables), found = gather(
+                name, on_a_copy, params, True, shared, way, compiled
+            )
+            # The optimiser takes trees of variables that its filter chooses.
+            kind = nnx.Param if wrt is None or not isinstance(wrt, type) else wrt
+            gradients = nnx.State({"task_gradients": kind(found)})
         nnx.update(call, variables)
         return ((losses, aux) if has_aux else losses), gradients
 

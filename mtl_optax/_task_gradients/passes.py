@@ -30,6 +30,17 @@ def for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params
     return in_turn(pull, rows, elsewhere=together)
 
 
+def all_rows(pull: Callable[[Array], Any], rows: Float[Array, "T T"]) -> Any:
+    """Calls `pull` for all rows together; with convolutions on the CPU, for a few, in turn."""
+    together = for_all_rows(pull)
+    if not is_traced(rows) or len(rows) > _FEW_TASKS:
+        return together(rows)
+    closed = jax.make_jaxpr(pull)(rows[0])
+    if not has_operation(closed.jaxpr, "conv_general_dilated"):
+        return together(rows)
+    return in_turn(pull, rows, elsewhere=together)
+
+
 def for_all_rows(pull: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """Makes a function of several rows at once of the pullback of one."""
     if hasattr(jax.lax, "pcast") or not jax.sharding.get_abstract_mesh().manual_axes:

@@ -9,6 +9,14 @@ import jax.numpy as jnp
 
 from mtl_optax import _checks
 from mtl_optax._task_gradients.calls import as_tuple, differentiated, split_aux
+from mtl_optax._task_gradients.gather import (
+    check_way,
+    gather,
+    gather_own,
+    lies_on_typed_mesh,
+    of_stacks,
+)
+from mtl_optax._tracing import is_traced
 from mtl_optax._trees import Shared, shared_leaves
 
 
@@ -17,6 +25,9 @@ def per_task_value_and_grad(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     shared: Shared | None = None,
+    *,
+    stacked: bool = True,
+    way: str = "taps",
 ) -> Callable[..., Any]:
     """Makes a function that returns each task's loss and gradient on a batch of its own.
 
@@ -30,6 +41,9 @@ def per_task_value_and_grad(
         shared: which leaves of the differentiated argument all tasks share, as for
             `value_and_task_grads`; all by default. The other leaves, the heads, must have a
             leading task axis, and `fun` sees its own task's slice of them.
+        stacked: whether to return the stacked tree. Otherwise a `TaskGradients`, as of
+            `value_and_task_grads`.
+        way: how that gathers, "taps" or "rows".
 
     Returns:
         A function of `(params, *task_batches, **kwargs)`, where every array of the arguments that
@@ -49,6 +63,8 @@ def per_task_value_and_grad(
     """
     name = "per_task_value_and_grad"
     _checks.check_callable(name, "fun", fun)
+    # Where tasks have inputs of their own, inner products at features have no meaning.
+    check_way(name, stacked, way, ("taps", "rows"))
     numbers = as_tuple(name, argnums)
 
     @functools.wraps(fun)
@@ -77,9 +93,37 @@ def per_task_value_and_grad(
             for number, part in zip(numbers, params_axes, strict=True):
                 axes[number] = part
         _check_task_axis(name, args, axes, kwargs)
+        if not stacked:
+            losses, aux, gradients = unstacked(args, kwargs, params, chosen)
+            return ((losses, aux) if has_aux else losses), gradients
         graded = jax.value_and_grad(of_one_task, argnums, has_aux)
-        mapped = jax.vmap(lambda a, k: graded(*a, **k), in_axes=(tuple(axes), 0))
-        return mapped(args, kwargs)
+        return jax.vmap(lambda a, k: graded(*a, **k), in_axes=(tuple(axes), 0))(args, kwargs)
+
+    def unstacked(args: Any, kwargs: Any, params: Any, chosen: list[bool]) -> Any:
+        leaves = jax.tree.leaves(params)
+        structure: Any = jax.tree.structure(params)
+        places = [number % len(args) for number in numbers]
+        batches = [arg for place, arg in enumerate(args) if place not in places], kwargs
+
+        def of_leaves(leaves: list[Any], batch: Any) -> tuple[Any, Any]:
+            value = structure.unflatten(leaves)
+            others, named = iter(batch[0]), batch[1]
+            parts = dict(zip(places, (value,) if isinstance(argnums, int) else value, strict=True))
+            full = [parts[k] if k in parts else next(others) for k in range(len(args))]
+            out = of_one_task(*full, **named)
+            return out if has_aux else (out, None)
+
+        leaf_axes = [None if pick else 0 for pick in chosen]
+        compiled = any(map(is_traced, jax.tree.leaves((args, kwargs))))
+        if way == "rows":
+            mapped = jax.vmap(of_leaves, in_axes=(leaf_axes, 0))
+            losses_of = lambda value: mapped(jax.tree.leaves(value), batches)
+            return gather(name, losses_of, params, True, shared, way, compiled)
+        if compiled and not lies_on_typed_mesh(leaves):
+            return gather_own(of_leaves, leaves, chosen, batches, structure)
+        graded = jax.value_and_grad(of_leaves, has_aux=True)
+        (losses, aux), stacks = jax.vmap(graded, in_axes=(leaf_axes, 0))(leaves, batches)
+        return losses, aux, of_stacks(losses, stacks, leaves, chosen, structure)
 
     return value_and_grads
 

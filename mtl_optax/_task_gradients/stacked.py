@@ -43,6 +43,12 @@ def value_and_task_grads(
             as `jax.tree_util.tree_map_with_path` passes it. All by default. For the other
             leaves, the heads, the gradient of the summed loss is computed in a single backward
             pass, at their own size and never T times that.
+        stacked: whether to return the stacked tree. Otherwise an object that answers what methods
+            ask, a `TaskGradients`, for a step that is compiled as a whole.
+        way: how the object gathers. "taps": from the inputs and the cotangents at dense layers and
+            at tables, of which no gradient per task is made; other parameters, such as those of
+            convolutions, get their own. "rows": one task's gradient at a time, for the sake of
+            memory. "features": at what `fun` passes through `mtl_optax.mark_features`.
 
     Returns:
         A function of the arguments of `fun` that returns `(losses, gradients)`, or

@@ -11,8 +11,8 @@ from mtl_optax._gram import SAFE_SQUARE, ScaledGram, combine, own_products, scal
 from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
-from mtl_optax._task_gradients.passes import for_each_row
-from mtl_optax._task_gradients.ways import of_weighted_sum
+from mtl_optax._task_gradients.passes import all_rows
+from mtl_optax._task_gradients.ways import finite_rows, of_weighted_sum
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, zero_absent
 from mtl_optax._unstacked import Way
@@ -24,6 +24,8 @@ _COMPARED = 1024
 # it is the sum of. They are taken for right where its squared norm is so many times the unit of
 # rounding, beside the square of that.
 _ROOM = 1e3
+# Where they are not, the gradients are made after all, as many of their rows at a time.
+_COLUMNS = 32
 
 
 def worth_tapping(num_tasks: int, own_batches: bool = False) -> Callable[[list[t.Site]], bool]:
@@ -85,6 +87,11 @@ class _Dense:
         kernels = _einsum("cia,cja->cij", x, x)
         kernels = jnp.broadcast_to(kernels, (len(d), *kernels.shape))
         return (d, _einsum("tcij,tcjb->tcib", kernels, d)), bounds
+
+    @property
+    def columns(self) -> int:
+        """The number that `blocks` cuts."""
+        return int(self.inputs.shape[-1])
 
     def blocks(self, count: int, dtype: Any) -> Callable[[Array], Float[Array, "T _"]]:
         """Makes the function that returns a part of the task gradients, one of `count`."""
@@ -152,6 +159,10 @@ class _Lookups:
         d = self.cotangents.astype(dtype)
         add = lambda place, d: jnp.zeros((flat.size, d.shape[-1]), dtype).at[place].add(d)
         return jax.vmap(add)(place, d)
+
+    @property
+    def columns(self) -> int:
+        return int(self.cotangents.shape[-1])
 
     def blocks(self, count: int, dtype: Any) -> Callable[[Array], Float[Array, "T _"]]:
         columns = _in_blocks(self._sums(dtype), count)
@@ -227,8 +238,7 @@ class Tapped(Way):
                 found = self._pull(row)
                 return found._replace(direct={slot: found.direct[slot] for slot in sorted(direct)})
 
-            leaves = [self.leaves[slot] for slot in sorted(direct)]
-            self._gathered = for_each_row(pull, rows, leaves)
+            self._gathered = all_rows(pull, rows)
         return self._gathered
 
     def _leaf(self, slot: int, taps: Mapping[int, Array]) -> Any:
@@ -285,6 +295,12 @@ class Tapped(Way):
             for slot in slots
         ]
 
+    def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
+        rows = self._rows()
+        taps = [rows.taps[site.number] for s in slots for site in self._sites.get(s, ())]
+        direct = [rows.direct[slot] for slot in slots if slot not in self._sites]
+        return finite_rows((taps, direct), len(self.losses))
+
     def _gradients(self, slots: Sequence[int], row: Rows) -> list[Array]:
         """Returns the gradients that one backward pass gives."""
         taps = {number: jnp.expand_dims(tap, 0) for number, tap in row.taps.items()}
@@ -332,14 +348,15 @@ def _scaled_gram(
 
         def again() -> ScaledGram:
             stacked = _largest(stacks, dtype) if stacks else 0 * one
-            parts = [leaf.blocks(num_tasks, dtype) for leaf in tapped]
+            count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
+            parts = [leaf.blocks(count, dtype) for leaf in tapped]
 
             def step(k: Array, carry: Any) -> Any:
                 largest, products = carry
-                measuring = k < num_tasks
+                measuring = k < count
                 units = jnp.where(measuring, 1, power_of_two(largest))
                 for of in parts:
-                    part = of(k % num_tasks)
+                    part = of(k % count)
                     part = part / along_tasks(units, part)
                     longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
                     largest = jnp.where(measuring, longest, largest)
@@ -347,7 +364,7 @@ def _scaled_gram(
                 return largest, products
 
             first = (stacked, jnp.zeros((num_tasks, num_tasks), dtype))
-            largest, products = jax.lax.fori_loop(0, 2 * num_tasks, step, first)
+            largest, products = jax.lax.fori_loop(0, 2 * count, step, first)
             units = power_of_two(largest)
             for stack in stacks:
                 rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(num_tasks, -1)
@@ -362,3 +379,27 @@ def _scaled_gram(
 def _largest(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
     each = [jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0) for x in leaves]
     return jnp.max(jnp.stack([entry.astype(dtype) for entry in each]), axis=0)
+
+
+class OwnBatches(Tapped):
+    """Task gradients of tasks that have batches of their own: each backward pass is of one task."""
+
+    def __init__(
+        self,
+        losses: Float[Array, " T"],
+        leaves: Sequence[Any],
+        sites: Mapping[int, list[t.Site]],
+        met: Mapping[int, Array],
+        rows: Rows,
+        heads: frozenset[int],
+    ) -> None:
+        """Takes rows whose heads are the gradients of all slices, each by its own task."""
+        super().__init__(losses, leaves, sites, met, lambda row: rows, heads)
+        self._gathered = rows
+
+    def combine(
+        self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
+    ) -> list[Array]:
+        if self._heads & set(slots):
+            return [self._rows().direct[slot] for slot in slots]
+        return super().combine(weights, slots, mask)

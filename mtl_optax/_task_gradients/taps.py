@@ -7,7 +7,7 @@ runs the program with taps. A parameter that is used in any other way is differe
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Array
+
+from mtl_optax._tracing import inner_programs
 
 # Operations that keep the inner product of what they are applied to.
 _ISOMETRIC = {
@@ -85,8 +87,8 @@ class Site(NamedTuple):
 
     Attributes:
         number: its own.
-        kind: "dot" or "gather".
-        view: what is used of the parameter there.
+        kind: "dot", "gather" or "mark".
+        view: what is used of the parameter there; None at a mark.
         weight: the position of the view among the operands.
         params: those of the operation.
         shapes: of the view, of the other operand and of the result, without loops.
@@ -96,7 +98,7 @@ class Site(NamedTuple):
 
     number: int
     kind: str
-    view: View
+    view: Any
     weight: int
     params: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -166,6 +168,45 @@ def find_sites(
         direct = search.direct
 
 
+def find_marks(closed: Any, mark: str) -> tuple[Plan, list[Site]]:
+    """Finds the arrays that were given the name `mark`, for `run` to tap them.
+
+    Raises:
+        LookupError: where one stands in a branch, in a loop with a condition, or in a function with
+            derivatives of its own, which run whole.
+    """
+    marks: list[Site] = []
+
+    def walk(jaxpr: Any, lengths: tuple[int, ...]) -> Plan:
+        plan: Plan = {}
+        for number, eqn in enumerate(jaxpr.eqns):
+            if eqn.primitive.name == "name" and eqn.params["name"] == mark:
+                aval = eqn.invars[0].aval
+                shapes = ((), aval.shape, aval.shape)
+                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype)
+                plan[number] = site
+                marks.append(site)
+            elif inner := _called(eqn):
+                plan[number] = walk(inner.jaxpr, lengths)
+            elif scan := _scan(eqn):
+                plan[number] = walk(scan.body.jaxpr, (*lengths, scan.length))
+            elif has_mark(eqn.params.values(), mark):
+                raise LookupError(eqn.primitive.name)
+        return plan
+
+    return walk(_program(closed).jaxpr, ()), marks
+
+
+def has_mark(values: Any, mark: str) -> bool:
+    """Whether a mark stands in one of the programs among the parameters of an operation."""
+    return any(
+        (eqn.primitive.name == "name" and eqn.params["name"] == mark)
+        or has_mark(eqn.params.values(), mark)
+        for program in inner_programs(values)
+        for eqn in program.eqns
+    )
+
+
 class _Search:
     def __init__(self, direct: set[int]) -> None:
         self.direct = set(direct)
@@ -204,7 +245,8 @@ class _Search:
             plan[number], results = self.walk(inner.jaxpr, given, lengths)
             return results
         if scan := _scan(eqn):
-            return self._scan(plan, number, scan, given, lengths)
+            self._scan(plan, number, scan, given, lengths)
+            return None
         site = _site(len(self.sites), eqn, given, lengths)
         if site is None:
             self.direct |= {view.leaf for view in given if view}
@@ -336,11 +378,11 @@ def _run(
             results = bind(eqn, operands)
         elif isinstance(inner, Site):
             results = bind(eqn, operands)
-            if inner.number in taps:
-                results += taps[inner.number]
+            results += taps[inner.number]
+            if inner.kind != "mark":
                 met[inner.number] = operands[1 - inner.weight]
         else:
-            here = {n: taps[n] for n in _numbers(inner) if n in taps}
+            here = {number: taps[number] for number in _numbers(inner)}
             results, inside = _run_inner(eqn, inner, operands, here)
             met.update(inside)
         if not eqn.primitive.multiple_results:
@@ -381,7 +423,7 @@ def _run_inner(
     return inside(operands, dict(taps))
 
 
-def _numbers(plan: Plan) -> Iterator[int] | list[int]:
+def _numbers(plan: Plan) -> list[int]:
     """Returns the numbers of the sites of a plan."""
     numbers: list[int] = []
     for entry in plan.values():

@@ -50,6 +50,9 @@ class Stacked(Way):
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
         return norms(self.stack(slots))
 
+    def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
+        return finite_rows(self.stack(slots), len(self.losses))
+
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
@@ -60,6 +63,14 @@ class Stacked(Way):
             return [gradients[slot] for slot in slots]
         stacked = self.stack(slots)
         return combine(weights, stacked if mask is None else zero_absent(mask, stacked))
+
+
+def finite_rows(leaves: Any, num_tasks: int) -> Bool[Array, " T"]:
+    """Says of each task whether all its entries are finite."""
+    finite = jnp.ones(num_tasks, bool)
+    for leaf in jax.tree.leaves(leaves):
+        finite &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+    return finite
 
 
 def like_losses(values: Array, losses: Float[Array, " T"]) -> Float[Array, " T"]:
