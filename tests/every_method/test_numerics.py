@@ -16,7 +16,7 @@ ADAM = {"adatask"}
 # The step of the weights is quadratic in the gradients, and has no meaning at such scales.
 QUADRATIC = {"meta_weighting"}
 SCALES = (1e-25, 1e-15, 1.0, 1e15, 1e20)
-SHAPES = ((14, 5), (64, 14))  # `tests/test_properties.py` has few tasks of more parameters.
+SHAPES = ((14, 5), (64, 14))  # `test_properties` has few tasks of more parameters.
 SMALL, LOSSES = (3, 6), (0.5, 1.0, 2.0)
 READS_LOSSES = [name for name in METHODS if "losses" in mtl.method_info(name).reads]
 
@@ -46,7 +46,7 @@ def run(name, num_tasks):
     """Two steps over many matrices: `(B, T, N)` and losses `(B, T)`.
 
     Of the middle number of tasks as users have it, of the largest and the smallest at once, and
-    compiled in little time: `tests/test_properties.py` has few tasks as users have them.
+    compiled in little time: `test_properties` has few tasks as users have them.
     """
     tx = make(name, num_tasks)
 

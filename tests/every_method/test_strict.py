@@ -24,7 +24,7 @@ from tests.common import (
     optimised,
     step,
 )
-from tests.test_eager import OPTIONS
+from tests.every_method.test_eager import OPTIONS
 
 T = 3
 # Options that take another path through the arithmetic than a method's defaults.
@@ -114,7 +114,9 @@ def program_of(jit):
 
 
 def test_optimised_programs_are_those_of_a_process_without_flags():
-    script = "import jax, tests.test_strict as t; print(*t.program_of(jax.jit), sep='\\n')"
+    script = (
+        "import jax, tests.every_method.test_strict as t; print(*t.program_of(jax.jit), sep='\\n')"
+    )
     plain = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
