@@ -1,6 +1,6 @@
-"""What TorchJD and LibMTL answer to small fixed questions, for `tests/test_peers.py`.
+"""What TorchJD and LibMTL answer to small fixed questions, for `tests/peers/test_peers.py`.
 
-Run `python -m benchmarks.peers` in an environment of its own to write `tests/data/peers.json`:
+Run `python -m benchmarks.peers` in an environment of its own to write `tests/peers/answers.json`:
 
     pip install torch==2.13.0 "torchjd[full]==0.18.0" clarabel LibMTL==1.1.5
 
@@ -40,7 +40,7 @@ import numpy as np
 import torch
 import torchjd.aggregation as torchjd
 
-OUT = pathlib.Path(__file__).parent.parent / "tests" / "data" / "peers.json"
+OUT = pathlib.Path(__file__).parent.parent / "tests" / "peers" / "answers.json"
 LIBRARIES = ("torch", "torchjd", "LibMTL", "cvxpy", "clarabel", "ecos", "scipy", "numpy")
 SECONDS = 5  # LibMTL's MGDA has no cap on its iterations.
 DRAWS = 200  # Seeds over which the outcomes of a random method are gathered.

@@ -45,7 +45,7 @@ import time
 from typing import Any, Literal, NamedTuple, get_args
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMON = ("tests/test_contract.py", "tests/test_properties.py")
+COMMON = ("tests/every_method/test_contract.py", "tests/every_method/test_properties.py")
 EAGER = 20  # CPU seconds of the look without compiling.
 _EVERYWHERE = {"task", "tasks", "step", "that", "this", "with", "from", "test"}
 
@@ -524,6 +524,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "half precision accumulates in itself",
             "        preferred_element_type=dtype,\n",
             "        preferred_element_type=left.dtype,\n",
+            ("tests/test_gram.py",),
         ),
     ],
     "mtl_optax/_gram_on_cpu.py": [
@@ -585,7 +586,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "a softmax of nobody",
             "jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf)",
             "jnp.where(mask, logits, -jnp.inf)",
-            ("tests/test_strict.py",),
+            ("tests/every_method/test_strict.py",),
         ),
         (
             "a gap in the units of the gradients",
@@ -1130,7 +1131,7 @@ def related(mutation: Mutation) -> list[str]:
     wanted = re.compile(rf"{side}(.*/)?test_{stem}(_\w+)?\.py")
     found = [path for path in _sources() if wanted.fullmatch(path)]
     if not found and not mutation.first:
-        speaks = re.compile(rf"\b({'|'.join(subject(mutation))})\b")
+        speaks = re.compile(rf"\b_?({'|'.join(subject(mutation))})\b")
         counts = {p: len(speaks.findall(t)) for p, t in _sources().items() if p.startswith(side)}
         found = sorted(filter(counts.get, counts), key=lambda path: -counts[path])[:3]
     return [*dict.fromkeys([*mutation.first, *found])]
@@ -1374,7 +1375,7 @@ class Copy:
         names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
         method = "/_methods/" in mutation.file
         near, eager = [*own, *related(mutation)], look == "eager"
-        speaks = re.compile(rf"\b({'|'.join(names)})\b")
+        speaks = re.compile(rf"\b_?({'|'.join(names)})\b")
         slow = re.compile("subprocess|run_on_devices")
         order = Order(
             EAGER if eager else self.given.budget,

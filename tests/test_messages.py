@@ -34,7 +34,7 @@ def updated(tx, gradients=ONES, params=None, **extra):
 
 
 # fmt: off
-# One row, one line. Every method: what `tests/test_contract.py` holds for stacks, losses and masks is not repeated.
+# One row, one line. Every method: what `tests/every_method/test_contract.py` holds for stacks, losses and masks is not repeated.
 for _name in METHODS:
     _info = mtl.method_info(_name)
 

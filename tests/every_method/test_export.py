@@ -7,7 +7,7 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, inputs, make, step
-from tests.test_gradients import SHARED, T, batch, features, losses_of, params
+from tests.task_gradients.test_stacked import SHARED, T, batch, features, losses_of, params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -10,35 +10,16 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, make, optimised, with_property
+from tests.matrices import hard
 
 # Their own optimiser's squares are optax's, and end where float32 does.
 ADAM = {"adatask"}
 # The step of the weights is quadratic in the gradients, and has no meaning at such scales.
 QUADRATIC = {"meta_weighting"}
 SCALES = (1e-25, 1e-15, 1.0, 1e15, 1e20)
-SHAPES = ((14, 5), (64, 14))  # `tests/test_properties.py` has few tasks of more parameters.
+SHAPES = ((14, 5), (64, 14))  # `test_properties` has few tasks of more parameters.
 SMALL, LOSSES = (3, 6), (0.5, 1.0, 2.0)
 READS_LOSSES = [name for name in METHODS if "losses" in mtl.method_info(name).reads]
-
-
-@functools.cache
-def kinds(num_tasks, size):
-    """Task gradients by name, `(T, N)`, none longer than a thousand."""
-    rng = np.random.default_rng(num_tasks)
-    base = rng.normal(size=(num_tasks, size))
-    tasks = np.arange(num_tasks)[:, None]
-    return {
-        "gaussian": base,
-        "zero": np.zeros_like(base),
-        "identical": np.repeat(base[:1], num_tasks, axis=0),
-        "opposite": np.where(tasks % 2, -base[:1], base[:1]),
-        "duplicated": base[np.arange(num_tasks) // 2],
-        "nearly parallel": base[:1] + 1e-6 * base,
-        "rank one": rng.normal(size=(num_tasks, 1)) * base[:1],
-        "stationary": base - base.mean(axis=0),
-        "tasks 1e6 apart": base * np.where(tasks % 2, 1e3, 1e-3),
-        "one zero": base * (tasks > 0),
-    }
 
 
 @functools.cache
@@ -46,7 +27,7 @@ def run(name, num_tasks):
     """Two steps over many matrices: `(B, T, N)` and losses `(B, T)`.
 
     Of the middle number of tasks as users have it, of the largest and the smallest at once, and
-    compiled in little time: `tests/test_properties.py` has few tasks as users have them.
+    compiled in little time: `test_properties` has few tasks as users have them.
     """
     tx = make(name, num_tasks)
 
@@ -74,7 +55,7 @@ def test_updates_are_finite_and_keep_what_the_registry_declares(name, shape):
     num_tasks, _ = shape
     info = mtl.method_info(name)
     rng = np.random.default_rng(0)
-    matrices = np.stack(list(kinds(*shape).values()))
+    matrices = np.stack(list(hard(*shape, seed=num_tasks).values()))
     scales = [s for s in SCALES if s <= 1e15 or name not in QUADRATIC]
     scaled = np.concatenate([matrices * scale for scale in scales]).astype(np.float32)
     losses = np.tile(rng.uniform(0.5, 2, num_tasks).astype(np.float32), (len(scaled), 1))
@@ -122,7 +103,7 @@ NOT_HOMOGENEOUS = sorted(set(METHODS) - set(with_property("homogeneous")) - ADAM
 def test_the_direction_is_that_of_float64_at_any_scale(name):
     """Those that are homogeneous are compared with themselves at scale one above."""
     scales = np.array([1e-25, 1e-15, 1e-5, 1e5, 1e15, 1e20])[:, None, None]
-    matrices = (kinds(*SMALL)["gaussian"] * scales).astype(np.float32)
+    matrices = (hard(*SMALL)["gaussian"] * scales).astype(np.float32)
     losses = np.tile(np.float32(LOSSES), (len(matrices), 1))
 
     def directions(dtype):
@@ -139,7 +120,7 @@ def test_the_direction_is_that_of_float64_at_any_scale(name):
 def test_a_tree_of_mixed_dtypes(name):
     """Each leaf keeps its dtype; the value is that of float32 to the coarsest dtype's rounding."""
     info, tx = mtl.method_info(name), make(name, 3)
-    matrix = jnp.asarray(kinds(*SMALL)["gaussian"], jnp.float32)
+    matrix = jnp.asarray(hard(*SMALL)["gaussian"], jnp.float32)
     dtypes = (jnp.bfloat16, jnp.float16, jnp.float32)
     mixed = [matrix[:, 2 * i : 2 * i + 2].astype(dtype) for i, dtype in enumerate(dtypes)]
 
@@ -168,7 +149,7 @@ def test_losses_of_any_sign_and_size_leave_update_and_state_finite(name):
         (1e-30, 1.0, 2.0),
         (-1e30, 1e-30, 1e30),
     ]
-    matrix = np.float32(kinds(*SMALL)["gaussian"])
+    matrix = np.float32(hard(*SMALL)["gaussian"])
     updates, state = run(name, 3)(np.tile(matrix, (6, 1, 1)), np.float32(losses))
     assert np.all(np.isfinite(updates))
     assert all(np.all(np.isfinite(leaf)) for leaf in floats(state))
@@ -179,7 +160,7 @@ def test_losses_of_any_sign_and_size_leave_update_and_state_finite(name):
 def test_a_step_after_a_bad_one_shows_it_or_has_recovered(name):
     """Never a NaN that hides in the state: either the next update is NaN, or the state is sound."""
     tx = make(name, 3)
-    matrix = jnp.asarray(kinds(*SMALL)["gaussian"], jnp.float32)
+    matrix = jnp.asarray(hard(*SMALL)["gaussian"], jnp.float32)
     update = optimised(
         lambda g, state, losses: tx.update(g, state, task_losses=losses, query_gradients=g)
     )
@@ -193,7 +174,7 @@ def test_a_step_after_a_bad_one_shows_it_or_has_recovered(name):
 
 
 def test_conflict_at_the_edges_of_float32():
-    matrix = kinds(*SMALL)["gaussian"]
+    matrix = hard(*SMALL)["gaussian"]
     lengths = np.linalg.norm(matrix, axis=1)
     wanted = matrix @ matrix.T / np.outer(lengths, lengths)
     tx = mtl.track_conflict(3)

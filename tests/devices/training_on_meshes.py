@@ -12,7 +12,13 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType
 
 from tests.common import relative_error, step
-from tests.eight_devices import SPECS_OF_INPUTS, draw_inputs, place, placed_like, transformations
+from tests.devices.eight_devices import (
+    SPECS_OF_INPUTS,
+    draw_inputs,
+    place,
+    placed_like,
+    transformations,
+)
 
 # One of each kind of state: a random key, learned scalars, and stacks as large as the gradients.
 TRAINED = ("pcgrad", "gradnorm", "adatask", "meta_weighting")

@@ -19,8 +19,8 @@ from mtl_optax._task_gradients import passes
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax.adversarial import Gate
 from tests.common import METHODS, inputs, make, step
-from tests.test_gradients import SHARED, T, batch, losses_of, params, task_batches
-from tests.test_ways import decoder, encoder
+from tests.task_gradients.test_stacked import SHARED, T, batch, losses_of, params, task_batches
+from tests.task_gradients.test_ways import decoder, encoder
 
 P = PartitionSpec
 MESH = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))

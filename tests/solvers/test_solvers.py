@@ -14,24 +14,14 @@ from hypothesis import strategies as st
 from mtl_optax._solvers import bargaining, conic, frank_wolfe, min_norm, projected_gradient
 from mtl_optax._solvers.min_norm import SOLVERS
 from tests.common import optimised
+from tests.matrices import KINDS, hard
 
 NUM_TASKS = 4
-KINDS = ("gaussian", "low rank", "scales", "duplicated", "nearly stationary", "with zeros")
 
 
 def rows(kind, num_tasks, seed):
     """Gradients of one kind, `(num_tasks, N)`, largest norm one."""
-    rng = np.random.default_rng(seed)
-    width = max(1, num_tasks // 2) if kind == "low rank" else num_tasks + 3
-    matrix = rng.normal(size=(num_tasks, width))
-    if kind == "scales":
-        matrix *= 10 ** rng.uniform(-3, 3, (num_tasks, 1))
-    if kind == "duplicated":
-        matrix = matrix[rng.integers(0, num_tasks, num_tasks)]
-    if kind == "nearly stationary":
-        matrix -= (1 - 1e-2) * matrix.mean(0)
-    if kind == "with zeros":
-        matrix *= rng.integers(0, 2, (num_tasks, 1))
+    matrix = hard(num_tasks, num_tasks + 3, seed)[kind]
     largest = np.max(np.linalg.norm(matrix, axis=1))
     return matrix / (largest or 1)
 
@@ -305,7 +295,7 @@ def test_a_bargain_ends_where_rounding_lets_the_residual_fall_no_further():
 
 @pytest.mark.parametrize("kappa", [0.5, 0.0])
 def test_a_zero_row_has_no_multiplier(kappa):
-    matrix = rows("scales", NUM_TASKS, 0)
+    matrix = rows("far apart", NUM_TASKS, 0)
     matrix[1] = 0
     gram = jnp.asarray(matrix @ matrix.T, jnp.float32)
     linear = gram @ jnp.full(NUM_TASKS, 1 / NUM_TASKS, jnp.float32)

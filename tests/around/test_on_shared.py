@@ -9,7 +9,7 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, flat, inputs, step, tree_gradients
-from tests.test_gradients import SHARED, T, batch, close, losses_of, on_trunk, params
+from tests.task_gradients.test_stacked import SHARED, T, batch, close, losses_of, on_trunk, params
 
 
 def numpy_step(p, data):

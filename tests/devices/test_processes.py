@@ -26,7 +26,12 @@ def run(count, folder):
     try:
         for number, log in enumerate(logs):
             arguments = [port, number, count, folder / f"{count}.npz"]
-            program = [sys.executable, "-m", "tests.digits_on_processes", *map(str, arguments)]
+            program = [
+                sys.executable,
+                "-m",
+                "tests.devices.digits_on_processes",
+                *map(str, arguments),
+            ]
             with log.open("w") as file:
                 options = {"cwd": ROOT, "env": environment_of(1), "stdout": file}
                 processes.append(subprocess.Popen(program, stderr=subprocess.STDOUT, **options))

@@ -11,7 +11,15 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, optimised
-from tests.test_gradients import SHARED, T, batch, close, losses_of, params, task_batches
+from tests.task_gradients.test_stacked import (
+    SHARED,
+    T,
+    batch,
+    close,
+    losses_of,
+    params,
+    task_batches,
+)
 
 READS_LOSSES_AT_MOST = [
     name

@@ -8,9 +8,9 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, flat, inputs, make, step, weights_of
-from tests.test_contract import subset
-from tests.test_gradients import SHARED, batch, close, losses_of, params
-from tests.test_gradients import T as HEADS
+from tests.every_method.test_contract import subset
+from tests.task_gradients.test_stacked import SHARED, batch, close, losses_of, params
+from tests.task_gradients.test_stacked import T as HEADS
 
 pytestmark = pytest.mark.nans
 

@@ -1,6 +1,6 @@
 """Our numbers against those of TorchJD and LibMTL, and which side ours takes where they part.
 
-`tests/data/peers.json` holds the libraries' versions, the matrices and what they answered; the
+`tests/peers/answers.json` holds the libraries' versions, the matrices and what they answered; the
 script that made it is `benchmarks/peers.py`. The peers computed in float64, ours in float32.
 """
 
@@ -18,7 +18,7 @@ import pytest
 import mtl_optax as mtl
 from tests.common import optimised, relative_error
 
-PEERS = json.loads((pathlib.Path(__file__).parent / "data" / "peers.json").read_text("utf-8"))
+PEERS = json.loads((pathlib.Path(__file__).with_name("answers.json")).read_text("utf-8"))
 MATRICES = {name: np.array(rows) for name, rows in PEERS["matrices"].items()}
 LOSSES = np.array(PEERS["losses"])
 SEQUENCE = {key: np.array(value) for key, value in PEERS["sequence"].items()}

@@ -1,6 +1,5 @@
 """What of optax composes with a method, and how: one test for each row of docs/composition.md."""
 
-import pathlib
 import re
 
 import jax
@@ -10,10 +9,9 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import flat, from_matrix, inputs, relative_error, step, weights_of
-from tests.test_gradients import SHARED, batch, close, losses_of, params
+from tests.common import ROOT, flat, from_matrix, inputs, relative_error, step, weights_of
+from tests.task_gradients.test_stacked import SHARED, batch, close, losses_of, params
 
-ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "composition.md").read_text(encoding="utf-8")
 T = 3
 
@@ -46,12 +44,12 @@ def test_the_tables_rows_and_these_tests_name_each_other():
     rows = [line for line in DOCUMENT.splitlines() if line.startswith("| `")]
     linked = []
     for row in rows:
-        links = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/\w+\.py)\)", row)
+        links = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
         assert len(links) == 1, row
         linked += links
     for test, path in linked:
         assert f"\ndef {test}(" in (ROOT / path).read_text(encoding="utf-8"), (test, path)
-    here = {test for test, path in linked if path == "tests/test_with_optax.py"}
+    here = {test for test, path in linked if path == "tests/around/test_with_optax.py"}
     sections = {name for name in globals() if name.startswith("test_")} - here
     assert sections == {
         "test_the_tables_rows_and_these_tests_name_each_other",

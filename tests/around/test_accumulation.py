@@ -8,8 +8,8 @@ import pytest
 
 import mtl_optax as mtl
 from tests.common import flat, inputs, make, step, tree_gradients
-from tests.test_gradients import SHARED, batch, close, losses_of, on_trunk, params
-from tests.test_gradients import T as HEADS
+from tests.task_gradients.test_stacked import SHARED, batch, close, losses_of, on_trunk, params
+from tests.task_gradients.test_stacked import T as HEADS
 
 T, K = 4, 3
 
