@@ -76,7 +76,11 @@ def finite_rows(leaves: Any, num_tasks: int) -> Bool[Array, " T"]:
 def like_losses(values: Array, losses: Float[Array, " T"]) -> Float[Array, " T"]:
     """Lets values of the tasks differ from device to device where the losses do, and only there."""
     more = tuple(varying_axes(values) - varying_axes(losses))
-    return varying_like(jax.lax.pmean(values, more) if more else values, losses)
+    if more and values.dtype == bool:
+        values = jax.lax.pmin(values.astype(jnp.int32), more).astype(bool)
+    elif more:
+        values = jax.lax.pmean(values, more)
+    return varying_like(values, losses)
 
 
 def of_weighted_sum(
