@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax._complex import accumulator, by_parts
+from mtl_optax._complex import by_parts
 from mtl_optax._gram import gram_from_rows, norms
 from mtl_optax._precision import power_of_two
 from mtl_optax._task_gradients.passes import in_turn
-from mtl_optax._task_gradients.ways import Stacked, like_losses, of_weighted_sum
-from mtl_optax._tracing import is_traced, varying_axes, varying_like
+from mtl_optax._task_gradients.ways import Stacked, of_present, of_weighted_sum
+from mtl_optax._tracing import varying_axes, varying_like
 
 
 class RowByRow(Stacked):
@@ -39,34 +39,8 @@ class RowByRow(Stacked):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if mask is None:
-            return of_weighted_sum(lambda row: self._some(slots, row), weights, self.losses)
-        # An absent task may hold what is not finite, and zero times that is NaN.
-        return self._one_by_one(weights, slots, mask)
-
-    def _one_by_one(
-        self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"]
-    ) -> list[Array]:
-        """Returns the leaves of the weighted sum, with one backward pass for each task."""
-
-        def add(sums: list[Array], task: tuple[Array, Array, Array]) -> tuple[list[Array], None]:
-            row, weight, present = task
-            terms = zip(sums, self._some(slots, row), strict=True)
-            return [
-                total + jnp.where(present, weight.astype(total.dtype) * g, jnp.zeros_like(total))
-                for total, g in terms
-            ], None
-
-        leaves = [self.leaves[slot] for slot in slots]
-        sums = [jnp.zeros(leaf.shape, accumulator(leaf)) for leaf in leaves]
-        rows = self._rows()
-        tasks = (rows, like_losses(weights, self.losses), like_losses(mask, self.losses))
-        if is_traced(rows):
-            sums, _ = jax.lax.scan(add, varying_like(sums, self._some(slots, rows[0])), tasks)
-        else:
-            for task in zip(*tasks, strict=True):
-                sums, _ = add(sums, task)
-        return [total.astype(leaf.dtype) for total, leaf in zip(sums, leaves, strict=True)]
+        weights = of_present(weights, mask)
+        return of_weighted_sum(lambda row: self._some(slots, row), weights, self.losses)
 
     def _rows(self) -> Float[Array, "T T"]:
         return varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)

@@ -12,7 +12,7 @@ from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
-from mtl_optax._task_gradients.ways import finite_rows, of_weighted_sum
+from mtl_optax._task_gradients.ways import finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, zero_absent
 from mtl_optax._unstacked import Way
@@ -282,9 +282,9 @@ class Tapped(Way):
         if not slots:
             return []
         # Heads have no gradient for each task.
-        if self._heads & set(slots) or (self._gathered is None and mask is None):
+        if self._heads & set(slots) or self._gathered is None:
             pull = lambda row: self._gradients(slots, self._pull(row))
-            return of_weighted_sum(pull, weights, self.losses)
+            return of_weighted_sum(pull, of_present(weights, mask), self.losses)
         rows = self._rows()
         if mask is not None:
             rows = zero_absent(mask, rows)

@@ -58,8 +58,8 @@ class Stacked(Way):
     ) -> list[Array]:
         if not slots:
             return []
-        if mask is None and not all(slot in self._stacked for slot in slots):
-            gradients = of_weighted_sum(self._pull, weights, self.losses)
+        if not all(slot in self._stacked for slot in slots):
+            gradients = of_weighted_sum(self._pull, of_present(weights, mask), self.losses)
             return [gradients[slot] for slot in slots]
         stacked = self.stack(slots)
         return combine(weights, stacked if mask is None else zero_absent(mask, stacked))
@@ -76,11 +76,12 @@ def finite_rows(leaves: Any, num_tasks: int) -> Bool[Array, " T"]:
 def like_losses(values: Array, losses: Float[Array, " T"]) -> Float[Array, " T"]:
     """Lets values of the tasks differ from device to device where the losses do, and only there."""
     more = tuple(varying_axes(values) - varying_axes(losses))
-    if more and values.dtype == bool:
-        values = jax.lax.pmin(values.astype(jnp.int32), more).astype(bool)
-    elif more:
-        values = jax.lax.pmean(values, more)
-    return varying_like(values, losses)
+    return varying_like(jax.lax.pmean(values, more) if more else values, losses)
+
+
+def of_present(weights: Float[Array, " T"], mask: Bool[Array, " T"] | None) -> Float[Array, " T"]:
+    """Returns the weights with zeros for absent tasks."""
+    return weights if mask is None else jnp.where(mask, weights, 0)
 
 
 def of_weighted_sum(
