@@ -339,46 +339,40 @@ def _scaled_gram(
     eps = jnp.finfo(dtype).eps
     safe = (squares >= SAFE_SQUARE[0]) & (squares <= SAFE_SQUARE[1])
     safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds
-    num_tasks = len(mask)
 
     def careful() -> ScaledGram:
-        cotangents = [leaf.cotangents for leaf in tapped]
-        rows = _largest([*cotangents, *stacks], dtype)
-        wrong = jnp.any(mask & ~(safe | (rows == 0)))
+        count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
+        parts = [leaf.blocks(count, dtype) for leaf in tapped]
 
-        def again() -> ScaledGram:
-            stacked = _largest(stacks, dtype) if stacks else 0 * one
-            count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
-            parts = [leaf.blocks(count, dtype) for leaf in tapped]
+        def step(k: Array, carry: Any) -> Any:
+            largest, products = carry
+            measuring = k < count
+            units = jnp.where(measuring, 1, power_of_two(largest))
+            for of in parts:
+                part = of(k % count)
+                part = part / along_tasks(units, part)
+                longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
+                largest = jnp.where(measuring, longest, largest)
+                products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
+            return largest, products
 
-            def step(k: Array, carry: Any) -> Any:
-                largest, products = carry
-                measuring = k < count
-                units = jnp.where(measuring, 1, power_of_two(largest))
-                for of in parts:
-                    part = of(k % count)
-                    part = part / along_tasks(units, part)
-                    longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
-                    largest = jnp.where(measuring, longest, largest)
-                    products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
-                return largest, products
-
-            first = (stacked, jnp.zeros((num_tasks, num_tasks), dtype))
-            largest, products = jax.lax.fori_loop(0, 2 * count, step, first)
-            units = power_of_two(largest)
-            for stack in stacks:
-                rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(num_tasks, -1)
-                products += _einsum("sn,tn->st", rows, rows)
-            return held(products, units)
-
-        return jax.lax.cond(wrong, again, lambda: held(products, one))
+        first = (_largest(stacks, len(mask), dtype), jnp.zeros_like(products))
+        largest, again = jax.lax.fori_loop(0, 2 * count, step, first)
+        units = power_of_two(largest)
+        for stack in stacks:
+            rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(len(mask), -1)
+            again += _einsum("sn,tn->st", rows, rows)
+        return held(again, units)
 
     return jax.lax.cond(jnp.all(safe | ~mask), lambda: held(products, one), careful)
 
 
-def _largest(leaves: Sequence[Array], dtype: Any) -> Float[Array, " T"]:
-    each = [jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0) for x in leaves]
-    return jnp.max(jnp.stack([entry.astype(dtype) for entry in each]), axis=0)
+def _largest(leaves: Sequence[Array], num_tasks: int, dtype: Any) -> Float[Array, " T"]:
+    largest = jnp.zeros(num_tasks, dtype)
+    for leaf in leaves:
+        entries = jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0)
+        largest = jnp.maximum(largest, entries.astype(dtype))
+    return largest
 
 
 class OwnBatches(Tapped):
