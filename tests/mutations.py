@@ -492,7 +492,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "ScaledGram(matrix, scale if units is None else units[0] * scale)",
             "ScaledGram(matrix, scale)",
         ),
-        ("every scale is safe", "_SAFE_SQUARE = (1e-24, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
+        ("every scale is safe", "SAFE_SQUARE = (1e-24, 1e32)", "SAFE_SQUARE = (0.0, 1e39)"),
         (
             "combine adds in the dtype of the gradients",
             "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
@@ -667,7 +667,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "gradients beside steps pass",
-            "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
+            "            told.append(_check_directions(method, heads, like, head, extra))\n",
             "            pass\n",
         ),
     ],

@@ -23,6 +23,7 @@ HOUSE = (
     "_complex",
     "_checks",
     "_trees",
+    "_unstacked",
     "_contractions",
     "_gram_on_cpu",
     "_gram",

@@ -295,6 +295,15 @@ class Tapped(Way):
             for slot in slots
         ]
 
+    def mix(
+        self,
+        coefficients: Float[Array, "S T"],
+        slots: Sequence[int],
+        mask: Bool[Array, " T"] | None,
+    ) -> list[Array]:
+        stacked = self.stack(slots)
+        return combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))
+
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         rows = self._rows()
         taps = [rows.taps[site.number] for s in slots for site in self._sites.get(s, ())]

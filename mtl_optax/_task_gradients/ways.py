@@ -50,6 +50,15 @@ class Stacked(Way):
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
         return norms(self.stack(slots))
 
+    def mix(
+        self,
+        coefficients: Float[Array, "S T"],
+        slots: Sequence[int],
+        mask: Bool[Array, " T"] | None,
+    ) -> list[Array]:
+        stacked = self.stack(slots)
+        return combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))
+
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         return finite_rows(self.stack(slots), len(self.losses))
 
