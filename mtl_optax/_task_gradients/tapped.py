@@ -12,10 +12,9 @@ from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
-from mtl_optax._task_gradients.ways import finite_rows, of_present, of_weighted_sum
+from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, zero_absent
-from mtl_optax._unstacked import Way
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
 _COMPARED = 1024
@@ -206,7 +205,7 @@ class Rows(NamedTuple):
     taps: Mapping[int, Array]
 
 
-class Tapped(Way):
+class Tapped(Gathered):
     """Task gradients by what they are made of, where parameters meet data."""
 
     name = "taps"
@@ -294,15 +293,6 @@ class Tapped(Way):
             else combine(weights, rows.direct[slot])
             for slot in slots
         ]
-
-    def mix(
-        self,
-        coefficients: Float[Array, "S T"],
-        slots: Sequence[int],
-        mask: Bool[Array, " T"] | None,
-    ) -> list[Array]:
-        stacked = self.stack(slots)
-        return combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))
 
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         rows = self._rows()
