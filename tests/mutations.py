@@ -492,7 +492,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "ScaledGram(matrix, scale if units is None else units[0] * scale)",
             "ScaledGram(matrix, scale)",
         ),
-        ("every scale is safe", "_SAFE_SQUARE = (1e-24, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
+        ("every scale is safe", "SAFE_SQUARE = (1e-24, 1e32)", "SAFE_SQUARE = (0.0, 1e39)"),
         (
             "combine adds in the dtype of the gradients",
             "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
@@ -667,7 +667,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "gradients beside steps pass",
-            "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
+            "            told.append(_check_directions(method, heads, like, head, extra))\n",
             "            pass\n",
         ),
     ],
@@ -951,7 +951,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '        frozenset({"gram"}),',
         ),
     ],
-    "benchmarks/training.py": [
+    "benchmarks/train/training.py": [
         (
             "the last of equal epochs",
             "if score > bests[number].score",
@@ -982,7 +982,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             ("tests/benchmarks/test_recipes.py",),
         ),
     ],
-    "benchmarks/problem.py": [
+    "benchmarks/train/problem.py": [
         (
             "the mean is over padding too",
             "/ jnp.maximum(jnp.sum(batch.present), 1)",
@@ -997,7 +997,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        path.write_text(text)\n        unfinished.write_text(text, encoding",
         ),
     ],
-    "benchmarks/experiment.py": [
+    "benchmarks/train/experiment.py": [
         (
             "the validation split is reported",
             "evaluate(problem, params, problem.test)",
@@ -1015,7 +1015,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        pass\n",
         ),
     ],
-    "benchmarks/cells.py": [
+    "benchmarks/results/cells.py": [
         (
             "any configuration will do",
             "return cell if cell.config == config else None",
@@ -1028,7 +1028,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if cell.method != method:",
         ),
     ],
-    "benchmarks/summary.py": [
+    "benchmarks/results/summary.py": [
         ("Bonferroni for Holm", "level / (len(chances) - place)", "level / len(chances)"),
         (
             "the deviation of a population",
@@ -1043,7 +1043,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("what diverged ranks first", "signs * values, np.inf)", "signs * values, -np.inf)"),
     ],
-    "benchmarks/recipes.py": [
+    "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
             "problem.value_and_task_grads(params, query)[1]",

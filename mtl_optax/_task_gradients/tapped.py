@@ -8,15 +8,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax._complex import as_real
-from mtl_optax._gram import SAFE_SQUARE, ScaledGram, combine, own_products, scaled_gram
+from mtl_optax._gram import (
+    SAFE_SQUARE,
+    ScaledGram,
+    combine,
+    gathered,
+    largest_entries,
+    own_products,
+    scaled_gram,
+)
 from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
-from mtl_optax._task_gradients.ways import finite_rows, of_present, of_weighted_sum
+from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, zero_absent
-from mtl_optax._unstacked import Way
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
 _COMPARED = 1024
@@ -152,13 +159,16 @@ class _Lookups:
 
     def _sums(self, dtype: Any) -> Float[Array, "T n d"]:
         """Sums the cotangents of each row that is looked up, at some place of its own."""
+        d = self.cotangents.astype(dtype)
+        if not self._own and d.shape[1] <= _COMPARED:
+            same = jnp.expand_dims(self.rows, 1) == jnp.expand_dims(self.rows, 0)
+            return jnp.zeros_like(d).at[:, jnp.argmax(same, axis=1)].add(d)
         flat = self.rows.reshape(-1)
         order = jnp.argsort(flat)
         ordered = flat[order]
         first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
         place = jnp.zeros_like(flat).at[order].set(jnp.cumsum(first).astype(flat.dtype) - 1)
         place = jnp.broadcast_to(place.reshape(self.rows.shape), self.cotangents.shape[:2])
-        d = self.cotangents.astype(dtype)
         add = lambda place, d: jnp.zeros((flat.size, d.shape[-1]), dtype).at[place].add(d)
         return jax.vmap(add)(place, d)
 
@@ -208,7 +218,7 @@ class Rows(NamedTuple):
     taps: Mapping[int, Array]
 
 
-class Tapped(Way):
+class Tapped(Gathered):
     """Task gradients by what they are made of, where parameters meet data."""
 
     name = "taps"
@@ -359,23 +369,16 @@ def _scaled_gram(
                 products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
             return largest, products
 
-        first = (_largest(stacks, len(mask), dtype), jnp.zeros_like(products))
+        rows = gathered(stacks) if stacks else []
+        largest = largest_entries(rows, None, dtype) if rows else jnp.zeros_like(squares)
+        first = (largest, jnp.zeros_like(products))
         largest, again = jax.lax.fori_loop(0, 2 * count, step, first)
         units = power_of_two(largest)
-        for stack in stacks:
-            rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(len(mask), -1)
-            again += _einsum("sn,tn->st", rows, rows)
+        if rows:
+            again += inner_products(rows, rows, (units, units))
         return held(again, units)
 
     return jax.lax.cond(jnp.all(safe | ~mask), lambda: held(products, one), careful)
-
-
-def _largest(leaves: Sequence[Array], num_tasks: int, dtype: Any) -> Float[Array, " T"]:
-    largest = jnp.zeros(num_tasks, dtype)
-    for leaf in leaves:
-        entries = jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0)
-        largest = jnp.maximum(largest, entries.astype(dtype))
-    return largest
 
 
 class OwnBatches(Tapped):
