@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_optax._complex import as_real
 from mtl_optax._gram import (
     SAFE_SQUARE,
     ScaledGram,
@@ -79,8 +80,9 @@ class _Dense:
     def products(self, dtype: Any) -> tuple[Any, Float[Array, " T"]]:
         """Returns a pair of stacks that has the products, and sums of norms, for their errors."""
         x, d = self.inputs.astype(dtype), self.cotangents.astype(dtype)
-        sizes = jnp.sqrt(jnp.sum(x * x, axis=-1)) * jnp.sqrt(jnp.sum(d * d, axis=-1))
-        bounds = jnp.sum(sizes, axis=tuple(range(1, sizes.ndim)))
+        met = jnp.sqrt(jnp.sum(x * x, axis=-1))
+        sizes = jnp.sqrt(jnp.sum(d * d, axis=-1)) * (met if self._own else jnp.expand_dims(met, 0))
+        bounds = jnp.sum(sizes, axis=(1, 2))
         if self._own:
             # Rows of all tasks meet rows of all tasks: `(s, i, t, j)`, and one of the two kernels
             # counts as the stack of the other.
@@ -345,6 +347,7 @@ def _scaled_gram(
     found = [leaf.products(dtype) for leaf in tapped]
     products = inner_products([left for (left, _), _ in found], [right for (_, right), _ in found])
     bounds = jnp.sqrt(sum(bound**2 for _, bound in found))
+    stacks = as_real(stacks)
     if stacks:
         products += own_products(stacks)
     squares = jnp.diagonal(products)
