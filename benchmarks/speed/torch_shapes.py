@@ -39,7 +39,7 @@ def works(shape: Shape) -> dict[str, Work]:
         return work
 
     def equal(_: Any, trunk: Any, losses_of: Callable[..., Any]) -> None:
-        sum(losses_of(trunk(inputs))).backward()  # type: ignore[union-attr]
+        sum(losses_of(trunk(inputs))).backward()
 
     def through_features(mgda: Any, trunk: Any, losses_of: Callable[..., Any]) -> None:
         features = trunk(inputs)
