@@ -671,6 +671,55 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "            pass\n",
         ),
     ],
+    "mtl_optax/_task_gradients/taps.py": [
+        (
+            "a view that stops gradients has them",
+            'if name == "stop_gradient":',
+            'if name == "none of these":',
+        ),
+        (
+            "sites of several layouts count as one",
+            "one_layout = len({site.layout for site in sites}) == 1",
+            "one_layout = True",
+        ),
+        (
+            "what a loop carries keeps its site",
+            "                self.direct.add(view.leaf)\n                view = None\n",
+            "                pass\n",
+        ),
+        (
+            "lookups out of range take the last row",
+            "found = jnp.where((found < 0) | (found >= size), size, found)",
+            "found = jnp.clip(found, 0, size - 1)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/tapped.py": [
+        (
+            "the quick contraction is always safe",
+            "    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
+            "",
+        ),
+        (
+            "only the first block of columns counts",
+            "jax.lax.fori_loop(0, count, add",
+            "jax.lax.fori_loop(0, 1, add",
+        ),
+        (
+            "each lookup is a row of its own",
+            "same = (jnp.expand_dims(self.rows, 0) == jnp.expand_dims(self.rows, 1)).astype(dtype)",
+            "same = jnp.eye(len(self.rows), dtype=dtype)",
+        ),
+        (
+            "nothing is worth tapping",
+            "if num_tasks == 1:",
+            "if num_tasks >= 1:",
+        ),
+        (
+            "absent tasks count in what is combined",
+            "            rows = zero_absent(mask, rows)\n        return [",
+            "            pass\n        return [",
+        ),
+    ],
     "mtl_optax/_around/guard.py": [
         (
             "steps in a row are steps in all",

@@ -24,7 +24,7 @@ from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
 from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
-from mtl_optax._trees import along_tasks, zero_absent
+from mtl_optax._trees import zero_absent
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
 _COMPARED = 1024
@@ -97,6 +97,12 @@ class _Dense:
         kernels = _einsum("cia,cja->cij", x, x)
         kernels = jnp.broadcast_to(kernels, (len(d), *kernels.shape))
         return (d, _einsum("tcij,tcjb->tcib", kernels, d)), bounds
+
+    def largest(self, dtype: Any) -> Float[Array, " T"]:
+        """Returns what no entry of a task's gradient is larger than."""
+        inputs, d = jnp.abs(self.inputs), jnp.abs(self.cotangents)
+        most = jnp.max(inputs).astype(dtype) * (d.shape[-3] * d.shape[-2])
+        return most * jnp.max(d, axis=(1, 2, 3)).astype(dtype)
 
     @property
     def columns(self) -> int:
@@ -174,6 +180,10 @@ class _Lookups:
         place = jnp.broadcast_to(place.reshape(self.rows.shape), self.cotangents.shape[:2])
         add = lambda place, d: jnp.zeros((flat.size, d.shape[-1]), dtype).at[place].add(d)
         return jax.vmap(add)(place, d)
+
+    def largest(self, dtype: Any) -> Float[Array, " T"]:
+        most = jnp.max(jnp.abs(self.cotangents), axis=(1, 2)).astype(dtype)
+        return most * self.cotangents.shape[1]
 
     @property
     def columns(self) -> int:
@@ -352,44 +362,35 @@ def _scaled_gram(
     if stacks:
         products += own_products(stacks)
     squares = jnp.diagonal(products)
-    one = jnp.ones_like(squares)
-
-    def held(products: Float[Array, "T T"], units: Float[Array, " T"]) -> ScaledGram:
-        products = jnp.where(jnp.outer(mask, mask), products, 0)
-        scale = power_of_two(root(jnp.diagonal(products)))
-        matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-        return ScaledGram(matrix, units * scale)
-
     eps = jnp.finfo(dtype).eps
     safe = (squares >= SAFE_SQUARE[0]) & (squares <= SAFE_SQUARE[1])
     safe &= root(squares) >= (_ROOM * eps) ** 0.5 * bounds
 
-    def careful() -> ScaledGram:
+    def careful() -> tuple[Array, Array]:
         count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
         parts = [leaf.blocks(count, dtype) for leaf in tapped]
-
-        def step(k: Array, carry: Any) -> Any:
-            largest, products = carry
-            measuring = k < count
-            units = jnp.where(measuring, 1, power_of_two(largest))
-            for of in parts:
-                part = of(k % count)
-                part = part / along_tasks(units, part)
-                longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
-                largest = jnp.where(measuring, longest, largest)
-                products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
-            return largest, products
-
         rows = gathered(stacks) if stacks else []
-        largest = largest_entries(rows, None, dtype) if rows else jnp.zeros_like(squares)
-        first = (largest, jnp.zeros_like(products))
-        largest, again = jax.lax.fori_loop(0, 2 * count, step, first)
-        units = power_of_two(largest)
+        sizes = [leaf.largest(dtype) for leaf in tapped]
+        sizes += [largest_entries(rows, None, dtype)] if rows else []
+        units = power_of_two(jnp.max(jnp.stack(sizes), axis=0))
+
+        def add(number: Array, total: Array) -> Array:
+            for of in parts:
+                part = of(number) / jnp.expand_dims(units, 1)
+                total += _einsum("sn,tn->st", part, part)
+            return total
+
+        again = jax.lax.fori_loop(0, count, add, jnp.zeros_like(products))
         if rows:
             again += inner_products(rows, rows, (units, units))
-        return held(again, units)
+        return again, units
 
-    return jax.lax.cond(jnp.all(safe | ~mask), lambda: held(products, one), careful)
+    quick = lambda: (products, jnp.ones_like(squares))
+    products, units = jax.lax.cond(jnp.all(safe | ~mask), quick, careful)
+    products = jnp.where(jnp.outer(mask, mask), products, 0)
+    scale = power_of_two(root(jnp.diagonal(products)))
+    matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
+    return ScaledGram(matrix, units * scale)
 
 
 class OwnBatches(Tapped):
