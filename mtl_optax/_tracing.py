@@ -36,10 +36,14 @@ def varying_axes(*trees: Any) -> frozenset[str]:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return frozenset()
-    types = [jax.typeof(leaf) for leaf in jax.tree.leaves(trees)]
-    # JAX 0.8 calls them `vma`.
-    axes = [t.mat.varying if hasattr(t, "mat") else getattr(t, "vma", ()) for t in types]
+    axes = [axes_of_type(jax.typeof(leaf)) for leaf in jax.tree.leaves(trees)]
     return frozenset[str]().union(*axes)
+
+
+def axes_of_type(aval: Any) -> frozenset[str]:
+    """Returns the axes of the mesh over which arrays of a type differ from device to device."""
+    # JAX 0.8 calls them `vma`.
+    return frozenset(aval.mat.varying if hasattr(aval, "mat") else getattr(aval, "vma", ()))
 
 
 def varying_like(tree: _R, *data: Any) -> _R:
@@ -48,10 +52,14 @@ def varying_like(tree: _R, *data: Any) -> _R:
     A loop inside `jax.shard_map` keeps the types of what it carries, so that what begins as a
     constant must be cast where the data make it differ from device to device.
     """
-    wanted = varying_axes(data)
+    return varying_over(varying_axes(data), tree)
+
+
+def varying_over(axes: frozenset[str], tree: _R) -> _R:
+    """Gives every leaf of `tree` the type of what varies over these axes of a mesh too."""
 
     def cast(leaf: Any) -> Any:
-        missing = tuple(sorted(wanted - varying_axes(leaf)))
+        missing = tuple(sorted(axes - varying_axes(leaf)))
         if not missing:
             return leaf
         # JAX 0.8.1 has `pvary` alone, and later versions have not.
@@ -59,7 +67,7 @@ def varying_like(tree: _R, *data: Any) -> _R:
             return jax.lax.pcast(leaf, missing, to="varying")
         return jax.lax.pvary(leaf, missing)  # type: ignore[attr-defined]
 
-    return jax.tree.map(cast, tree) if wanted else tree
+    return jax.tree.map(cast, tree) if axes else tree
 
 
 def has_operation(jaxpr: Any, name: str) -> bool:

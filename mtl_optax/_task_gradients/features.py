@@ -9,9 +9,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
-from mtl_optax._gram import norms, scaled_gram
+from mtl_optax._gram import ScaledGram, norms, scaled_gram
+from mtl_optax._precision import power_of_two, root
 from mtl_optax._task_gradients.passes import for_all_rows
 from mtl_optax._task_gradients.rows import RowByRow
+from mtl_optax._tracing import varying_axes
 
 MARK = "mtl_optax.features"
 
@@ -83,7 +85,37 @@ class AtFeatures(RowByRow):
         return self._features
 
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
-        return scaled_gram(self._at_features(), mask)
+        return self._summed(scaled_gram(self._once(), mask))
 
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
-        return norms(self._at_features())
+        lengths = norms(self._once())
+        matrix, scale = self._summed(
+            ScaledGram(jnp.diag(jnp.sign(lengths)), jnp.where(lengths > 0, lengths, 1))
+        )
+        return scale * root(jnp.diagonal(matrix))
+
+    def _cut(self) -> tuple[str, ...]:
+        """Returns the axes of the mesh over which features are cut, and the losses are not."""
+        return tuple(sorted(varying_axes(self._at_features()) - varying_axes(self.losses)))
+
+    def _once(self) -> Any:
+        """Returns zeros but for the first device for what is the same on all."""
+
+        def once(leaf: Array) -> Array:
+            same = tuple(axis for axis in self._cut() if axis not in varying_axes(leaf))
+            return jnp.where(jax.lax.axis_index(same) == 0, leaf, 0) if same else leaf
+
+        return jax.tree.map(once, self._at_features())
+
+    def _summed(self, held: ScaledGram) -> ScaledGram:
+        """Adds up the Gram matrices of features that are cut over devices."""
+        axes = self._cut()
+        if not axes:
+            return held
+        own = jnp.where(jnp.diagonal(held.matrix) > 0, held.scale, 0)
+        scale = jax.lax.pmax(own, axes)
+        shares = own / jnp.where(scale > 0, scale, 1)
+        matrix = jax.lax.psum(held.matrix * jnp.outer(shares, shares), axes)
+        unit = power_of_two(root(jnp.diagonal(matrix)))
+        scale = jnp.where(scale > 0, scale * unit, 1)
+        return ScaledGram(matrix / jnp.outer(unit, unit), scale)

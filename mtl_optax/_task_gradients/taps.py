@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from mtl_optax._tracing import inner_programs
+from mtl_optax._tracing import axes_of_type, inner_programs, varying_over
 
 # Operations that keep the inner product of what they are applied to.
 _ISOMETRIC = {
@@ -94,6 +94,7 @@ class Site(NamedTuple):
         shapes: of the view, of the other operand and of the result, without loops.
         lengths: those of the scans around it.
         dtype: that of the result.
+        axes: those of the mesh over which it differs from device to device.
     """
 
     number: int
@@ -104,10 +105,12 @@ class Site(NamedTuple):
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     lengths: tuple[int, ...]
     dtype: Any
+    axes: frozenset[str] = frozenset()
 
     def tap(self) -> Array:
         """Returns the zeros that are added to the result."""
-        return jnp.zeros((*self.lengths, *self.shapes[2]), self.dtype)
+        zeros = jnp.zeros((*self.lengths, *self.shapes[2]), self.dtype)
+        return varying_over(self.axes, zeros)
 
     @property
     def layout(self) -> Any:
@@ -185,7 +188,8 @@ def find_marks(closed: Any, mark: str) -> tuple[Plan, list[Site]]:
             if eqn.primitive.name == "name" and eqn.params["name"] == mark:
                 aval = eqn.invars[0].aval
                 shapes = ((), aval.shape, aval.shape)
-                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype)
+                axes = axes_of_type(aval)
+                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype, axes)
                 plan[number] = site
                 marks.append(site)
             elif inner := _called(eqn):
