@@ -174,9 +174,16 @@ class TaskGradients:
         if params is not None:
             _checks.check_same_shapes(method, self.params, params)
 
-    def masked(self, mask: Bool[Array, " T"]) -> "TaskGradients":
-        """Returns the same with zeros for the tasks that are absent, whatever they hold."""
-        return TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
+    def masked(self, mask: Bool[Array, " T"], heads: list[Array] | None = None) -> "TaskGradients":
+        """Returns the same with zeros for the tasks that are absent, whatever they hold.
+
+        Args:
+            mask: `(T,)` bool, the tasks that are present.
+            heads: the heads' gradients, if they are to be others.
+        """
+        found = TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
+        found._head_gradients = heads
+        return found
 
     def _present(self, mask: Any) -> Bool[Array, " T"]:
         mask = self._mask if mask is None else mask
@@ -265,7 +272,10 @@ class TaskGradients:
                 "given. Give both the same."
             )
         rest = TaskGradients(self._way, self._structure, others, (), self._mask)
-        heads = rest._way.combine(self._present(None).astype(self.losses.dtype), others, self._mask)
+        heads = self._head_gradients
+        if not self._heads or heads is None:
+            present = self._present(None).astype(self.losses.dtype)
+            heads = self._way.combine(present, others, self._mask)
         return TaskGradients(self._way, self._structure, slots, (), self._mask), rest._tree(heads)
 
     def _chosen(

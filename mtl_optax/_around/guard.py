@@ -138,7 +138,8 @@ def skip_nonfinite(
                 return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
             if lazy:
-                task_gradients = task_gradients.masked(~dropped)
+                cleaned = [clean(False, head) for head in heads]
+                task_gradients = task_gradients.masked(~dropped, cleaned)
             else:
                 task_gradients = jax.tree.map(clean, stacked, task_gradients)
             if has_query:

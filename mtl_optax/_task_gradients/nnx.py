@@ -38,7 +38,8 @@ def nnx_value_and_task_grads(
         wrt: a filter of NNX that says what is differentiated, as for `nnx.Optimizer`; `nnx.Param`
             by default.
         stacked: whether to return the stacked tree. Otherwise an `nnx.State` that holds a
-            `TaskGradients`, for `nnx.Optimizer.update` as well.
+            `TaskGradients`, for `nnx.Optimizer.update`; elsewhere its parameters are
+            `nnx.pure(nnx.state(model, wrt))`.
         way: how that gathers, as for `value_and_task_grads`.
 
     Returns:
@@ -96,8 +97,12 @@ def nnx_value_and_task_grads(
             )
         else:
             compiled = any(map(is_traced, jax.tree.leaves((chosen, variables, arrays))))
+            structure: Any = jax.tree.structure(params)
+            of_arrays = lambda tree: on_a_copy(structure.unflatten(jax.tree.leaves(tree)))
+            pure: Any = getattr(nnx, "as_pure", None) or nnx.pure  # Flax 0.12.2 has the latter.
+            # Of the arrays alone, without their variables, as the optimiser has its parameters.
             losses, (aux, variables), found = gather(
-                name, on_a_copy, params, True, shared, way, compiled
+                name, of_arrays, pure(params), True, shared, way, compiled
             )
             # The optimiser takes trees of variables that its filter chooses.
             kind = nnx.Param if wrt is None or not isinstance(wrt, type) else wrt
