@@ -63,6 +63,7 @@ from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_
 
 # Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
 from mtl_optax._accumulation import accumulate_task_gradients as accumulate_task_gradients
+from mtl_optax._composition import check_updates as check_updates
 from mtl_optax._composition import on_shared as on_shared
 from mtl_optax._composition import per_task as per_task
 from mtl_optax._guards import skip_nonfinite as skip_nonfinite
