@@ -615,6 +615,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if not jax.tree.leaves(mask):",
         ),
         (
+            "an update of another rank alone is of another shape",
+            "        if found != wanted:\n",
+            "        if len(found) < len(wanted):\n",
+        ),
+        (
             "one float64 among others is float32",
             "jnp.float64 if any(a.dtype",
             "jnp.float64 if all(a.dtype",
@@ -660,6 +665,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "gradients beside steps pass",
             "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
             "            pass\n",
+        ),
+        (
+            "updates are not checked",
+            '        _contract.check_like_params("check_updates", updates, params)\n',
+            "",
         ),
     ],
     "mtl_optax/_guards.py": [

@@ -367,6 +367,26 @@ def test_what_freezes_passes_the_check_and_compiles_to_the_same(how):
     np.testing.assert_allclose(updates["trunk"], -0.1, rtol=1e-4)
 
 
+def test_what_is_frozen_before_the_method_is_not_differentiated():
+    """In a compiled step, whose operations are counted: as if the leaf were no parameter."""
+    params = {"base": jnp.ones((8, 64)), "heads": jnp.ones((64, 2))}
+    x, trained = jnp.ones((128, 8)), {"heads": params["heads"]}
+    losses_of = lambda p: jnp.mean((x @ p["base"] @ p["heads"]) ** 2, axis=0)
+    frozen = optax.freeze({"base": True, "heads": False})
+
+    def flops(tx, losses_of, params):
+        def step(params, state):
+            losses, gradients = mtl.value_and_task_grads(losses_of)(params)
+            return tx.update(gradients, state, params, task_losses=losses)
+
+        compiled = jax.jit(step).lower(params, tx.init(params)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    alone = flops(mtl.mgda(2), lambda p: losses_of({**params, **p}), trained)
+    assert flops(optax.chain(frozen, mtl.mgda(2)), losses_of, params) < 1.1 * alone
+    assert flops(optax.chain(mtl.mgda(2), frozen), losses_of, params) > 1.3 * alone
+
+
 def test_leaves_that_are_none_are_no_leaves():
     params, gradients = {**PLAIN, "none": None}, {**ALL_STACKED, "none": None}
     tx = mtl.check_updates(optax.chain(mtl.mgda(2), optax.sgd(0.1)))
