@@ -417,8 +417,8 @@ WORDS = {
         "drawn for each task anew, and by `per_task` the same for all; a mean over a leaf's axes "
         "is over others of a stack",
         "measures": "pass the gradients on, and measure the stack as if it were one gradient",
-        "raises": "raise {error}: a stack meets parameters, or a state, of another shape. Use "
-        "`per_task`, or put it after the method",
+        "raises": "raise {error}: a stack meets parameters, or a state, of another shape, or is "
+        "none any more when it reaches the method. Use `per_task`, or put it after the method",
     },
     "inside": {
         "same": "do what a loop over the tasks does",
@@ -433,7 +433,7 @@ WORDS = {
         "stacked": "**silent damage where a leaf is not given to the method**: it stays stacked, "
         "and its parameter grows. [Freezing](guides/freezing.md) has ways that work; "
         "`mtl.check_updates` around it says so",
-        "raises": "raise {error}",
+        "raises": "raise {error}; what to do instead stands below",
     },
 }
 NO_LOSSES = "; only without `task_losses` in the call, which they do not take"
