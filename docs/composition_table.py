@@ -407,9 +407,8 @@ WORDS = {
         "same": "the same as on each task's gradient alone; what is around another "
         "transformation, around one of this kind",
         "grows": "the same, but a state that is made at `p.shape` becomes `(T, *p.shape)` in the "
-        "first step: `jax.lax.scan` refuses it, a jitted step compiles twice "
-        "([`test_moments_before_change_the_shapes_of_the_state`](../tests/test_with_optax.py)). "
-        "Use `per_task`",
+        "first step: `jax.lax.scan` refuses it, a jitted step compiles twice. Use `per_task` "
+        "([`test_moments_before_change_the_shapes_of_the_state`](../tests/around/test_with_optax.py))",
         "mixes": "run, and mean something else: a norm, a mean or factors are those of the whole "
         "stack, so that what one task gets depends on the others. Use `per_task`, or put it after "
         "the method",

@@ -1,4 +1,4 @@
-"""Every public callable names itself, the argument, what it got and the mend, while tracing."""
+"""Every public callable names itself, the argument, what it got and a hint, while tracing."""
 
 import inspect
 
@@ -34,7 +34,7 @@ def updated(tx, gradients=ONES, params=None, **extra):
 
 
 # fmt: off
-# One row, one line. Every method: what `tests/test_contract.py` holds for stacks, losses and masks is not repeated.
+# One row, one line. Every method: what `tests/every_method/test_contract.py` holds for stacks, losses and masks is not repeated.
 for _name in METHODS:
     _info = mtl.method_info(_name)
 
@@ -141,7 +141,7 @@ row("check_updates", lambda: updated(mtl.check_updates(SGD), params=ONES[0]), Va
 row("check_updates", lambda: updated(mtl.check_updates(SGD), {"a": ONES[0]}, {"a": ONES[0], "b": ONES[0]}), ValueError, r"^check_updates: updates and params must have the same tree structure, .*Only one of them has params\['b'\]\.")
 row("check_updates", lambda: updated(mtl.check_updates(SGD), ONES[:, :1], ONES), ValueError, r"^check_updates: updates has shape \(2, 1\), wanted that of its parameter, \(2, 3\)\.(?! Added)")
 
-# Looking on.
+# Diagnostics.
 row("conflict", lambda: mtl.conflict([[1.0, 0.0]]), TypeError, "^conflict: gram must be an array, got list .*jnp.asarray")
 row("conflict", lambda: mtl.conflict(ONES), ValueError, r"^conflict: gram has shape \(2, 3\), wanted \(T, T\). Get it from mtl_optax.gram")
 row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(3, bool)), ValueError, r"^conflict: mask has shape \(3,\), wanted \(2,\)")

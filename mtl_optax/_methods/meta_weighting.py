@@ -7,22 +7,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
-from mtl_optax._gram import (
-    HIGHEST,
-    ScaledGram,
-    cross_gram,
-    relative,
-    select_tasks,
-    stacked_zeros,
-    weigh_rows,
-    zero_absent,
-)
+from mtl_optax import _checks
+from mtl_optax._frame import SolverReport, declare, no_report, report
+from mtl_optax._gram import ScaledGram, cross_gram, relative, weigh_rows
 from mtl_optax._gram import combine as combine_rows
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
 from mtl_optax._tracing import varying_like
-from mtl_optax._weighting import SolverReport, no_report, report
+from mtl_optax._trees import hide_leaves, select_tasks, stacked_zeros, zero_absent
 
 Project = Literal["none", "nonneg", "simplex"]
 
@@ -101,13 +94,13 @@ def meta_weighting(
         [1.  1.5]
         [1. 2.]
     """
-    _contract.check_num_tasks("meta_weighting", num_tasks)
-    _contract.check_number("meta_weighting", "step_size", step_size, low=0)
-    _contract.check_number("meta_weighting", "learning_rate", learning_rate, low=0)
-    _contract.check_choice("meta_weighting", "project", project, get_args(Project))
+    _checks.check_num_tasks("meta_weighting", num_tasks)
+    _checks.check_number("meta_weighting", "step_size", step_size, low=0)
+    _checks.check_number("meta_weighting", "learning_rate", learning_rate, low=0)
+    _checks.check_choice("meta_weighting", "project", project, get_args(Project))
 
     def init_fn(params: optax.Params) -> MetaWeightingState:
-        _contract.declare("meta_weighting", num_tasks, {"query_gradients"})
+        declare("meta_weighting", num_tasks, {"query_gradients"})
         support = stacked_zeros(num_tasks, params, jnp.result_type)
         zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
         weights, values, solver = varying_like((zeros, ones, no_report()), params)
@@ -122,9 +115,9 @@ def meta_weighting(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, MetaWeightingState]:
-        _contract.check_step("meta_weighting", num_tasks, task_gradients, params, extra)
+        _checks.check_step("meta_weighting", num_tasks, task_gradients, params, extra)
         query_gradients = _checked_query(num_tasks, query_gradients, state.support)
-        mask = _contract.check_mask("meta_weighting", num_tasks, task_mask)
+        mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
 
         products, scale = cross_gram(query_gradients, state.support, mask)
@@ -161,9 +154,9 @@ def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) ->
             "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
             "of a second batch, at the same params and of the same shapes as task_gradients."
         )
-    query_gradients = _contract.hide_leaves(support, query_gradients)
+    query_gradients = hide_leaves(support, query_gradients)
     like = jax.tree.map(lambda rows: rows[0], support)
-    _contract.check_task_gradients(
+    _checks.check_task_gradients(
         "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"
     )
     return query_gradients
