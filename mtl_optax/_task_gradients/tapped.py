@@ -127,9 +127,10 @@ class _Dense:
         return self.lay(form, self.inputs, weighted)
 
     def lay(self, form: str, inputs: Array, cotangents: Array) -> Array:
-        dtype = jnp.promote_types(inputs.dtype, cotangents.dtype)
-        x, d = inputs.astype(dtype), cotangents.astype(dtype)
-        return self._lay(jnp.einsum(form, x, d, precision=self._precision))
+        if inputs.dtype != cotangents.dtype:
+            dtype = at_least_float32(inputs, cotangents)
+            inputs, cotangents = inputs.astype(dtype), cotangents.astype(dtype)
+        return self._lay(jnp.einsum(form, inputs, cotangents, precision=self._precision))
 
     def stacked(self) -> Array:
         """Returns the task gradients themselves."""
