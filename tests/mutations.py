@@ -701,7 +701,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_task_gradients/tapped.py": [
         (
             "the quick contraction is always safe",
-            "    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
+            "    safe &= root(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
             "",
         ),
         (
@@ -721,8 +721,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "absent tasks count in what is combined",
-            "            rows = zero_absent(mask, rows)\n        return [",
-            "            pass\n        return [",
+            "            cotangents = zero_absent(mask, cotangents)\n",
+            "            pass\n",
         ),
     ],
     "mtl_optax/_around/check_updates.py": [
