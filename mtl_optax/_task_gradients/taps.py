@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from mtl_optax._tracing import axes_of_type, inner_programs, varying_over
@@ -94,7 +96,7 @@ class Site(NamedTuple):
         shapes: of the view, of the other operand and of the result, without loops.
         lengths: those of the scans around it.
         dtype: that of the result.
-        axes: those of the mesh over which it differs from device to device.
+        type: that of the marked array, which says how it lies on a mesh.
     """
 
     number: int
@@ -105,12 +107,12 @@ class Site(NamedTuple):
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     lengths: tuple[int, ...]
     dtype: Any
-    axes: frozenset[str] = frozenset()
+    type: Any = None
 
     def tap(self) -> Array:
         """Returns the zeros that are added to the result."""
         zeros = jnp.zeros((*self.lengths, *self.shapes[2]), self.dtype)
-        return varying_over(self.axes, zeros)
+        return zeros if self.type is None else _laid_like(self.type, len(self.lengths), zeros)
 
     @property
     def layout(self) -> Any:
@@ -119,6 +121,14 @@ class Site(NamedTuple):
             return self.kind, self.view.made
         precision = self.params["precision"]
         return self.kind, self.view.made, *_weight_axes(self), self.dtype, precision
+
+
+def _laid_like(kind: Any, loops: int, array: Array) -> Array:
+    """Lays an array, with axes for loops in front, on a mesh as arrays of a type lie there."""
+    mesh, spec = kind.sharding.mesh, kind.sharding.spec
+    if AxisType.Explicit in mesh.axis_types:
+        array = jax.sharding.reshard(array, NamedSharding(mesh, P(*(None,) * loops, *spec)))
+    return varying_over(axes_of_type(kind), array)
 
 
 Plan = dict[int, Any]  # The sites and the inner plans, by the numbers of the equations.
@@ -188,8 +198,7 @@ def find_marks(closed: Any, mark: str) -> tuple[Plan, list[Site]]:
             if eqn.primitive.name == "name" and eqn.params["name"] == mark:
                 aval = eqn.invars[0].aval
                 shapes = ((), aval.shape, aval.shape)
-                axes = axes_of_type(aval)
-                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype, axes)
+                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype, aval)
                 plan[number] = site
                 marks.append(site)
             elif inner := _called(eqn):
