@@ -22,9 +22,11 @@ class Way:
         name: as `value_and_task_grads` calls it.
         losses: `(T,)`.
         leaves: shape and dtype of each leaf of the parameters.
+        at_features: whether inner products are those at marked features.
     """
 
     name: str
+    at_features: bool = False
     losses: Float[Array, " T"]
     leaves: Sequence[jax.ShapeDtypeStruct]
 
@@ -39,7 +41,7 @@ class Way:
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        """Returns the leaves of `Σ_t w_t g_t`."""
+        """Returns the leaves of `Σ_t w_t g_t`, the gradient of the weighted loss."""
         raise NotImplementedError
 
     def stack(self, slots: Sequence[int]) -> list[Array]:
@@ -96,12 +98,15 @@ class TaskGradients:
         """Says no; Linen's `TrainState` asks its gradients for the name of a collection."""
         return False
 
-    def __jax_array__(self) -> Array:
+    def __jax_array__(self, *_: Any) -> Any:
         raise TypeError(
             f"{self!r} is no array. Methods of mtl_optax take it as it is; what stands before a "
             "method, as clipping does, takes gradients.stack(), or value_and_task_grads without "
             "stacked=False."
         )
+
+    __neg__ = __abs__ = __add__ = __radd__ = __sub__ = __rsub__ = __jax_array__
+    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __matmul__ = __jax_array__
 
     @property
     def params(self) -> Any:
@@ -131,8 +136,7 @@ class TaskGradients:
     def heads(self) -> list[Array]:
         """The leaves of the heads' gradients of the summed loss."""
         if self._head_gradients is None:
-            ones = jnp.ones_like(self.losses)
-            self._head_gradients = self._way.combine(ones, self._heads, None)
+            self._head_gradients = self._combined(jnp.ones_like(self.losses), self._heads)
         return self._head_gradients
 
     def check(self, method: str, num_tasks: int, params: Any, extra: Any) -> None:
@@ -153,7 +157,12 @@ class TaskGradients:
 
     def masked(self, mask: Bool[Array, " T"]) -> "TaskGradients":
         """Returns the same with zeros for the tasks that are absent, whatever they hold."""
+        if self._mask is not None:
+            mask = mask & self._mask
         return TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
+
+    def _combined(self, weights: Float[Array, " T"], slots: Sequence[int]) -> list[Array]:
+        return self._way.combine(weights, slots, self._mask) if slots else []
 
     def _present(self, mask: Any) -> Bool[Array, " T"]:
         mask = self._mask if mask is None else mask
@@ -189,6 +198,11 @@ class TaskGradients:
         """
         present = self._present(mask)
         slots: Sequence[int] = self._slots
+        if leaves is not None and self._way.at_features:
+            raise ValueError(
+                "TaskGradients.norms: norms are taken at the features here, and leaves (the "
+                "norm_mask of a method) picks parameters. Leave it out."
+            )
         if leaves is not None:
             slots = self._chosen("norms", leaves, "leaves")[0]
         return jnp.where(present, self._way.norms(slots, present), 0)
@@ -200,7 +214,7 @@ class TaskGradients:
     def combine(self, weights: Float[Array, " T"]) -> Any:
         """Computes `Σ_t w_t g_t`, shaped like the parameters; heads get their own gradients."""
         _checks.check_vector("TaskGradients.combine", "weights", weights, self.num_tasks)
-        return self._tree(self._way.combine(jnp.asarray(weights), self._slots, self._mask))
+        return self._tree(self._combined(jnp.asarray(weights), self._slots))
 
     def mix(self, coefficients: Float[Array, "S T"]) -> Any:
         """Computes `S` combinations of the task gradients, `r_s = Σ_t K[s, t] g_t`.
@@ -230,15 +244,19 @@ class TaskGradients:
             Task gradients of the shared leaves, and a tree of the heads' gradients of the summed
             loss, each with placeholders (`optax.MaskedNode`) for the leaves of the other.
         """
+        trunk, heads = self.parts(shared)
+        return trunk, heads.combine(jnp.ones_like(self.losses))
+
+    def parts(self, shared: Any) -> tuple["TaskGradients", "TaskGradients"]:
+        """Returns task gradients of the shared leaves, and of the others."""
         slots, others = self._chosen("split", shared, "shared", self._heads)
         if self._heads and set(slots) != set(self._slots):
             raise ValueError(
                 "TaskGradients.split: shared chooses other leaves than value_and_task_grads was "
                 "given. Give both the same."
             )
-        rest = TaskGradients(self._way, self._structure, others, (), self._mask)
-        heads = rest._way.combine(self._present(None).astype(self.losses.dtype), others, self._mask)
-        return TaskGradients(self._way, self._structure, slots, (), self._mask), rest._tree(heads)
+        part = lambda slots: TaskGradients(self._way, self._structure, slots, (), self._mask)
+        return part(slots), part(others)
 
     def _chosen(
         self, caller: str, choice: Any, argument: str, heads: Sequence[int] = ()

@@ -77,6 +77,38 @@ def step(tx: Any, state: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
     )
 
 
+WAYS = ("stacked", "taps", "rows", "features")
+
+
+def one_step(
+    loss_fn: Callable[..., Any],
+    method: Any,
+    way: str,
+    *,
+    shared: Any = None,
+    heads: Any = "unweighted",
+    has_aux: bool = False,
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """A step of a method in one way of gathering, for equal steps in all ways.
+
+    Returns a function of `(params, state, *args, task_mask=None)` to the losses, with what else
+    `loss_fn` returns, the updates and the state; and what makes its first state.
+    """
+    tx = method if shared is None else mtl.on_shared(method, shared, heads=heads)
+    stacked = way == "stacked"
+    options = {} if stacked else {"stacked": False, "way": way}
+    gather = mtl.value_and_task_grads(loss_fn, has_aux=has_aux, shared=shared, **options)
+
+    def take(params: Any, state: Any, *args: Any, task_mask: Any = None) -> Any:
+        out, gradients = gather(params, *args)
+        # An object carries its losses.
+        losses = {"task_losses": out[0] if has_aux else out} if stacked else {}
+        updates, state = tx.update(gradients, state, params, task_mask=task_mask, **losses)
+        return out, updates, state
+
+    return take, tx.init
+
+
 def first_update(tx: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
     """The jitted first step from a fresh state."""
     return jax.jit(lambda g: step(tx, tx.init(g.params), g, **extra))(given)

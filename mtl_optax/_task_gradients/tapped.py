@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import SAFE_SQUARE, ScaledGram, combine, own_products, scaled_gram
+from mtl_optax._gram import (
+    SAFE_SQUARE,
+    ScaledGram,
+    combine,
+    own_products,
+    scaled_gram,
+    weigh_rows,
+)
 from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
@@ -72,7 +79,9 @@ class _Dense:
     def products(self, dtype: Any) -> tuple[Any, Float[Array, " T"]]:
         """Returns a pair of stacks that has the products, and sums of norms, for their errors."""
         x, d = self.inputs.astype(dtype), self.cotangents.astype(dtype)
-        sizes = jnp.sqrt(jnp.sum(x * x, axis=-1)) * jnp.sqrt(jnp.sum(d * d, axis=-1))
+        lengths = jnp.sqrt(jnp.sum(x * x, axis=-1))
+        lengths = lengths if self._own else jnp.expand_dims(lengths, 0)
+        sizes = lengths * jnp.sqrt(jnp.sum(d * d, axis=-1))
         bounds = jnp.sum(sizes, axis=tuple(range(1, sizes.ndim)))
         if self._own:
             # Rows of all tasks meet rows of all tasks: `(s, i, t, j)`, and one of the two kernels
@@ -279,8 +288,6 @@ class Tapped(Way):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if not slots:
-            return []
         # Heads have no gradient for each task.
         if self._heads & set(slots) or self._gathered is None:
             pull = lambda row: self._gradients(slots, self._pull(row))
@@ -394,6 +401,7 @@ class OwnBatches(Tapped):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if self._heads & set(slots):
-            return [self._rows().direct[slot] for slot in slots]
-        return super().combine(weights, slots, mask)
+        if not self._heads & set(slots):
+            return super().combine(weights, slots, mask)
+        slices = [self._rows().direct[slot] for slot in slots]
+        return [*weigh_rows(weights, slices if mask is None else zero_absent(mask, slices))]

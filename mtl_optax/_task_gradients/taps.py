@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from mtl_optax._tracing import inner_programs
+from mtl_optax._tracing import inner_programs, zeros_like_type
 
 # Operations that keep the inner product of what they are applied to.
 _ISOMETRIC = {
@@ -93,7 +93,7 @@ class Site(NamedTuple):
         params: those of the operation.
         shapes: of the view, of the other operand and of the result, without loops.
         lengths: those of the scans around it.
-        dtype: that of the result.
+        result: the type of the result, without loops.
     """
 
     number: int
@@ -103,11 +103,11 @@ class Site(NamedTuple):
     params: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     lengths: tuple[int, ...]
-    dtype: Any
+    result: Any
 
     def tap(self) -> Array:
-        """Returns the zeros that are added to the result."""
-        return jnp.zeros((*self.lengths, *self.shapes[2]), self.dtype)
+        """Returns the zeros that are added to the result, and lie where it lies."""
+        return zeros_like_type(self.result, self.lengths)
 
     @property
     def layout(self) -> Any:
@@ -183,7 +183,7 @@ def find_marks(closed: Any, mark: str) -> tuple[Plan, list[Site]]:
             if eqn.primitive.name == "name" and eqn.params["name"] == mark:
                 aval = eqn.invars[0].aval
                 shapes = ((), aval.shape, aval.shape)
-                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype)
+                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, eqn.outvars[0].aval)
                 plan[number] = site
                 marks.append(site)
             elif inner := _called(eqn):
@@ -336,7 +336,7 @@ def _site(number: int, eqn: Any, given: list[View | None], lengths: tuple[int, .
     kind = "dot" if name == "dot_general" else "gather"
     if kind == "gather" and not (_looks_up_rows(eqn.params, shapes[0]) and not any(view.scanned)):
         return None
-    return Site(number, kind, view, weight, eqn.params, shapes, lengths, result.dtype)
+    return Site(number, kind, view, weight, eqn.params, shapes, lengths, result)
 
 
 def _looks_up_rows(params: Mapping[str, Any], table: tuple[int, ...]) -> bool:
