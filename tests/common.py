@@ -91,19 +91,20 @@ def one_step(
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
     """A step of a method in one way of gathering, for equal steps in all ways.
 
-    Returns a function of `(params, state, *args, task_mask=None)` to the losses, with what else
-    `loss_fn` returns, the updates and the state; and what makes its first state.
+    Returns a function of `(params, state, *args, **extra)` to the losses, with what else `loss_fn`
+    returns, the updates and the state; and what makes its first state. What is `extra` goes to the
+    method, but for losses, which an object carries.
     """
     tx = method if shared is None else mtl.on_shared(method, shared, heads=heads)
     stacked = way == "stacked"
     options = {} if stacked else {"stacked": False, "way": way}
     gather = mtl.value_and_task_grads(loss_fn, has_aux=has_aux, shared=shared, **options)
 
-    def take(params: Any, state: Any, *args: Any, task_mask: Any = None) -> Any:
+    def take(params: Any, state: Any, *args: Any, **extra: Any) -> Any:
         out, gradients = gather(params, *args)
-        # An object carries its losses.
-        losses = {"task_losses": out[0] if has_aux else out} if stacked else {}
-        updates, state = tx.update(gradients, state, params, task_mask=task_mask, **losses)
+        if stacked:
+            extra["task_losses"] = out[0] if has_aux else out
+        updates, state = tx.update(gradients, state, params, **extra)
         return out, updates, state
 
     return take, tx.init

@@ -31,7 +31,6 @@ HOUSE = (
     "_frame",
     "_diagnostics",
     "_around",
-    "_task_gradients.weighted",
     "_methods",
     "_registry",
     "adversarial",
