@@ -44,6 +44,12 @@ class Way:
         """Returns the leaves of `Σ_t w_t g_t`, the gradient of the weighted loss."""
         raise NotImplementedError
 
+    def mix(
+        self, coefficients: Float[Array, "S T"], slots: Sequence[int], mask: Any
+    ) -> list[Array]:
+        """Returns the leaves `(S, *p.shape)` of `Σ_t K[s, t] g_t`."""
+        raise NotImplementedError
+
     def stack(self, slots: Sequence[int]) -> list[Array]:
         """Returns the stacked leaves `(T, *p.shape)`."""
         raise NotImplementedError
@@ -220,11 +226,9 @@ class TaskGradients:
         """Computes `S` combinations of the task gradients, `r_s = Σ_t K[s, t] g_t`.
 
         Returns:
-            A tree with leaves `(S, *p.shape)`.
+            A tree with leaves `(S, *p.shape)`; heads get their own gradients.
         """
-        from mtl_optax import _gram
-
-        return _gram.mix(coefficients, self.stack())
+        return self._tree(self._way.mix(coefficients, self._slots, self._mask))
 
     def stack(self) -> Any:
         """Returns the stacked tree, leaves `(T, *p.shape)`; heads get their own gradients."""

@@ -24,6 +24,7 @@ HOUSE = (
     "_checks",
     "_trees",
     "_contractions",
+    "_unstacked",
     "_gram_on_cpu",
     "_gram",
     "_solvers",

@@ -19,10 +19,9 @@ from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
-from mtl_optax._task_gradients.ways import finite_rows, of_present, of_weighted_sum
+from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, zero_absent
-from mtl_optax._unstacked import Way
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
 _COMPARED = 1024
@@ -215,7 +214,7 @@ class Rows(NamedTuple):
     taps: Mapping[int, Array]
 
 
-class Tapped(Way):
+class Tapped(Gathered):
     """Task gradients by what they are made of, where parameters meet data."""
 
     name = "taps"

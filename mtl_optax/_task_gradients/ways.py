@@ -18,7 +18,17 @@ from mtl_optax._unstacked import Way
 Pull = Callable[[Array], list[Array]]
 
 
-class Stacked(Way):
+class Gathered(Way):
+    """Task gradients that are mixed from their stack."""
+
+    def mix(
+        self, coefficients: Float[Array, "S T"], slots: Sequence[int], mask: Any
+    ) -> list[Array]:
+        stacked = self.stack(slots)
+        return [*combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))]
+
+
+class Stacked(Gathered):
     """Task gradients that are stacked when they are first asked for."""
 
     name = "stacked"
