@@ -63,15 +63,15 @@ from mtl_optax._around.accumulation import accumulate_task_gradients as accumula
 from mtl_optax._around.on_shared import on_shared as on_shared
 from mtl_optax._around.per_task import per_task as per_task
 from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite
+from mtl_optax._around.split_step import split_step as split_step
 
-# Looking on: conflict, dominance, numbers to log, and figures for results.
+# Diagnostics: conflict, dominance, numbers to log, and figures for results.
 from mtl_optax import metrics as metrics
 from mtl_optax._diagnostics.conflict import Conflict as Conflict
 from mtl_optax._diagnostics.conflict import conflict as conflict
 from mtl_optax._diagnostics.dominance import dominance_by_layer as dominance_by_layer
 from mtl_optax._diagnostics.dominance import dominance_histogram as dominance_histogram
 from mtl_optax._diagnostics.dominance import dominance_ratio as dominance_ratio
-from mtl_optax._around.split_step import split_step as split_step
 from mtl_optax._diagnostics.conflict import track_conflict as track_conflict
 from mtl_optax._diagnostics.dominance import track_dominance as track_dominance
 from mtl_optax._diagnostics.scalars import scalars as scalars
@@ -87,7 +87,7 @@ from mtl_optax._registry import get as get
 from mtl_optax._registry import list_methods as list_methods
 from mtl_optax._registry import method_info as method_info
 
-# For methods of your own, and for looking inside.
+# For methods of your own.
 from mtl_optax._gram import combine as combine
 from mtl_optax._gram import gram as gram
 from mtl_optax._frame import Evidence as Evidence

@@ -237,14 +237,14 @@ def check_task_gradients(
         name = leaf_name(argument, path)
         check_floating(method, name, leaf)
         if shape is not None and leaf.shape != (num_tasks, *shape):
-            mend = _HOW_TO_STACK
+            hint = _HOW_TO_STACK
             if leaf.shape == shape:
                 ranks = zip(leaves, wanted, strict=True)
                 mixed = any(jnp.ndim(g) > len(p or ()) for (_, g), p in ranks)
-                mend = _MIXED if mixed else f"{_HOW_TO_STACK} {_AROUND_A_METHOD}"
+                hint = _MIXED if mixed else f"{_HOW_TO_STACK} {_AROUND_A_METHOD}"
             raise ValueError(
                 f"{method}: {name} has shape {leaf.shape}, wanted {(num_tasks, *shape)}: one "
-                f"gradient per task, stacked on the leading axis. {mend}"
+                f"gradient per task, stacked on the leading axis. {hint}"
             )
         if leaf.ndim == 0 or leaf.shape[0] != num_tasks:
             raise ValueError(

@@ -161,9 +161,9 @@ def _at_any_scale(
     safe = (sizes >= SAFE_SQUARE[0]) & (sizes <= SAFE_SQUARE[1])
 
     def checked() -> _Held:
-        one = _gathered(left)
-        other = one if right is left else _gathered(right)
-        largest = [_largest_entries(leaves, mask, sizes.dtype) for leaves in (one, other)]
+        one = gathered(left)
+        other = one if right is left else gathered(right)
+        largest = [largest_entries(leaves, mask, sizes.dtype) for leaves in (one, other)]
         units = power_of_two(largest[0]), power_of_two(largest[1])
         # Rows of zeros are right as they are. A comparison with NaN is false.
         wrong = jnp.any(~(safe | (largest[0] == 0))) & ~(jnp.max(largest[1]) == 0)
@@ -172,7 +172,7 @@ def _at_any_scale(
     return jax.lax.cond(jnp.all(safe | ~mask), lambda: as_computed, checked)
 
 
-def _gathered(task_gradients: Any) -> list[Array]:
+def gathered(task_gradients: Any) -> list[Array]:
     """Joins all leaves but the long ones, where what is computed is rare and is to compile fast."""
     leaves = jax.tree.leaves(task_gradients)
     if may_be_sharded():
@@ -245,7 +245,7 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
     return _at_any_scale(as_real(left), as_real(right), mask, held)
 
 
-def _largest_entries(
+def largest_entries(
     leaves: Sequence[Array], mask: Bool[Array, " T"] | None, dtype: Any
 ) -> Float[Array, " T"]:
     """Returns each task's largest entry by magnitude; zero for absent tasks."""
@@ -342,7 +342,7 @@ def norms(task_gradients: Any) -> Float[Array, " T"]:
     """Computes the Euclidean norm `‖g_t‖` of each task's gradient over all leaves, `(T,)`."""
     leaves = jax.tree.leaves(as_real(task_gradients))
     dtype = at_least_float32(*leaves)
-    units = power_of_two(_largest_entries(leaves, None, dtype))
+    units = power_of_two(largest_entries(leaves, None, dtype))
     squares = sum(
         jnp.sum((g.astype(dtype) / along_tasks(units, g)) ** 2, axis=tuple(range(1, g.ndim)))
         for g in leaves

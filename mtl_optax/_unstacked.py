@@ -45,9 +45,12 @@ class Way:
         raise NotImplementedError
 
     def mix(
-        self, coefficients: Float[Array, "S T"], slots: Sequence[int], mask: Any
+        self,
+        coefficients: Float[Array, "S T"],
+        slots: Sequence[int],
+        mask: Bool[Array, " T"] | None,
     ) -> list[Array]:
-        """Returns the leaves `(S, *p.shape)` of `Σ_t K[s, t] g_t`."""
+        """Returns the leaves `(S, *p.shape)` of combinations of the task gradients."""
         raise NotImplementedError
 
     def stack(self, slots: Sequence[int]) -> list[Array]:
@@ -228,7 +231,14 @@ class TaskGradients:
         Returns:
             A tree with leaves `(S, *p.shape)`; heads get their own gradients.
         """
-        return self._tree(self._way.mix(coefficients, self._slots, self._mask))
+        _checks.check_real_array("TaskGradients.mix", "coefficients", coefficients)
+        if coefficients.ndim != 2 or coefficients.shape[1] != self.num_tasks:
+            raise ValueError(
+                f"TaskGradients.mix: coefficients has shape {coefficients.shape}, wanted (S, "
+                f"{self.num_tasks}): a row for each combination."
+            )
+        mixed = self._way.mix(coefficients, self._slots, self._mask)
+        return self._tree(mixed)
 
     def stack(self) -> Any:
         """Returns the stacked tree, leaves `(T, *p.shape)`; heads get their own gradients."""

@@ -492,7 +492,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "ScaledGram(matrix, scale if units is None else units[0] * scale)",
             "ScaledGram(matrix, scale)",
         ),
-        ("every scale is safe", "\nSAFE_SQUARE = (1e-24, 1e32)", "\nSAFE_SQUARE = (0.0, 1e39)"),
+        ("every scale is safe", "SAFE_SQUARE = (1e-24, 1e32)", "SAFE_SQUARE = (0.0, 1e39)"),
         (
             "combine adds in the dtype of the gradients",
             "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
@@ -679,6 +679,55 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "gradients beside steps pass",
             "            told.append(_check_directions(method, heads, *like, extra))\n",
             "            pass\n",
+        ),
+    ],
+    "mtl_optax/_task_gradients/taps.py": [
+        (
+            "a view that stops gradients has them",
+            'if name == "stop_gradient":',
+            'if name == "none of these":',
+        ),
+        (
+            "sites of several layouts count as one",
+            "one_layout = len({site.layout for site in sites}) == 1",
+            "one_layout = True",
+        ),
+        (
+            "what a loop carries keeps its site",
+            "                self.direct.add(view.leaf)\n                view = None\n",
+            "                pass\n",
+        ),
+        (
+            "lookups out of range take the last row",
+            "found = jnp.where((found < 0) | (found >= size), size, found)",
+            "found = jnp.clip(found, 0, size - 1)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/tapped.py": [
+        (
+            "the quick contraction is always safe",
+            "    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
+            "",
+        ),
+        (
+            "only the first block of columns counts",
+            "jax.lax.fori_loop(0, count, add",
+            "jax.lax.fori_loop(0, 1, add",
+        ),
+        (
+            "each lookup is a row of its own",
+            "same = (jnp.expand_dims(self.rows, 0) == jnp.expand_dims(self.rows, 1)).astype(dtype)",
+            "same = jnp.eye(len(self.rows), dtype=dtype)",
+        ),
+        (
+            "nothing is worth tapping",
+            "if num_tasks == 1:",
+            "if num_tasks >= 1:",
+        ),
+        (
+            "absent tasks count in what is combined",
+            "            rows = zero_absent(mask, rows)\n        return [",
+            "            pass\n        return [",
         ),
     ],
     "mtl_optax/_around/guard.py": [
@@ -952,7 +1001,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '        frozenset({"gram"}),',
         ),
     ],
-    "benchmarks/training.py": [
+    "benchmarks/train/training.py": [
         (
             "the last of equal epochs",
             "if score > bests[number].score",
@@ -983,7 +1032,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             ("tests/benchmarks/test_recipes.py",),
         ),
     ],
-    "benchmarks/problem.py": [
+    "benchmarks/train/problem.py": [
         (
             "the mean is over padding too",
             "/ jnp.maximum(jnp.sum(batch.present), 1)",
@@ -998,7 +1047,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        path.write_text(text)\n        unfinished.write_text(text, encoding",
         ),
     ],
-    "benchmarks/experiment.py": [
+    "benchmarks/train/experiment.py": [
         (
             "the validation split is reported",
             "evaluate(problem, params, problem.test)",
@@ -1016,7 +1065,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        pass\n",
         ),
     ],
-    "benchmarks/cells.py": [
+    "benchmarks/results/cells.py": [
         (
             "any configuration will do",
             "return cell if cell.config == config else None",
@@ -1029,7 +1078,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if cell.method != method:",
         ),
     ],
-    "benchmarks/summary.py": [
+    "benchmarks/results/summary.py": [
         ("Bonferroni for Holm", "level / (len(chances) - place)", "level / len(chances)"),
         (
             "the deviation of a population",
@@ -1044,7 +1093,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("what diverged ranks first", "signs * values, np.inf)", "signs * values, -np.inf)"),
     ],
-    "benchmarks/recipes.py": [
+    "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
             "problem.value_and_task_grads(params, query)[1]",

@@ -76,6 +76,19 @@ def test_the_workflow_runs_what_contributors_run_and_may_only_read():
     assert f"Programming Language :: Python :: {lowest}" in PROJECT["classifiers"]
 
 
+def test_a_commit_is_checked_by_what_ci_runs_first():
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    first = re.findall(r'^"\$work/style/bin/(ruff|mypy)"(.*)$', script, re.MULTILINE)
+    # CI keeps its tools apart from what they look at.
+    commands = [tool + re.sub(" --python-executable .*", "", options) for tool, options in first]
+    (local,) = load(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == commands
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["pass_filenames"] is False
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_issue_forms_have_what_a_form_needs(path):
     form = load(path)
@@ -107,7 +120,8 @@ def test_the_command_for_versions_that_the_bug_form_gives_runs():
 
 def test_the_source_distribution_holds_what_the_tests_read():
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-    for name in ("tests", "docs", "benchmarks", "README.md", "CITATION.cff", ".ci", ".github"):
+    names = ["tests", "docs", "benchmarks", "README.md", "CITATION.cff", ".ci", ".github"]
+    for name in (*names, ".pre-commit-config.yaml"):
         assert f"/{name}" in included
         assert (ROOT / name).exists()
 

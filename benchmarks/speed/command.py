@@ -18,8 +18,8 @@ from benchmarks.writing import write
 if TYPE_CHECKING:
     from benchmarks.speed.timing import Question
 
-Part = Literal["aggregation", "solvers", "steps", "ways"]
-PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "ways")
+Part = Literal["aggregation", "solvers", "steps", "ways", "gathering"]
+PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "ways", "gathering")
 SOLVER_TASKS = (2, 4, 8, 14, 40, 100)
 
 _Several = tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
@@ -36,7 +36,8 @@ class Speed(Measurement):
     counts: ClassVar[tuple[str, ...]] = ("tasks", "sizes")
 
     parts: Annotated[tuple[Part, ...], _Several] = ()
-    """Aggregation of given gradients, inner solvers, whole training steps, and the four ways."""
+    """Aggregation of given gradients, inner solvers, whole training steps, the memory of the
+    ways of gathering task gradients, and their time for models of several shapes."""
     methods: Annotated[tuple[str, ...], _Several] = ()
     """Methods to measure."""
     tasks: tuple[int, ...] = (2, 4, 14, 40)
@@ -60,7 +61,7 @@ class Speed(Measurement):
 
     def work(self) -> None:
         """Measure what is missing, print the tables, draw the picture."""
-        from benchmarks.cells import provenance
+        from benchmarks.results.cells import provenance
         from benchmarks.speed import peers
         from benchmarks.speed.show import draw, tables
 
@@ -90,7 +91,7 @@ class Speed(Measurement):
         self.publish(tables(rows, made), beside="Rows, tables and a picture")
 
     def _questions(self) -> "Iterator[Question]":
-        from benchmarks.speed import aggregation, solvers, steps, ways
+        from benchmarks.speed import aggregation, gathering, solvers, steps, ways
 
         methods = self.methods or tuple(registry())
         how: dict[str, Any] = {"rounds": self.rounds, "with_peers": self.peers}
@@ -102,6 +103,7 @@ class Speed(Measurement):
             "solvers": solvers.questions(SOLVER_TASKS, **how),
             "steps": steps.questions(methods, **how),
             "ways": ways.questions(self.tasks, self.sizes, rounds=self.rounds, most_bytes=most),
+            "gathering": gathering.questions(methods, **how),
         }
         return itertools.chain.from_iterable(parts[part] for part in self.parts or PARTS)
 

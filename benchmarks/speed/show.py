@@ -166,11 +166,53 @@ def _ways(rows: Sequence[Row], _: Sequence[Row]) -> Table:
     )
 
 
+def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
+    body = []
+    for model, num_tasks in dict.fromkeys((row["model"], row["tasks"]) for row in rows):
+        of_model = [row for row in rows if (row["model"], row["tasks"]) == (model, num_tasks)]
+        found = {row["way"]: row for row in of_model}
+        equal = found["equal weighting"]
+        cells = [model, str(num_tasks), f"{equal['milliseconds']:.1f}, {equal['megabytes']:.0f} MB"]
+        for way in ("stacked", "taps", "rows", "losses only"):
+            row = found.get(way)
+            memory = "" if way == "losses only" or row is None else f", {row['megabytes']:.0f} MB"
+            cells.append(f"{_over_equal(row)}{memory}" if row else "")
+        cells.insert(4, f"≤ {equal['target']:g}")
+        for peer in ("mtl_backward", "autogram"):
+            row = found.get(peer)
+            cells.append(f"{_over_equal(row)}, {row['milliseconds']:.0f} ms" if row else "")
+        body.append(cells)
+    return (
+        "A whole step of MGDA and SGD by each way of gathering task gradients: its time over that "
+        "of equal weighting written by hand ± half the quartiles' distance, and its temporaries as "
+        "XLA plans them; by losses only, UW. TorchJD's MGDA over torch's own equal weighting, and "
+        "its milliseconds.",
+        [
+            "model",
+            "T",
+            "equal weighting, ms",
+            "stacked",
+            "target of taps",
+            "taps",
+            "rows",
+            "losses only",
+            "TorchJD mtl_backward",
+            "TorchJD autogram",
+        ],
+        body,
+    )
+
+
+def _over_equal(row: Row) -> str:
+    return f"{row['over equal']:.2f} ± {row['over equal spread']:.2f}"
+
+
 PARTS: dict[str, Callable[[Sequence[Row], Sequence[Row]], Table]] = {
     "aggregation": _aggregation,
     "solvers": _solvers,
     "steps": _steps,
     "ways": _ways,
+    "gathering": _gathering,
 }
 
 

@@ -35,8 +35,8 @@ def rlw(
         ("dirichlet").
 
     When not to use:
-        As more than a baseline: it adds noise to equal weighting, and mends neither scales nor
-        conflicts.
+        As more than a baseline: it adds noise to equal weighting, and helps against neither
+        scales nor conflicts.
 
     References:
         Lin et al., `Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_optax._complex import as_real
 from mtl_optax._gram import (
     SAFE_SQUARE,
     ScaledGram,
     combine,
+    gathered,
+    largest_entries,
     own_products,
     scaled_gram,
     weigh_rows,
@@ -78,10 +81,9 @@ class _Dense:
     def products(self, dtype: Any) -> tuple[Any, Float[Array, " T"]]:
         """Returns a pair of stacks that has the products, and sums of norms, for their errors."""
         x, d = self.inputs.astype(dtype), self.cotangents.astype(dtype)
-        lengths = jnp.sqrt(jnp.sum(x * x, axis=-1))
-        lengths = lengths if self._own else jnp.expand_dims(lengths, 0)
-        sizes = lengths * jnp.sqrt(jnp.sum(d * d, axis=-1))
-        bounds = jnp.sum(sizes, axis=tuple(range(1, sizes.ndim)))
+        met = jnp.sqrt(jnp.sum(x * x, axis=-1))
+        sizes = jnp.sqrt(jnp.sum(d * d, axis=-1)) * (met if self._own else jnp.expand_dims(met, 0))
+        bounds = jnp.sum(sizes, axis=(1, 2))
         if self._own:
             # Rows of all tasks meet rows of all tasks: `(s, i, t, j)`, and one of the two kernels
             # counts as the stack of the other.
@@ -95,6 +97,12 @@ class _Dense:
         kernels = _einsum("cia,cja->cij", x, x)
         kernels = jnp.broadcast_to(kernels, (len(d), *kernels.shape))
         return (d, _einsum("tcij,tcjb->tcib", kernels, d)), bounds
+
+    def largest(self, dtype: Any) -> Float[Array, " T"]:
+        """Returns what no entry of a task's gradient is larger than."""
+        inputs, d = jnp.abs(self.inputs), jnp.abs(self.cotangents)
+        most = jnp.max(inputs).astype(dtype) * (d.shape[-3] * d.shape[-2])
+        return most * jnp.max(d, axis=(1, 2, 3)).astype(dtype)
 
     @property
     def columns(self) -> int:
@@ -158,15 +166,22 @@ class _Lookups:
 
     def _sums(self, dtype: Any) -> Float[Array, "T n d"]:
         """Sums the cotangents of each row that is looked up, at some place of its own."""
+        d = self.cotangents.astype(dtype)
+        if not self._own and d.shape[1] <= _COMPARED:
+            same = jnp.expand_dims(self.rows, 1) == jnp.expand_dims(self.rows, 0)
+            return jnp.zeros_like(d).at[:, jnp.argmax(same, axis=1)].add(d)
         flat = self.rows.reshape(-1)
         order = jnp.argsort(flat)
         ordered = flat[order]
         first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
         place = jnp.zeros_like(flat).at[order].set(jnp.cumsum(first).astype(flat.dtype) - 1)
         place = jnp.broadcast_to(place.reshape(self.rows.shape), self.cotangents.shape[:2])
-        d = self.cotangents.astype(dtype)
         add = lambda place, d: jnp.zeros((flat.size, d.shape[-1]), dtype).at[place].add(d)
         return jax.vmap(add)(place, d)
+
+    def largest(self, dtype: Any) -> Float[Array, " T"]:
+        most = jnp.max(jnp.abs(self.cotangents), axis=(1, 2)).astype(dtype)
+        return most * self.cotangents.shape[1]
 
     @property
     def columns(self) -> int:
@@ -331,54 +346,39 @@ def _scaled_gram(
     found = [leaf.products(dtype) for leaf in tapped]
     products = inner_products([left for (left, _), _ in found], [right for (_, right), _ in found])
     bounds = jnp.sqrt(sum(bound**2 for _, bound in found))
+    stacks = as_real(stacks)
     if stacks:
         products += own_products(stacks)
     squares = jnp.diagonal(products)
-    one = jnp.ones_like(squares)
-
-    def held(products: Float[Array, "T T"], units: Float[Array, " T"]) -> ScaledGram:
-        products = jnp.where(jnp.outer(mask, mask), products, 0)
-        scale = power_of_two(jnp.sqrt(jnp.diagonal(products)))
-        matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-        return ScaledGram(matrix, units * scale)
-
     eps = jnp.finfo(dtype).eps
     safe = (squares >= SAFE_SQUARE[0]) & (squares <= SAFE_SQUARE[1])
     safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds
 
-    def careful() -> ScaledGram:
+    def careful() -> tuple[Array, Array]:
         count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
         parts = [leaf.blocks(count, dtype) for leaf in tapped]
+        rows = gathered(stacks) if stacks else []
+        sizes = [leaf.largest(dtype) for leaf in tapped]
+        sizes += [largest_entries(rows, None, dtype)] if rows else []
+        units = power_of_two(jnp.max(jnp.stack(sizes), axis=0))
 
-        def step(k: Array, carry: Any) -> Any:
-            largest, products = carry
-            measuring = k < count
-            units = jnp.where(measuring, 1, power_of_two(largest))
+        def add(number: Array, total: Array) -> Array:
             for of in parts:
-                part = of(k % count)
-                part = part / along_tasks(units, part)
-                longest = jnp.maximum(largest, jnp.max(jnp.abs(part), axis=1))
-                largest = jnp.where(measuring, longest, largest)
-                products += jnp.where(measuring, 0, _einsum("sn,tn->st", part, part))
-            return largest, products
+                part = of(number) / jnp.expand_dims(units, 1)
+                total += _einsum("sn,tn->st", part, part)
+            return total
 
-        first = (_largest(stacks, len(mask), dtype), jnp.zeros_like(products))
-        largest, again = jax.lax.fori_loop(0, 2 * count, step, first)
-        units = power_of_two(largest)
-        for stack in stacks:
-            rows = (stack.astype(dtype) / along_tasks(units, stack)).reshape(len(mask), -1)
-            again += _einsum("sn,tn->st", rows, rows)
-        return held(again, units)
+        again = jax.lax.fori_loop(0, count, add, jnp.zeros_like(products))
+        if rows:
+            again += inner_products(rows, rows, (units, units))
+        return again, units
 
-    return jax.lax.cond(jnp.all(safe | ~mask), lambda: held(products, one), careful)
-
-
-def _largest(leaves: Sequence[Array], num_tasks: int, dtype: Any) -> Float[Array, " T"]:
-    largest = jnp.zeros(num_tasks, dtype)
-    for leaf in leaves:
-        entries = jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0)
-        largest = jnp.maximum(largest, entries.astype(dtype))
-    return largest
+    quick = lambda: (products, jnp.ones_like(squares))
+    products, units = jax.lax.cond(jnp.all(safe | ~mask), quick, careful)
+    products = jnp.where(jnp.outer(mask, mask), products, 0)
+    scale = power_of_two(jnp.sqrt(jnp.diagonal(products)))
+    matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
+    return ScaledGram(matrix, units * scale)
 
 
 class OwnBatches(Tapped):

@@ -19,13 +19,16 @@ Pull = Callable[[Array], list[Array]]
 
 
 class Gathered(Way):
-    """Task gradients that are mixed from their stack."""
+    """What ways have in common."""
 
     def mix(
-        self, coefficients: Float[Array, "S T"], slots: Sequence[int], mask: Any
+        self,
+        coefficients: Float[Array, "S T"],
+        slots: Sequence[int],
+        mask: Bool[Array, " T"] | None,
     ) -> list[Array]:
         stacked = self.stack(slots)
-        return [*combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))]
+        return combine(coefficients, stacked if mask is None else zero_absent(mask, stacked))
 
 
 class Stacked(Gathered):

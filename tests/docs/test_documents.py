@@ -14,7 +14,7 @@ import tyro
 import mtl_optax as mtl
 from benchmarks.__main__ import COMMANDS
 from benchmarks.suites import SUITES
-from benchmarks.sweeping.command import sweep_of
+from benchmarks.sweep import sweep_of
 from tests.common import ROOT, run_on_devices
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def check_mixed_precision(namespace):
 @pytest.mark.skipif(not find_spec("torchjd"), reason="needs the extra peers")
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_the_peers_blocks_of_the_migration_guide_run():
-    from benchmarks.peers import weightings
+    from benchmarks.speed.libmtl import weightings
 
     weightings()  # LibMTL imports with its vision models left out.
     namespace = {}

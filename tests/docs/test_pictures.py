@@ -7,7 +7,7 @@ import pictures
 import pytest
 
 import mtl_optax as mtl
-from benchmarks.pictures import TASK_COLOURS
+from benchmarks.show.pictures import TASK_COLOURS
 from tests.common import METHODS
 
 G2, G3 = pictures.GRADIENTS[2], pictures.GRADIENTS[3]

@@ -1,7 +1,7 @@
 """Our numbers against those of TorchJD and LibMTL, and which side ours takes where they part.
 
 `tests/peers/answers.json` holds the libraries' versions, the matrices and what they answered; the
-script that made it is `benchmarks/peers.py`. The peers computed in float64, ours in float32.
+script that made it is `record.py`. The peers computed in float64, ours in float32.
 """
 
 import functools

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -12,8 +11,8 @@ from rich.console import Console
 
 from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING, check_names
-from benchmarks.protocol import Row
 from benchmarks.suite import Suite
+from benchmarks.train.protocol import Row
 from benchmarks.writing import write
 
 # Options of the suite that may be varied as well as hyper-parameters of the method.
@@ -34,7 +33,7 @@ class Sweep(Suite):
 
     def work(self) -> None:
         """Train the method with each value, write and print the table, draw the picture."""
-        from benchmarks.sweeping.show import draw, lines, table
+        from benchmarks.show.sweep import draw, lines, table
 
         name, values = self.checked()
         folder = self.folder / f"sweep-{self.method}-{name}"
@@ -128,8 +127,3 @@ def sweep_of(suite: type[Suite]) -> type[Suite]:
     )
     made.__doc__ = f"{(suite.__doc__ or '').partition(chr(10))[0]}"
     return made
-
-
-def sweep_folder(folder: Path) -> bool:
-    """Whether a folder of results is that of a sweep."""
-    return any(part.startswith("sweep-") for part in folder.parts)

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from benchmarks.cells import Cell, Config, Store, Trial, as_read
-from benchmarks.checkpoints import Checkpoint
 from benchmarks.errors import InterruptedRunError
 from benchmarks.methods import BASELINES
-from benchmarks.problem import Problem
-from benchmarks.protocol import SILENT, Progress, Protocol, Row
-from benchmarks.recipes import Recipe, default_hyperparameters, recipe
-from benchmarks.training import Member, Program, Run, compiled, evaluate, lowered, train
+from benchmarks.results.cells import Cell, Config, Store, Trial, as_read
+from benchmarks.train.checkpoints import Checkpoint
+from benchmarks.train.problem import Problem
+from benchmarks.train.protocol import SILENT, Progress, Protocol, Row
+from benchmarks.train.recipes import Recipe, default_hyperparameters, recipe
+from benchmarks.train.training import Member, Program, Run, compiled, evaluate, lowered, train
 
 AHEAD = 2  # Programs that wait for their row.
 

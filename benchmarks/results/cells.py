@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.errors import UserError
-from benchmarks.problem import Metric
-from benchmarks.training import Curves, Timing
+from benchmarks.train.problem import Metric
+from benchmarks.train.training import Curves, Timing
 from benchmarks.writing import writable, write
 
 Config = dict[str, Any]

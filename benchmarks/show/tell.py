@@ -1,20 +1,16 @@
 """What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.cells import Cell
 from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.papers import PAPER_RESULTS
-from benchmarks.reporting.gather import Lines, SuiteResults
-from benchmarks.summary import (
+from benchmarks.results.cells import Cell
+from benchmarks.results.gather import Lines, SuiteResults
+from benchmarks.results.summary import (
     Cells,
-    Comparison,
     change,
     compare,
-    counted,
     first_cell,
     mean_metric,
     mean_ranks,
@@ -23,33 +19,9 @@ from benchmarks.summary import (
     test_metrics,
     with_common_seeds,
 )
+from benchmarks.show.papers import PAPER_RESULTS
+from benchmarks.show.table import rank_text
 from benchmarks.writing import number_of
-
-
-def results_table(cells: Cells, *, each_metric: bool) -> Lines:
-    """One row for each method; the counted metrics one by one, or their mean alone."""
-    metrics, columns = first_cell(cells).metrics, counted(cells)
-    shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
-    seeds = {len(group) for group in cells.values()}
-    heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %", "rank"]
-    heading += ["against equal weighting", "rate", "epoch", "time"]
-    heading += ["seeds"] if len(seeds) > 1 else []
-    ranks = mean_ranks(cells)
-    compared = compare(cells, EQUAL_WEIGHTING)
-    rows = []
-    for method, group in cells.items():
-        drop = change(cells, method)
-        time = step_time(group, cells.get(EQUAL_WEIGHTING, []))
-        row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
-        row.append(spread(mean_metric(cells, method)))
-        row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
-        row.append(_rank(ranks[method]))
-        row.append(_against(compared.get(method)))
-        row += [f"{group[0].learning_rate:g}", f"{np.mean([cell.epoch for cell in group]):.0f}"]
-        row.append("–" if time is None else f"{time:.2f}x")
-        row += [str(len(group))] if len(seeds) > 1 else []
-        rows.append(row)
-    return Lines(heading, rows)
 
 
 def verdict(cells: Cells) -> str:
@@ -171,26 +143,14 @@ def overview(suites: Sequence[SuiteResults]) -> Lines:
             places.append(ranks[results.name][method])
             drop = change(results.cells, method)
             drop_text = "" if drop is None or method == SINGLE_TASK else f" ({drop.mean():+.1f})"
-            row.append(f"{_rank(places[-1])}{drop_text}")
-        rows.append([*row, _rank(float(np.mean(places)))])
+            row.append(f"{rank_text(places[-1])}{drop_text}")
+        rows.append([*row, rank_text(float(np.mean(places)))])
     return Lines(["method", *ranks, "mean rank"], rows)
-
-
-def _against(one: Comparison | None) -> str:
-    if one is None:
-        return "–"
-    digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
-    mark = " *" if one.certain else ""
-    return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
 
 
 def _range(numbers: Sequence[int]) -> str:
     low, high = numbers[0], numbers[-1]
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _rank(place: float) -> str:
-    return "–" if math.isnan(place) else f"{place:.1f}"
 
 
 def _few(methods: Sequence[str], cells: Cells) -> str:

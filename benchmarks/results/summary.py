@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from benchmarks.cells import Cell
+from benchmarks.results.cells import Cell
 from benchmarks.methods import SINGLE_TASK
 from mtl_optax.metrics import delta_m
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.cells import Cell, read_cell
+from benchmarks.results.cells import Cell, read_cell
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES
-from benchmarks.sweeping.command import sweep_folder
 from benchmarks.writing import number_of
 from mtl_optax import list_methods
 
@@ -62,7 +61,7 @@ def gather(folder: Path) -> Results:
         raise UserError(f"--results {folder}: no such folder")
     suites, problems = [], []
     for place in sorted({path.parent for path in folder.rglob(CELLS)}):
-        if sweep_folder(place.relative_to(folder)):
+        if _of_sweep(place.relative_to(folder)):
             continue
         found, wrong = _read(place)
         problems += wrong
@@ -79,6 +78,11 @@ def gather(folder: Path) -> Results:
         for suite in suites
     ]
     return Results(suites, toy, problems)
+
+
+def _of_sweep(folder: Path) -> bool:
+    """Whether a folder of results is that of a sweep."""
+    return any(part.startswith("sweep-") for part in folder.parts)
 
 
 def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:

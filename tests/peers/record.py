@@ -1,6 +1,6 @@
-"""What TorchJD and LibMTL answer to small fixed questions, for `tests/peers/test_peers.py`.
+"""What TorchJD and LibMTL answer to small fixed questions, for `test_peers`.
 
-Run `python -m benchmarks.peers` in an environment of its own to write `tests/peers/answers.json`:
+Run `python -m tests.peers.record` in an environment of its own to write `answers.json`:
 
     pip install torch==2.13.0 "torchjd[full]==0.18.0" clarabel LibMTL==1.1.5
 
@@ -30,8 +30,6 @@ import json
 import pathlib
 import random
 import signal
-import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +38,9 @@ import numpy as np
 import torch
 import torchjd.aggregation as torchjd
 
-OUT = pathlib.Path(__file__).parent.parent / "tests" / "peers" / "answers.json"
+from benchmarks.speed.libmtl import plain, weightings
+
+OUT = pathlib.Path(__file__).with_name("answers.json")
 LIBRARIES = ("torch", "torchjd", "LibMTL", "cvxpy", "clarabel", "ecos", "scipy", "numpy")
 SECONDS = 5  # LibMTL's MGDA has no cap on its iterations.
 DRAWS = 200  # Seeds over which the outcomes of a random method are gathered.
@@ -48,43 +48,6 @@ COLUMNS = 6
 LOSSES = np.array([1.3, 0.7, 1.9, 0.5, 1.1])  # Of the first T tasks, where a method reads them.
 
 Record = dict[str, Any]
-
-
-@functools.cache
-def weightings() -> Any:
-    """Imports `LibMTL.weighting` without `LibMTL/__init__.py`."""
-    spec = importlib.util.find_spec("LibMTL")
-    assert spec is not None
-    package = types.ModuleType("LibMTL")
-    package.__path__ = list(spec.submodule_search_locations or [])
-    sys.modules["LibMTL"] = package
-    return importlib.import_module("LibMTL.weighting")
-
-
-def plain(weighting: Any, num_tasks: int, columns: int = COLUMNS) -> Any:
-    """Returns a LibMTL model with one shared vector, to which `losses_of` gives its gradients."""
-
-    class Plain(weighting):
-        def __init__(self) -> None:
-            super().__init__()
-            self.task_num, self.rep_grad = num_tasks, False
-            self.device = torch.device("cpu")
-            self.theta: Any = torch.nn.Parameter(torch.zeros(columns))
-            self.init_param()
-
-        def get_share_params(self) -> list[Any]:
-            return [self.theta]
-
-        def zero_grad_share_params(self) -> None:
-            self.theta.grad.zero_()
-
-        def step(self, gradients: Any, losses: Any, **parameters: Any) -> Any:
-            self.zero_grad(set_to_none=False)
-            linear = torch.tensor(losses) + torch.tensor(gradients) @ self.theta
-            self.reported = self.backward(linear, **parameters)
-            return self.theta.grad.detach().numpy().copy()
-
-    return Plain()
 
 
 def matrices() -> dict[str, Any]:
@@ -207,7 +170,7 @@ def single_steps(libmtl: Any) -> list[Record]:
         if num_tasks == 2:
             asked.append(("PCGrad", {}))
         for method, parameters in asked:
-            model = plain(getattr(libmtl, method), num_tasks)
+            model = plain(getattr(libmtl, method), num_tasks, COLUMNS)
             step = functools.partial(model.step, rows, LOSSES[:num_tasks], **parameters)
             add("LibMTL", method, parameters, name, **attempt(step))
     return records
@@ -225,7 +188,7 @@ def outcomes(libmtl: Any) -> list[Record]:
 
         def libmtl_draw(seed: int, rows: Any = rows) -> Any:
             random.seed(seed)
-            return plain(libmtl.PCGrad, len(rows)).step(rows, LOSSES[: len(rows)])
+            return plain(libmtl.PCGrad, len(rows), COLUMNS).step(rows, LOSSES[: len(rows)])
 
         for library, draw in (("torchjd", torchjd_draw), ("LibMTL", libmtl_draw)):
             seen = np.unique(np.stack([draw(seed) for seed in range(DRAWS)]).round(8), axis=0)
@@ -250,7 +213,7 @@ def sequences(libmtl: Any) -> Record:
     runs = []
 
     def learned(method: str, parameters: Record, start: float | None, rate: float) -> None:
-        model = plain(getattr(libmtl, method), 3)
+        model = plain(getattr(libmtl, method), 3, COLUMNS)
         if start is not None:
             model.loss_scale.data.fill_(start)
         optimizer = torch.optim.SGD([model.loss_scale], lr=rate)
@@ -276,7 +239,7 @@ def sequences(libmtl: Any) -> Record:
     for temperature in (2.0, 0.5):
         updates, weights = [], []
         for epoch in range(len(losses)):
-            model = plain(libmtl.DWA, 3)
+            model = plain(libmtl.DWA, 3, COLUMNS)
             model.epoch, model.train_loss_buffer = epoch, losses.T
             updates.append(model.step(gradients[epoch], losses[epoch], T=temperature))
             weights.append(model.reported)
@@ -294,7 +257,7 @@ def sequences(libmtl: Any) -> Record:
     for alpha in (0.12, 1.5):
         slopes = []
         for g, loss in zip(gradients[1:], losses[1:], strict=True):
-            model = plain(libmtl.GradNorm, 3)
+            model = plain(libmtl.GradNorm, 3, COLUMNS)
             model.epoch, model.train_loss_buffer = 1, losses[:1].T
             model.step(g, loss, alpha=alpha)
             slopes.append(model.loss_scale.grad.numpy().copy())
@@ -336,7 +299,7 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     runs = sequences(libmtl)
     sections: dict[str, str] = {
-        "made_by": as_json("python -m benchmarks.peers"),
+        "made_by": as_json("python -m tests.peers.record"),
         "versions": as_json(versions),
     }
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from rich.console import Console
 
 import mtl_optax as mtl
-from benchmarks.compiling.costs import ADAM, Program, costs, with_adam
+from benchmarks.speed.compiling.costs import ADAM, Program, costs, with_adam
 
 BY_HAND = "equal weighting by hand"
 STACKED, TAPS, ONE_PASS = "stacked", "taps", "one pass"

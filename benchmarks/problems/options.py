@@ -1,15 +1,18 @@
-"""Texts to classify, of a different kind for each task: what ``topic`` and ``reviews`` share."""
+"""The options that several suites share."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from benchmarks.suite import Suite
+
+Backbone = Literal["shared_bottom", "mmoe", "ple"]
+"""What the tasks of a table share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSuite(Suite):
-    """A TextCNN that all tasks share, with a linear head for each."""
+    """Texts to classify: a TextCNN that all tasks share, with a linear head for each."""
 
     classes: ClassVar[int]
     sizes: ClassVar[dict[str, dict[str, Any]]]

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from benchmarks.cells import Cell
 from benchmarks.methods import EQUAL_WEIGHTING
-from benchmarks.pictures import STYLE, TASK_COLOURS, save
-from benchmarks.summary import mean_metric, spread
+from benchmarks.results.cells import Cell
+from benchmarks.results.summary import mean_metric, spread
+from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.writing import spread_over
 
 Groups = Mapping[Any, list[Cell]]

@@ -14,10 +14,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.cells import Cell
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.summary import (
+from benchmarks.results.cells import Cell
+from benchmarks.results.summary import (
     Cells,
     counted,
     first_cell,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.compiling.leaves import ALONE, TASKS
-from benchmarks.compiling.steps import BY_HAND, ONE_PASS
+from benchmarks.speed.compiling.leaves import ALONE, TASKS
+from benchmarks.speed.compiling.steps import BY_HAND, ONE_PASS
 from benchmarks.speed.show import Table, title_and_table
 
 Row = Mapping[str, Any]

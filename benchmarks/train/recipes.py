@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 import mtl_optax as mtl
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.problem import Problem, single_task
+from benchmarks.train.problem import Problem, single_task
 
 
 class Update(Protocol):

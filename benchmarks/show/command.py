@@ -26,8 +26,8 @@ class Report(Command):
 
     def work(self) -> None:
         """Write both files; damaged results are named and left out."""
-        from benchmarks.reporting.gather import gather
-        from benchmarks.reporting.render import html, markdown
+        from benchmarks.results.gather import gather
+        from benchmarks.show.render import html, markdown
 
         found = gather(self.results)
         for problem in found.problems:

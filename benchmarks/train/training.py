@@ -17,9 +17,9 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 import mtl_optax as mtl
-from benchmarks.checkpoints import Checkpoint
-from benchmarks.problem import Problem
-from benchmarks.recipes import Recipe
+from benchmarks.train.checkpoints import Checkpoint
+from benchmarks.train.problem import Problem
+from benchmarks.train.recipes import Recipe
 
 CHUNK = 1000  # Rows to evaluate at once.
 PROBE = 500  # Rows whose gradients are compared.

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.methods import BASELINES
-from benchmarks.pictures import STYLE
+from benchmarks.show.pictures import STYLE
 
 
 def heatmap(ranks: Mapping[str, Mapping[str, float]]) -> bytes:

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 import mtl_optax as mtl
-from benchmarks.compiling.costs import ADAM, Program, costs, with_adam
+from benchmarks.speed.compiling.costs import ADAM, Program, costs, with_adam
 
 TASKS = 3
 SHAPES = ((3,), (64, 64))

@@ -7,9 +7,10 @@ from pathlib import Path
 from string import Template
 
 from benchmarks.errors import UserError
-from benchmarks.reporting import tell
-from benchmarks.reporting.gather import Lines, Results, SuiteResults
-from benchmarks.reporting.heatmap import heatmap
+from benchmarks.results.gather import Lines, Results, SuiteResults
+from benchmarks.show import tell
+from benchmarks.show.heatmap import heatmap
+from benchmarks.show.table import results_table
 
 LEGEND = (
     "± is the standard deviation over seeds. Δm is the mean drop against single-task networks in "
@@ -71,7 +72,7 @@ def markdown(results: Results) -> str:
     parts = []
     for suite in results.suites:
         parts += [f"### {suite.name}", "", tell.protocol(suite), ""]
-        parts += _markdown_table(tell.results_table(suite.cells, each_metric=_few(suite)))
+        parts += _markdown_table(results_table(suite.cells, each_metric=_few(suite)))
         parts += ["", tell.verdict(suite.cells), ""]
         parts += [f"- {caveat}" for caveat in tell.caveats(suite.cells)]
         papers = tell.papers_table(suite.cells)
@@ -119,9 +120,9 @@ def html(results: Results) -> str:
 
 def _section(suite: SuiteResults, anchor: str) -> str:
     parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2><p>{escape(tell.protocol(suite))}</p>']
-    parts.append(_html_table(tell.results_table(suite.cells, each_metric=_few(suite))))
+    parts.append(_html_table(results_table(suite.cells, each_metric=_few(suite))))
     if not _few(suite):
-        table = _html_table(tell.results_table(suite.cells, each_metric=True))
+        table = _html_table(results_table(suite.cells, each_metric=True))
         parts.append(f"<details><summary>Each metric</summary>{table}</details>")
     parts.append(f'<p class="verdict">{escape(tell.verdict(suite.cells))}</p>')
     caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in tell.caveats(suite.cells))

@@ -46,9 +46,9 @@ class Compile(Measurement):
 
     def work(self) -> None:
         """Measure, and print the tables."""
-        from benchmarks.cells import provenance
-        from benchmarks.compiling import leaves, steps
-        from benchmarks.compiling.show import tables
+        from benchmarks.results.cells import provenance
+        from benchmarks.speed.compiling import leaves, steps
+        from benchmarks.speed.compiling.show import tables
 
         console = Console(stderr=True, quiet=self.quiet)
         rows = []
