@@ -96,8 +96,18 @@ def nnx_value_and_task_grads(
             )
         else:
             compiled = any(map(is_traced, jax.tree.leaves((chosen, variables, arrays))))
+            # `nnx.Optimizer` takes the variables off the parameters, and what methods return is to
+            # have none.
+            bare = nnx.as_pure(params) if hasattr(nnx, "as_pure") else nnx.pure(params)
+            structure: Any = jax.tree.structure(params)
             losses, (aux, variables), found = gather(
-                name, on_a_copy, params, True, shared, way, compiled
+                name,
+                lambda bare: on_a_copy(structure.unflatten(jax.tree.leaves(bare))),
+                bare,
+                True,
+                shared,
+                way,
+                compiled,
             )
             # The optimiser takes trees of variables that its filter chooses.
             kind = nnx.Param if wrt is None or not isinstance(wrt, type) else wrt
