@@ -107,15 +107,27 @@ class TaskGradients:
         """Says no; Linen's `TrainState` asks its gradients for the name of a collection."""
         return False
 
-    def __jax_array__(self, *_: Any) -> Any:
-        raise TypeError(
-            f"{self!r} is no array. Methods of mtl_optax take it as it is; what stands before a "
-            "method, as clipping does, takes gradients.stack(), or value_and_task_grads without "
-            "stacked=False."
-        )
+    @property
+    def __jax_array__(self) -> Any:
+        """Raises where JAX takes it for an array, or asks whether it is like one."""
+        raise TypeError(self._no_array())
 
-    __neg__ = __abs__ = __add__ = __radd__ = __sub__ = __rsub__ = __jax_array__
-    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __matmul__ = __jax_array__
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self._no_array()} It has no {name!r}.")
+
+    def _no_arithmetic(self, *_: Any) -> Any:
+        raise TypeError(self._no_array())
+
+    __neg__ = __abs__ = __add__ = __radd__ = __sub__ = __rsub__ = _no_arithmetic
+    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = _no_arithmetic
+
+    def _no_array(self) -> str:
+        return (
+            f"{type(self).__name__} is no array. Methods of mtl_optax take it as it is; what "
+            "stands before or around a method, as clipping and optax.MultiSteps do, takes "
+            "gradients.stack(), or value_and_task_grads without stacked=False. It lives within one "
+            "trace: let the step under jax.jit return updates and losses."
+        )
 
     @property
     def params(self) -> Any:

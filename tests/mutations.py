@@ -602,6 +602,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_checks.py": [
         (
+            "an update of another rank alone is of another shape",
+            "        if found != wanted:\n",
+            "        if len(found) < len(wanted):\n",
+        ),
+        (
             "an open end is closed",
             "number <= bottom if open_low or",
             "number < bottom if open_low or",
@@ -706,7 +711,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_task_gradients/tapped.py": [
         (
             "the quick contraction is always safe",
-            "    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
+            "    safe &= root(squares) >= (_ROOM * eps) ** 0.5 * bounds\n",
             "",
         ),
         (
@@ -726,8 +731,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "absent tasks count in what is combined",
-            "            rows = zero_absent(mask, rows)\n        return [",
-            "            pass\n        return [",
+            "            cotangents = zero_absent(mask, cotangents)\n",
+            "            pass\n",
+        ),
+    ],
+    "mtl_optax/_around/check_updates.py": [
+        (
+            "updates are not checked",
+            '        _checks.check_like_params("check_updates", updates, params)\n',
+            "",
         ),
     ],
     "mtl_optax/_around/guard.py": [

@@ -19,44 +19,49 @@ def works(shape: Shape) -> dict[str, Work]:
     from torchjd.autogram import Engine
     from torchjd.autojac import jac_to_grad, mtl_backward
 
-    trunk, head = _models(torch, shape)
-    parameters = [*trunk.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=RATE)
     inputs, targets = (torch.from_numpy(np.asarray(x)) for x in shape.batch)
     inputs = inputs.long() if inputs.dtype == torch.int32 else inputs
 
-    def losses_of(features: Any) -> Any:
-        return ((head(features) - targets) ** 2).mean(0)
+    def step(gradients: Callable[[Any, Any, Callable[..., Any]], None], prepare: Any) -> Work:
+        trunk, heads = _models(torch, shape)  # The engine leaves its hooks in its own.
+        optimizer = torch.optim.SGD([*trunk.parameters(), *heads.parameters()], lr=RATE)
+        prepared = prepare(trunk)
 
-    def equal() -> None:
-        optimizer.zero_grad()
-        losses_of(trunk(inputs)).sum().backward()
-        optimizer.step()
+        def losses_of(features: Any) -> list[Any]:
+            pairs = zip(heads, targets.T, strict=True)
+            return [((head(features)[:, 0] - y) ** 2).mean() for head, y in pairs]
 
-    aggregator = MGDA()
+        def work() -> None:
+            optimizer.zero_grad()
+            gradients(prepared, trunk, losses_of)
+            optimizer.step()
 
-    def through_features() -> None:
-        optimizer.zero_grad()
+        return work
+
+    def equal(_: Any, trunk: Any, losses_of: Callable[..., Any]) -> None:
+        sum(losses_of(trunk(inputs))).backward()
+
+    def through_features(mgda: Any, trunk: Any, losses_of: Callable[..., Any]) -> None:
         features = trunk(inputs)
-        mtl_backward(list(losses_of(features)), features)
-        jac_to_grad(trunk.parameters(), aggregator)
-        optimizer.step()
+        mtl_backward(losses_of(features), features)
+        jac_to_grad(trunk.parameters(), mgda)
 
-    engine, weighting = Engine(trunk, head, batch_dim=None), MGDAWeighting()
-
-    def autogram() -> None:
-        optimizer.zero_grad()
-        losses = losses_of(trunk(inputs))
+    def autogram(prepared: Any, trunk: Any, losses_of: Callable[..., Any]) -> None:
+        engine, weighting = prepared
+        losses = torch.stack(losses_of(trunk(inputs)))
         losses.backward(weighting(engine.compute_gramian(losses)))
-        optimizer.step()
 
-    made: dict[str, Work] = {"torch": equal, "mtl_backward": through_features}
+    made = {
+        "torch": step(equal, lambda trunk: None),
+        "mtl_backward": step(through_features, lambda trunk: MGDA()),
+    }
+    engine = step(autogram, lambda trunk: (Engine(trunk, batch_dim=None), MGDAWeighting()))
     try:
-        autogram()
-    except Exception as error:  # What it cannot differentiate, it says itself.
+        engine()
+    except (ValueError, RuntimeError) as error:  # What it cannot differentiate, it says itself.
         print(f"TorchJD's autogram engine does not take {shape.name}: {error}")
     else:
-        made["autogram"] = autogram
+        made["autogram"] = engine
     return made
 
 
@@ -68,7 +73,8 @@ def _models(torch: Any, shape: Shape) -> tuple[Any, Any]:
         "CNN": lambda: _cnn(torch, shape),
     }
     width = shape.params["heads"].shape[0]
-    return made[shape.name[:3]](), torch.nn.Linear(width, shape.num_tasks, bias=False)
+    heads = [torch.nn.Linear(width, 1, bias=False) for _ in range(shape.num_tasks)]
+    return made[shape.name[:3]](), torch.nn.ModuleList(heads)
 
 
 def _mlp(torch: Any, shape: Shape) -> Any:

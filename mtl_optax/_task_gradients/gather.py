@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 
 from mtl_optax import _checks
@@ -82,9 +83,7 @@ def gather(
 
 def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tuple[Tapped, Any]:
     """Runs the losses with a tap wherever a parameter that is worth it meets data."""
-    closed, shapes = jax.make_jaxpr(fun, return_shape=True)(leaves)
-    structure: Any = jax.tree.structure(shapes)
-    num_tasks = shapes[0].shape[0]
+    closed, num_tasks, outputs = _traced(fun, leaves)
     plan, sites = t.find_sites(closed, shared, worth_tapping(num_tasks))
     direct = [slot for slot in range(len(leaves)) if slot not in sites]
 
@@ -93,7 +92,7 @@ def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tup
         for slot, value in zip(direct, values, strict=True):
             args[slot] = value
         out, met = t.run(closed, plan, args, taps)
-        losses, aux = structure.unflatten(out)
+        losses, aux = outputs(out)
         return losses, (aux, met)
 
     zeros = {site.number: site.tap() for group in sites.values() for site in group}
@@ -106,6 +105,33 @@ def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tup
 
     heads = frozenset(slot for slot, pick in enumerate(shared) if not pick)
     return Tapped(losses, leaves, sites, met, pull, heads), aux
+
+
+def _traced(fun: _Function, leaves: list[Any]) -> tuple[Any, int, Callable[[Any], Any]]:
+    """Returns the program of the losses, their number, and what makes the outputs of its results.
+
+    Auxiliary output that is no array, as a name, stays as it is.
+    """
+    others: list[Any] = []
+
+    def arrays_of(leaves: list[Any]) -> tuple[Any, list[Any]]:
+        losses, aux = fun(leaves)
+        parts, structure = jax.tree.flatten(aux)
+        arrays = [isinstance(part, jax.Array | np.ndarray) for part in parts]
+        others[:] = [None if of else part for part, of in zip(parts, arrays, strict=True)]
+        others.append((structure, arrays))
+        return losses, [part for part, of in zip(parts, arrays, strict=True) if of]
+
+    closed, (shape, _) = jax.make_jaxpr(arrays_of, return_shape=True)(leaves)
+    *constants, (structure, arrays) = others
+
+    def outputs(results: Sequence[Any]) -> tuple[Any, Any]:
+        losses, *rest = results
+        found = iter(rest)
+        parts = [next(found) if of else x for x, of in zip(constants, arrays, strict=True)]
+        return losses, structure.unflatten(parts)
+
+    return closed, shape.shape[0], outputs
 
 
 def gather_own(
@@ -176,8 +202,7 @@ def of_stacks(
 
 def _at_features(caller: str, fun: _Function, leaves: list[Any]) -> tuple[AtFeatures, Any]:
     """Runs the losses with a tap at each mark."""
-    closed, shapes = jax.make_jaxpr(fun, return_shape=True)(leaves)
-    structure: Any = jax.tree.structure(shapes)
+    closed, _, outputs = _traced(fun, leaves)
     try:
         plan, marks = t.find_marks(closed, MARK)
     except LookupError as error:
@@ -194,7 +219,7 @@ def _at_features(caller: str, fun: _Function, leaves: list[Any]) -> tuple[AtFeat
 
     def run(leaves: list[Any], taps: dict[int, Any]) -> Any:
         out, _ = t.run(closed, plan, leaves, taps)
-        return structure.unflatten(out)
+        return outputs(out)
 
     zeros = {mark.number: mark.tap() for mark in marks}
     losses, pullback, aux = jax.vjp(run, leaves, zeros, has_aux=True)

@@ -24,7 +24,7 @@ from mtl_optax._task_gradients import taps as t
 from mtl_optax._task_gradients.passes import all_rows
 from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
 from mtl_optax._tracing import varying_like
-from mtl_optax._trees import along_tasks, zero_absent
+from mtl_optax._trees import zero_absent
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
 _COMPARED = 1024
@@ -119,15 +119,17 @@ class _Dense:
     def summed(self, weights: Float[Array, " T"]) -> Array:
         """Returns `Σ_t w_t g_t` as the parameter's gradient."""
         if self._own:
-            weighted = along_tasks(weights.astype(self.cotangents.dtype), self.cotangents)
-            weighted = weighted * self.cotangents
+            weighted = weigh_rows(weights, _in_range(self.cotangents))
             form = "tcia,tcib->cab"
         else:
-            weighted = combine(weights, self.cotangents)
+            weighted = combine(weights, _in_range(self.cotangents))
             form = "cia,cib->cab"
         return self.lay(form, self.inputs, weighted)
 
     def lay(self, form: str, inputs: Array, cotangents: Array) -> Array:
+        if inputs.dtype != cotangents.dtype:
+            dtype = at_least_float32(inputs, cotangents)
+            inputs, cotangents = inputs.astype(dtype), cotangents.astype(dtype)
         return self._lay(jnp.einsum(form, inputs, cotangents, precision=self._precision))
 
     def stacked(self) -> Array:
@@ -193,9 +195,9 @@ class _Lookups:
 
     def summed(self, weights: Float[Array, " T"]) -> Array:
         if self._own:
-            d = along_tasks(weights.astype(self.cotangents.dtype), self.cotangents)
-            return self.lay(self.rows.reshape(-1), (d * self.cotangents).reshape(-1, d.shape[-1]))
-        return self.lay(self.rows, combine(weights, self.cotangents))
+            d = weigh_rows(weights, _in_range(self.cotangents))
+            return self.lay(self.rows.reshape(-1), d.reshape(-1, d.shape[-1]))
+        return self.lay(self.rows, combine(weights, _in_range(self.cotangents)))
 
     def lay(self, rows: Int[Array, " n"], cotangents: Array) -> Array:
         table = jnp.zeros((self._size, cotangents.shape[-1]), cotangents.dtype)
@@ -211,6 +213,11 @@ def _in_blocks(x: Array, count: int) -> Callable[[Array], Array]:
     width = -(-x.shape[-1] // count)
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width * count - x.shape[-1])])
     return lambda number: jax.lax.dynamic_slice_in_dim(padded, number * width, width, axis=-1)
+
+
+def _in_range(cotangents: Array) -> Array:
+    """Weighted cotangents can leave the range of float16 where the gradient does not."""
+    return cotangents.astype(jnp.float32) if cotangents.dtype == jnp.float16 else cotangents
 
 
 def _einsum(form: str, left: Array, right: Array) -> Array:
@@ -233,6 +240,7 @@ class Tapped(Gathered):
     """Task gradients by what they are made of, where parameters meet data."""
 
     name = "taps"
+    own_inputs = False  # Whether every task has inputs of its own.
 
     def __init__(
         self,
@@ -264,11 +272,14 @@ class Tapped(Gathered):
             self._gathered = all_rows(pull, rows)
         return self._gathered
 
-    def _leaf(self, slot: int, taps: Mapping[int, Array]) -> Any:
-        """Returns the contraction of a tapped parameter."""
+    def _leaf(self, slot: int, taps: Mapping[int, Array], mask: Any = None) -> Any:
+        """Returns the contraction of a tapped parameter, with zeros for absent tasks."""
         sites = self._sites[slot]
         met = [self._met[site.number] for site in sites]
         cotangents = [taps[site.number] for site in sites]
+        if mask is not None:
+            cotangents = zero_absent(mask, cotangents)
+            met = zero_absent(mask, met) if self.own_inputs else met
         parameter = self.leaves[slot]
         if sites[0].kind == "gather":
             return _Lookups(
@@ -284,13 +295,13 @@ class Tapped(Gathered):
     def _parts(self, slots: Sequence[int], mask: Any = None) -> tuple[list[Any], list[Array]]:
         """Returns the contractions of tapped parameters and the stacks of the others."""
         rows = self._rows()
-        if mask is not None:
-            rows = zero_absent(mask, rows)
-        tapped = [self._leaf(slot, rows.taps) for slot in slots if slot in self._sites]
-        return tapped, [rows.direct[slot] for slot in slots if slot not in self._sites]
+        tapped = [self._leaf(slot, rows.taps, mask) for slot in slots if slot in self._sites]
+        direct = [rows.direct[slot] for slot in slots if slot not in self._sites]
+        return tapped, direct if mask is None else zero_absent(mask, direct)
 
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> ScaledGram:
-        tapped, stacks = self._parts(slots)
+        # Of a task's own inputs, those that are not finite would meet all others.
+        tapped, stacks = self._parts(slots, mask if self.own_inputs else None)
         if not tapped:
             return scaled_gram(stacks, mask)
         return _scaled_gram(tapped, stacks, mask, self._dtype)
@@ -306,21 +317,20 @@ class Tapped(Gathered):
         if self._heads & set(slots) or self._gathered is None:
             pull = lambda row: self._gradients(slots, self._pull(row))
             return of_weighted_sum(pull, of_present(weights, mask), self.losses)
-        rows = self._rows()
-        if mask is not None:
-            rows = zero_absent(mask, rows)
+        tapped, direct = map(iter, self._parts(slots, mask))
         return [
-            self._leaf(slot, rows.taps).summed(weights)
-            if slot in self._sites
-            else combine(weights, rows.direct[slot])
+            next(tapped).summed(weights) if slot in self._sites else combine(weights, next(direct))
             for slot in slots
         ]
 
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         rows = self._rows()
-        taps = [rows.taps[site.number] for s in slots for site in self._sites.get(s, ())]
+        numbers = [site.number for slot in slots for site in self._sites.get(slot, ())]
+        taps, met = ([of[number] for number in numbers] for of in (rows.taps, self._met))
         direct = [rows.direct[slot] for slot in slots if slot not in self._sites]
-        return finite_rows((taps, direct), len(self.losses))
+        if not self.own_inputs:  # Inputs of all tasks.
+            met = [jnp.expand_dims(x, 0) for x in met]
+        return finite_rows((taps, met, direct), len(self.losses))
 
     def _gradients(self, slots: Sequence[int], row: Rows) -> list[Array]:
         """Returns the gradients that one backward pass gives."""
@@ -352,7 +362,7 @@ def _scaled_gram(
     squares = jnp.diagonal(products)
     eps = jnp.finfo(dtype).eps
     safe = (squares >= SAFE_SQUARE[0]) & (squares <= SAFE_SQUARE[1])
-    safe &= jnp.sqrt(squares) >= (_ROOM * eps) ** 0.5 * bounds
+    safe &= root(squares) >= (_ROOM * eps) ** 0.5 * bounds
 
     def careful() -> tuple[Array, Array]:
         count = -(-max(leaf.columns for leaf in tapped) // _COLUMNS)
@@ -376,13 +386,15 @@ def _scaled_gram(
     quick = lambda: (products, jnp.ones_like(squares))
     products, units = jax.lax.cond(jnp.all(safe | ~mask), quick, careful)
     products = jnp.where(jnp.outer(mask, mask), products, 0)
-    scale = power_of_two(jnp.sqrt(jnp.diagonal(products)))
+    scale = power_of_two(root(jnp.diagonal(products)))
     matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
     return ScaledGram(matrix, units * scale)
 
 
 class OwnBatches(Tapped):
     """Task gradients of tasks that have batches of their own: each backward pass is of one task."""
+
+    own_inputs = True
 
     def __init__(
         self,

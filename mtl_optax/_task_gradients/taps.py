@@ -114,8 +114,8 @@ class Site(NamedTuple):
         """Says how the site uses its parameter: the sites of one layout are one with more rows."""
         if self.kind == "gather":
             return self.kind, self.view.made
-        (contracted, batch) = _weight_axes(self)
-        return self.kind, self.view.made, contracted, batch
+        precision = self.params["precision"]
+        return self.kind, self.view.made, *_weight_axes(self), self.dtype, precision
 
 
 Plan = dict[int, Any]  # The sites and the inner plans, by the numbers of the equations.
@@ -141,7 +141,7 @@ def find_sites(
     """Finds the sites of the parameters that are used at sites of one layout alone.
 
     Args:
-        closed: the program of the losses.
+        closed: the program of the losses, which are its first result.
         shared: for each argument, whether it is a parameter to find sites of.
         wanted: says of all sites of a parameter whether they are to be tapped.
 
@@ -152,7 +152,9 @@ def find_sites(
     while True:
         search = _Search(direct)
         views = [View(n, (), ()) if n not in direct else None for n in range(len(shared))]
-        plan, _ = search.walk(_program(closed).jaxpr, views, ())
+        plan, results = search.walk(_program(closed).jaxpr, views, ())
+        if results[0]:  # The losses are a parameter itself.
+            search.direct.add(results[0].leaf)
         by_leaf: dict[int, list[Site]] = {
             leaf: [] for leaf in range(len(shared)) if leaf not in direct
         }
