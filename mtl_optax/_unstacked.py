@@ -1,6 +1,6 @@
 """Task gradients that are not stacked: what every way of gathering them answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -81,12 +81,14 @@ class TaskGradients:
         slots: Sequence[int],
         heads: Sequence[int] = (),
         mask: Bool[Array, " T"] | None = None,
+        clean: Callable[[Array], Array] | None = None,
     ) -> None:
         self._way = way
         self._structure = structure
         self._slots = tuple(slots)
         self._heads = tuple(heads)
         self._mask = mask
+        self._clean = clean  # Of gradients of heads.
         self._head_gradients: list[Array] | None = None
 
     @property
@@ -157,7 +159,8 @@ class TaskGradients:
     def heads(self) -> list[Array]:
         """The leaves of the heads' gradients of the summed loss."""
         if self._head_gradients is None:
-            self._head_gradients = self._combined(jnp.ones_like(self.losses), self._heads)
+            found = self._combined(jnp.ones_like(self.losses), self._heads)
+            self._head_gradients = found if self._clean is None else [*map(self._clean, found)]
         return self._head_gradients
 
     def check(self, method: str, num_tasks: int, params: Any, extra: Any) -> None:
@@ -176,11 +179,19 @@ class TaskGradients:
         if params is not None:
             _checks.check_same_shapes(method, self.params, params)
 
-    def masked(self, mask: Bool[Array, " T"]) -> "TaskGradients":
-        """Returns the same with zeros for the tasks that are absent, whatever they hold."""
+    def masked(
+        self, mask: Bool[Array, " T"], clean: Callable[[Array], Array] | None = None
+    ) -> "TaskGradients":
+        """Returns the same with zeros for the tasks that are absent, whatever they hold.
+
+        Args:
+            mask: `(T,)` bool, the tasks that are present.
+            clean: what is done to each leaf of the heads' gradients.
+        """
         if self._mask is not None:
             mask = mask & self._mask
-        return TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
+        clean = clean or self._clean
+        return TaskGradients(self._way, self._structure, self._slots, self._heads, mask, clean)
 
     def _combined(self, weights: Float[Array, " T"], slots: Sequence[int]) -> list[Array]:
         return self._way.combine(weights, slots, self._mask) if slots else []
@@ -281,8 +292,8 @@ class TaskGradients:
                 "TaskGradients.split: shared chooses other leaves than value_and_task_grads was "
                 "given. Give both the same."
             )
-        part = lambda slots: TaskGradients(self._way, self._structure, slots, (), self._mask)
-        return part(slots), part(others)
+        trunk = TaskGradients(self._way, self._structure, slots, (), self._mask)
+        return trunk, _Heads(self._way, self._structure, others, (), self._mask, self._clean)
 
     def _chosen(
         self, caller: str, choice: Any, argument: str, heads: Sequence[int] = ()
@@ -297,6 +308,14 @@ class TaskGradients:
         picked = jax.tree.leaves(mask)
         chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]
         return chosen, [slot for slot, pick in zip(covered, picked, strict=True) if not pick]
+
+
+class _Heads(TaskGradients):
+    """The heads of task gradients, which are only ever combined."""
+
+    def combine(self, weights: Float[Array, " T"]) -> Any:
+        combined = super().combine(weights)
+        return combined if self._clean is None else jax.tree.map(self._clean, combined)
 
 
 def as_stack(tree: Any) -> Any:

@@ -138,7 +138,7 @@ def skip_nonfinite(
                 return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
             if lazy:
-                task_gradients = task_gradients.masked(~dropped)
+                task_gradients = task_gradients.masked(~dropped, lambda head: clean(False, head))
             else:
                 task_gradients = jax.tree.map(clean, stacked, task_gradients)
             if has_query:

@@ -18,6 +18,7 @@ from mtl_optax._complex import as_real
 from mtl_optax._frame import declare
 from mtl_optax._precision import at_least_float32
 from mtl_optax._trees import layer_names, select_tasks, stacked_zeros
+from mtl_optax._unstacked import as_stack
 
 
 class DominanceState(NamedTuple):
@@ -91,14 +92,15 @@ def track_dominance(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DominanceState]:
-        _checks.check_step("track_dominance", num_tasks, task_steps, params, extra)
+        stacked = as_stack(task_steps)
+        _checks.check_step("track_dominance", num_tasks, stacked, params, extra)
         mask = _checks.check_mask("track_dominance", num_tasks, task_mask)
 
         def average(old: Array, step: Array) -> Array:
             rate = jnp.asarray(decay, old.dtype)
             return rate * old + (1 - rate) * step.astype(old.dtype) ** 2
 
-        squares = jax.tree.map(average, state.squares, as_real(task_steps))
+        squares = jax.tree.map(average, state.squares, as_real(stacked))
         return task_steps, DominanceState(select_tasks(mask, squares, state.squares))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

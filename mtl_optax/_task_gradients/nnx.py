@@ -38,7 +38,8 @@ def nnx_value_and_task_grads(
         wrt: a filter of NNX that says what is differentiated, as for `nnx.Optimizer`; `nnx.Param`
             by default.
         stacked: whether to return the stacked tree. Otherwise an `nnx.State` that holds a
-            `TaskGradients`, for `nnx.Optimizer.update` as well.
+            `TaskGradients`, for `nnx.Optimizer.update`; elsewhere its parameters are
+            `nnx.pure(nnx.state(model, wrt))`.
         way: how that gathers, as for `value_and_task_grads`.
 
     Returns:
