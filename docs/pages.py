@@ -37,6 +37,10 @@ CONTENTS = {
 }
 
 
+# Members that are for users, of a class that has others too.
+MEMBERS = {"TaskGradients": "gram, norms, combine, mix, stack, split"}
+
+
 def write() -> None:
     """Writes the pages, and the pictures that are older than the package."""
     METHODS.mkdir(exist_ok=True)
@@ -183,7 +187,9 @@ def reference_page() -> str:
             else:
                 kind = "class" if inspect.isclass(value) else "function"
                 directive = f".. auto{kind}:: mtl_optax.{name}"
-                if properties := inspect.getmembers(value, lambda of: isinstance(of, property)):
+                if name in MEMBERS:
+                    directive += f"\n   :members: {MEMBERS[name]}"
+                elif properties := inspect.getmembers(value, lambda of: isinstance(of, property)):
                     directive += f"\n   :members: {', '.join(key for key, _ in properties)}"
             parts.append(f"\n```{{eval-rst}}\n{directive}\n```\n")
     return "\n".join(parts) + "\n"

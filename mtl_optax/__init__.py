@@ -19,11 +19,7 @@ from mtl_optax._task_gradients.features import mark_features as mark_features
 from mtl_optax._task_gradients.nnx import nnx_value_and_task_grads as nnx_value_and_task_grads
 from mtl_optax._task_gradients.per_task import per_task_value_and_grad as per_task_value_and_grad
 from mtl_optax._task_gradients.stacked import value_and_task_grads as value_and_task_grads
-
-# Gradients of the weighted loss, without the stack of task gradients.
-from mtl_optax._task_gradients.weighted import feature_value_and_grad as feature_value_and_grad
-from mtl_optax._task_gradients.weighted import streamed_value_and_grad as streamed_value_and_grad
-from mtl_optax._task_gradients.weighted import weighted_value_and_grad as weighted_value_and_grad
+from mtl_optax._unstacked import TaskGradients as TaskGradients
 
 # Methods that read nothing.
 from mtl_optax._methods.equal import mean_tasks as mean_tasks
@@ -95,7 +91,6 @@ from mtl_optax._registry import method_info as method_info
 # For methods of your own.
 from mtl_optax._gram import combine as combine
 from mtl_optax._gram import gram as gram
-from mtl_optax._unstacked import TaskGradients as TaskGradients
 from mtl_optax._frame import Evidence as Evidence
 from mtl_optax._frame import Weighting as Weighting
 from mtl_optax._frame import from_weighting as from_weighting

@@ -318,17 +318,6 @@ def gather_evidence(
             if isinstance(task_gradients, TaskGradients)
             else norms(measured_leaves(weighting, task_gradients))
         )
-    return make_evidence(weighting, mask, gram, lengths, task_losses)
-
-
-def make_evidence(
-    weighting: Weighting,
-    mask: Bool[Array, " T"],
-    gram: ScaledGram | None,
-    lengths: Float[Array, " T"] | None,
-    task_losses: Array | None,
-) -> Evidence:
-    """Makes the evidence of what was computed of the gradients, and of the losses if read."""
     matrix, scale = (_UNREAD, _UNREAD) if gram is None else gram
     losses = _UNREAD
     if "losses" in weighting.reads:

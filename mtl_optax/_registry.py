@@ -99,10 +99,10 @@ class MethodInfo:
 
     @property
     def is_weighting(self) -> bool:
-        """Whether `streamed_value_and_grad` and `feature_value_and_grad` take the method.
+        """Whether the method is made from a weighting.
 
-        It is made from a weighting then, and `weighted_value_and_grad` takes those of them that
-        read the losses at most.
+        Of a `TaskGradients` it asks what it reads then, and never the stack: one that reads the
+        losses at most costs one backward pass.
         """
         return self.reads <= {"gram", "norms", "losses"}
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 _R = TypeVar("_R")
 
@@ -36,14 +38,13 @@ def varying_axes(*trees: Any) -> frozenset[str]:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return frozenset()
-    axes = [axes_of_type(jax.typeof(leaf)) for leaf in jax.tree.leaves(trees)]
-    return frozenset[str]().union(*axes)
+    types = [jax.typeof(leaf) for leaf in jax.tree.leaves(trees)]
+    return frozenset[str]().union(*map(_axes_of, types))
 
 
-def axes_of_type(aval: Any) -> frozenset[str]:
-    """Returns the axes of the mesh over which arrays of a type differ from device to device."""
+def _axes_of(kind: Any) -> frozenset[str]:
     # JAX 0.8 calls them `vma`.
-    return frozenset(aval.mat.varying if hasattr(aval, "mat") else getattr(aval, "vma", ()))
+    return frozenset(kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", ()))
 
 
 def varying_like(tree: _R, *data: Any) -> _R:
@@ -52,22 +53,30 @@ def varying_like(tree: _R, *data: Any) -> _R:
     A loop inside `jax.shard_map` keeps the types of what it carries, so that what begins as a
     constant must be cast where the data make it differ from device to device.
     """
-    return varying_over(varying_axes(data), tree)
+    wanted = varying_axes(data)
+    return jax.tree.map(lambda leaf: _vary(leaf, wanted), tree) if wanted else tree
 
 
-def varying_over(axes: frozenset[str], tree: _R) -> _R:
-    """Gives every leaf of `tree` the type of what varies over these axes of a mesh too."""
+def _vary(leaf: Any, wanted: frozenset[str]) -> Any:
+    missing = tuple(sorted(wanted - varying_axes(leaf)))
+    if not missing:
+        return leaf
+    # JAX 0.8.1 has `pvary` alone, and later versions have not.
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(leaf, missing, to="varying")
+    return jax.lax.pvary(leaf, missing)  # type: ignore[attr-defined]
 
-    def cast(leaf: Any) -> Any:
-        missing = tuple(sorted(axes - varying_axes(leaf)))
-        if not missing:
-            return leaf
-        # JAX 0.8.1 has `pvary` alone, and later versions have not.
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(leaf, missing, to="varying")
-        return jax.lax.pvary(leaf, missing)  # type: ignore[attr-defined]
 
-    return jax.tree.map(cast, tree) if axes else tree
+def zeros_like_type(kind: Any, lead: tuple[int, ...] = ()) -> jax.Array:
+    """Returns zeros of a type with axes `lead` in front, laid and varying on a mesh as it says."""
+    zeros = jnp.zeros((*lead, *kind.shape), kind.dtype)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes:
+        zeros = _vary(zeros, _axes_of(kind))
+    if AxisType.Explicit in mesh.axis_types:
+        spec = PartitionSpec(*(None for _ in lead), *kind.sharding.spec)
+        zeros = jax.sharding.reshard(zeros, spec)
+    return zeros
 
 
 def has_operation(jaxpr: Any, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Task gradients that are not stacked: what every way of gathering them answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,11 @@ class Way:
         name: as `value_and_task_grads` calls it.
         losses: `(T,)`.
         leaves: shape and dtype of each leaf of the parameters.
+        at_features: whether inner products are those at marked features.
     """
 
     name: str
+    at_features: bool = False
     losses: Float[Array, " T"]
     leaves: Sequence[jax.ShapeDtypeStruct]
 
@@ -39,7 +41,7 @@ class Way:
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        """Returns the leaves of `Σ_t w_t g_t`."""
+        """Returns the leaves of `Σ_t w_t g_t`, the gradient of the weighted loss."""
         raise NotImplementedError
 
     def mix(
@@ -79,12 +81,14 @@ class TaskGradients:
         slots: Sequence[int],
         heads: Sequence[int] = (),
         mask: Bool[Array, " T"] | None = None,
+        clean: Callable[[Array], Array] | None = None,
     ) -> None:
         self._way = way
         self._structure = structure
         self._slots = tuple(slots)
         self._heads = tuple(heads)
         self._mask = mask
+        self._clean = clean  # Of gradients of heads.
         self._head_gradients: list[Array] | None = None
 
     @property
@@ -116,7 +120,8 @@ class TaskGradients:
     def _no_arithmetic(self, *_: Any) -> Any:
         raise TypeError(self._no_array())
 
-    __add__ = __radd__ = __mul__ = __rmul__ = __pow__ = __truediv__ = _no_arithmetic
+    __neg__ = __abs__ = __add__ = __radd__ = __sub__ = __rsub__ = _no_arithmetic
+    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = _no_arithmetic
 
     def _no_array(self) -> str:
         return (
@@ -154,8 +159,8 @@ class TaskGradients:
     def heads(self) -> list[Array]:
         """The leaves of the heads' gradients of the summed loss."""
         if self._head_gradients is None:
-            ones = jnp.ones_like(self.losses)
-            self._head_gradients = self._way.combine(ones, self._heads, None)
+            found = self._combined(jnp.ones_like(self.losses), self._heads)
+            self._head_gradients = found if self._clean is None else [*map(self._clean, found)]
         return self._head_gradients
 
     def check(self, method: str, num_tasks: int, params: Any, extra: Any) -> None:
@@ -174,16 +179,22 @@ class TaskGradients:
         if params is not None:
             _checks.check_same_shapes(method, self.params, params)
 
-    def masked(self, mask: Bool[Array, " T"], heads: list[Array] | None = None) -> "TaskGradients":
+    def masked(
+        self, mask: Bool[Array, " T"], clean: Callable[[Array], Array] | None = None
+    ) -> "TaskGradients":
         """Returns the same with zeros for the tasks that are absent, whatever they hold.
 
         Args:
             mask: `(T,)` bool, the tasks that are present.
-            heads: the heads' gradients, if they are to be others.
+            clean: what is done to each leaf of the heads' gradients.
         """
-        found = TaskGradients(self._way, self._structure, self._slots, self._heads, mask)
-        found._head_gradients = heads
-        return found
+        if self._mask is not None:
+            mask = mask & self._mask
+        clean = clean or self._clean
+        return TaskGradients(self._way, self._structure, self._slots, self._heads, mask, clean)
+
+    def _combined(self, weights: Float[Array, " T"], slots: Sequence[int]) -> list[Array]:
+        return self._way.combine(weights, slots, self._mask) if slots else []
 
     def _present(self, mask: Any) -> Bool[Array, " T"]:
         mask = self._mask if mask is None else mask
@@ -219,6 +230,11 @@ class TaskGradients:
         """
         present = self._present(mask)
         slots: Sequence[int] = self._slots
+        if leaves is not None and self._way.at_features:
+            raise ValueError(
+                "TaskGradients.norms: norms are taken at the features here, and leaves (the "
+                "norm_mask of a method) picks parameters. Leave it out."
+            )
         if leaves is not None:
             slots = self._chosen("norms", leaves, "leaves")[0]
         return jnp.where(present, self._way.norms(slots, present), 0)
@@ -230,13 +246,13 @@ class TaskGradients:
     def combine(self, weights: Float[Array, " T"]) -> Any:
         """Computes `Σ_t w_t g_t`, shaped like the parameters; heads get their own gradients."""
         _checks.check_vector("TaskGradients.combine", "weights", weights, self.num_tasks)
-        return self._tree(self._way.combine(jnp.asarray(weights), self._slots, self._mask))
+        return self._tree(self._combined(jnp.asarray(weights), self._slots))
 
     def mix(self, coefficients: Float[Array, "S T"]) -> Any:
         """Computes `S` combinations of the task gradients, `r_s = Σ_t K[s, t] g_t`.
 
         Returns:
-            A tree with leaves `(S, *p.shape)`.
+            A tree with leaves `(S, *p.shape)`; heads get their own gradients.
         """
         _checks.check_real_array("TaskGradients.mix", "coefficients", coefficients)
         if coefficients.ndim != 2 or coefficients.shape[1] != self.num_tasks:
@@ -265,18 +281,19 @@ class TaskGradients:
             Task gradients of the shared leaves, and a tree of the heads' gradients of the summed
             loss, each with placeholders (`optax.MaskedNode`) for the leaves of the other.
         """
+        trunk, heads = self.parts(shared)
+        return trunk, heads.combine(jnp.ones_like(self.losses))
+
+    def parts(self, shared: Any) -> tuple["TaskGradients", "TaskGradients"]:
+        """Returns task gradients of the shared leaves, and of the others."""
         slots, others = self._chosen("split", shared, "shared", self._heads)
         if self._heads and set(slots) != set(self._slots):
             raise ValueError(
                 "TaskGradients.split: shared chooses other leaves than value_and_task_grads was "
                 "given. Give both the same."
             )
-        rest = TaskGradients(self._way, self._structure, others, (), self._mask)
-        heads = self._head_gradients
-        if not self._heads or heads is None:
-            present = self._present(None).astype(self.losses.dtype)
-            heads = self._way.combine(present, others, self._mask)
-        return TaskGradients(self._way, self._structure, slots, (), self._mask), rest._tree(heads)
+        trunk = TaskGradients(self._way, self._structure, slots, (), self._mask)
+        return trunk, _Heads(self._way, self._structure, others, (), self._mask, self._clean)
 
     def _chosen(
         self, caller: str, choice: Any, argument: str, heads: Sequence[int] = ()
@@ -291,6 +308,14 @@ class TaskGradients:
         picked = jax.tree.leaves(mask)
         chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]
         return chosen, [slot for slot, pick in zip(covered, picked, strict=True) if not pick]
+
+
+class _Heads(TaskGradients):
+    """The heads of task gradients, which are only ever combined."""
+
+    def combine(self, weights: Float[Array, " T"]) -> Any:
+        combined = super().combine(weights)
+        return combined if self._clean is None else jax.tree.map(self._clean, combined)
 
 
 def as_stack(tree: Any) -> Any:

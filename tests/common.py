@@ -77,6 +77,39 @@ def step(tx: Any, state: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
     )
 
 
+WAYS = ("stacked", "taps", "rows", "features")
+
+
+def one_step(
+    loss_fn: Callable[..., Any],
+    method: Any,
+    way: str,
+    *,
+    shared: Any = None,
+    heads: Any = "unweighted",
+    has_aux: bool = False,
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """A step of a method in one way of gathering, for equal steps in all ways.
+
+    Returns a function of `(params, state, *args, **extra)` to the losses, with what else `loss_fn`
+    returns, the updates and the state; and what makes its first state. What is `extra` goes to the
+    method, but for losses, which an object carries.
+    """
+    tx = method if shared is None else mtl.on_shared(method, shared, heads=heads)
+    stacked = way == "stacked"
+    options = {} if stacked else {"stacked": False, "way": way}
+    gather = mtl.value_and_task_grads(loss_fn, has_aux=has_aux, shared=shared, **options)
+
+    def take(params: Any, state: Any, *args: Any, **extra: Any) -> Any:
+        out, gradients = gather(params, *args)
+        if stacked:
+            extra["task_losses"] = out[0] if has_aux else out
+        updates, state = tx.update(gradients, state, params, **extra)
+        return out, updates, state
+
+    return take, tx.init
+
+
 def first_update(tx: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
     """The jitted first step from a fresh state."""
     return jax.jit(lambda g: step(tx, tx.init(g.params), g, **extra))(given)

@@ -671,8 +671,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "leaf.astype(dtype) * weight.astype(dtype)",
         ),
         (
+            "an absent task's heads move",
+            "            updates = updates.masked(mask)\n",
+            "            pass\n",
+        ),
+        (
+            "heads of an object are never weighted",
+            'weights = _weights_of(shared_state) if heads == "weighted" else None',
+            "weights = None",
+        ),
+        (
             "gradients beside steps pass",
-            "            told.append(_check_directions(method, heads, like, head, extra))\n",
+            "            told.append(_check_directions(method, heads, *like, extra))\n",
             "            pass\n",
         ),
     ],
@@ -821,56 +831,47 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    if False:\n",
         ),
     ],
-    "mtl_optax/_task_gradients/weighted.py": [
+    "mtl_optax/_task_gradients/ways.py": [
         (
             "weights overflow in half precision",
             "unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))",
             "unit = jnp.ones((), weights.dtype)",
         ),
+    ],
+    "mtl_optax/_task_gradients/rows.py": [
         (
-            "streamed products overflow in half precision",
+            "products overflow in half precision",
             "share = jnp.clip(unit / room, 1, room)",
             "share = jnp.ones_like(unit)",
         ),
         (
-            "streamed products of complex gradients are no inner products",
+            "products of complex gradients are no inner products",
             "return jnp.conj(by_parts(divided, leaf))",
             "return by_parts(divided, leaf)",
         ),
         (
+            "parameters in pieces have norms",
+            "            _check_pieces(gradient, self.losses)\n            return _length",
+            "            return _length",
+        ),
+    ],
+    "mtl_optax/_task_gradients/features.py": [
+        (
             "each device weighs by its own part of the features",
-            "evidence = _over_pieces(weighting, evidence, pieces)",
-            "evidence = _over_pieces(weighting, evidence, frozenset())",
+            "tuple(sorted(varying_axes(features) - varying_axes(self.losses)))",
+            "()",
         ),
-        (
-            "an absent task's heads move, one backward pass",
-            "(plain,) = pullback(_like_losses(evidence.mask.astype(losses.dtype), losses))",
-            "(plain,) = pullback(jnp.ones_like(losses))",
-        ),
-        (
-            "features get the plain gradient",
-            "direct, _ = decoder_pullback(_like_losses(evidence",
-            "direct, through = through_both(_like_losses(evidence",
-        ),
-        (
-            "an absent task's heads move, streamed",
-            "_, at_heads = pullback(_like_losses(mask.astype(losses.dtype), losses))",
-            "_, at_heads = pullback(jnp.ones_like(losses))",
-        ),
-        (
-            "losses tell the norms",
-            'beyond = weighting.reads - {"losses"}',
-            'beyond = weighting.reads - {"losses", "norms"}',
-        ),
-        (
-            "streamed norms are of all leaves",
-            "length_of(measured_leaves(weighting, gradient))",
-            "length_of(gradient)",
-        ),
+    ],
+    "mtl_optax/_unstacked.py": [
         (
             "features take a norm_mask",
-            "    if weighting.norm_mask is not None:\n",
-            "    if weighting.norm_mask is False:\n",
+            "        if leaves is not None and self._way.at_features:\n",
+            "        if False:\n",
+        ),
+        (
+            "norms are of all leaves",
+            'slots = self._chosen("norms", leaves, "leaves")[0]',
+            'self._chosen("norms", leaves, "leaves")',
         ),
     ],
     "mtl_optax/_methods/_learned.py": [

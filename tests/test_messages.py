@@ -29,6 +29,10 @@ def losses_of(params):
     return jnp.stack([jnp.sum(params), jnp.sum(params**2)])
 
 
+def marked(params):
+    return losses_of(mtl.mark_features(params))
+
+
 def updated(tx, gradients=ONES, params=None, **extra):
     return tx.update(gradients, tx.init(jnp.zeros(3)), params, **extra)
 
@@ -102,22 +106,30 @@ row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: 
 row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b), has_aux=True)(ONES[0], ONES), TypeError, r"^per_task_value_and_grad: with has_aux=True the function must return the pair")
 row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b))(ONES[0], 1.0), ValueError, "^per_task_value_and_grad: argument 1 is a scalar; every task batch must be stacked")
 
-# Gradients of the weighted loss.
-for _name in ("weighted_value_and_grad", "streamed_value_and_grad"):
+# Task gradients that are not stacked.
+for _name in ("value_and_task_grads", "per_task_value_and_grad", "nnx_value_and_task_grads"):
     _of = getattr(mtl, _name)
-    row(_name, lambda of=_of: of(3, mtl.uw(T)), TypeError, f"^{_name}: fun must be a function, got 3")
-    row(_name, lambda of=_of: of(losses_of, SGD), TypeError, rf"^{_name}: method must be one made from a weighting, such as mtl_optax.mgda\(3\), got Grad.*value_and_task_grads")
-    row(_name, lambda of=_of: of(losses_of, mtl.uw(T), heads="weigthed"), ValueError, f"^{_name}: heads must be one of 'unweighted', 'weighted', got 'weigthed'. Did you mean 'weighted'")
-    row(_name, lambda of=_of: of(losses_of, mtl.uw(T))(ONES, None), TypeError, rf"^{_name}: state must be what method.init\(params\) returned, .*got None")
-    row(_name, lambda of=_of: of(losses_of, mtl.uw(T))(INTEGERS, mtl.uw(T).init(ONES)), TypeError, f"^{_name}: params has dtype int32")
-    row(_name, lambda of=_of: of(losses_of, mtl.sum_tasks(3))(ONES, mtl.sum_tasks(3).init(ONES)), ValueError, r"^sum_tasks: task_losses has shape \(2,\), wanted \(3,\): one scalar loss per task")
-    row(_name, lambda of=_of: of(jnp.sum, mtl.uw(T))(ONES, mtl.uw(T).init(ONES)), ValueError, rf"^{_name}: the function must return one loss per task, .*got shape \(\)")
-row("weighted_value_and_grad", lambda: mtl.weighted_value_and_grad(losses_of, mtl.mgda(T)), ValueError, r"^weighted_value_and_grad: mgda reads \['gram'\], which the losses do not tell. Use streamed_value_and_grad")
-row("weighted_value_and_grad", lambda: mtl.weighted_value_and_grad(losses_of, mtl.gradnorm(T)), ValueError, r"^weighted_value_and_grad: gradnorm reads \['norms'\], which the losses do not tell")
-row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(3, losses_of, mtl.mgda(T)), TypeError, "^feature_value_and_grad: encoder must be a function, got 3")
-row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, 3, mtl.mgda(T)), TypeError, "^feature_value_and_grad: decoder must be a function, got 3")
-row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(losses_of, losses_of, mtl.gradnorm(T, norm_mask=True)), ValueError, "^feature_value_and_grad: norms are taken at the features.*Leave it out")
-row("feature_value_and_grad", lambda: mtl.feature_value_and_grad(lambda p: p, lambda p, z: losses_of(z), mtl.mgda(T))(ONES, None), TypeError, "^feature_value_and_grad: state must be what method.init")
+    row(_name, lambda of=_of: of(losses_of, stacked=0), TypeError, f"^{_name}: stacked must be True or False, got 0")
+    row(_name, lambda of=_of: of(losses_of, stacked=False, way="tap"), ValueError, f"^{_name}: way must be one of 'taps', 'rows'.*got 'tap'. Did you mean 'taps'")
+    row(_name, lambda of=_of: of(losses_of, way="rows"), ValueError, f"^{_name}: way='rows' needs stacked=False")
+row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(losses_of, stacked=False, way="features"), ValueError, "^per_task_value_and_grad: way must be one of 'taps', 'rows', got 'features'")
+for _way in ("taps", "rows", "features"):
+    def _gather(fun, way=_way, **options):
+        return mtl.value_and_task_grads(fun, stacked=False, way=way, **options)
+
+    row("value_and_task_grads", lambda of=_gather: of(3), TypeError, "^value_and_task_grads: fun must be a function, got 3")
+    row("value_and_task_grads", lambda of=_gather: of(losses_of)(INTEGERS), TypeError, "^value_and_task_grads: params has dtype int32")
+    row("value_and_task_grads", lambda of=_gather: of(jnp.sum)(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(\)")
+    row("sum_tasks", lambda of=_gather: updated(mtl.sum_tasks(3), of(marked)(ONES[0])[1]), ValueError, "^sum_tasks: task_gradients are of 2 tasks, wanted num_tasks=3")
+    row("mgda", lambda of=_gather: updated(mtl.mgda(T), of(marked)(ONES[0])[1], jnp.ones(4)), ValueError, r"^mgda: .*shape \(3,\).*\(4,\)")
+    row("mgda", lambda of=_gather: updated(mtl.mgda(T), of(lambda p: marked(p["a"]) * p["b"], shared="a")({"a": ONES[0], "b": 1.0})[1]), ValueError, "^mgda: task_gradients hold gradients of heads.*mtl_optax.on_shared")
+    row("TaskGradients", lambda of=_gather: optax.adam(0.1).update(of(marked)(ONES[0])[1], optax.adam(0.1).init(ONES[0])), TypeError, r"^TaskGradients.*is no array.*takes gradients.stack\(\)")
+    row("TaskGradients", lambda of=_gather: of(marked)(ONES[0])[1].combine(jnp.ones(3)), ValueError, r"^TaskGradients.combine: weights has shape \(3,\), wanted \(2,\)")
+    row("TaskGradients", lambda of=_gather: of(marked)(ONES[0])[1].gram(jnp.ones(T)), TypeError, "^TaskGradients: mask must be a boolean array")
+row("mark_features", lambda: mtl.mark_features({"z": jnp.arange(3)}), TypeError, r"^mark_features: features\['z'\] .*int32")
+row("mark_features", lambda: mtl.value_and_task_grads(losses_of, stacked=False, way="features")(ONES), ValueError, r'^value_and_task_grads: way="features" found no mark. Pass the features through mtl_optax.mark_features')
+row("mark_features", lambda: mtl.value_and_task_grads(lambda p: jax.lax.cond(p[0] > 0, marked, losses_of, p), stacked=False, way="features")(ONES[0]), ValueError, "^value_and_task_grads: mtl_optax.mark_features stands inside 'cond', which runs whole")
+row("mark_features", lambda: updated(mtl.gradnorm(T, norm_mask=True), mtl.value_and_task_grads(marked, stacked=False, way="features")(ONES[0])[1]), ValueError, "norms are taken at the features.*Leave it out")
 
 # Around a method.
 row("per_task", lambda: mtl.per_task(T, optax.adam), TypeError, r"^per_task: transformation must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")

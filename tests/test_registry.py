@@ -10,7 +10,7 @@ import pytest
 
 import mtl_optax as mtl
 from mtl_optax._frame import Method
-from tests.common import METHODS, flat, inputs, make
+from tests.common import METHODS, WAYS, flat, inputs, make, one_step
 
 T = 3
 
@@ -42,14 +42,34 @@ def test_a_loop_over_all_methods_needs_no_special_case(name):
             tx.update(given.gradients, state, given.params, **without)
     if info.has_task_weights:
         assert mtl.task_weights(state).shape == (T,)
-    loss = lambda p: jnp.stack([jnp.sum(p), jnp.sum(p**2), jnp.sum(p)])
-    ways = [mtl.streamed_value_and_grad] if info.is_weighting else []
-    ways += [mtl.weighted_value_and_grad] if info.reads <= {"losses"} else []
-    for way in ways:
-        jax.eval_shape(way(loss, method), jnp.ones(2), method.init(jnp.ones(2)))
-    if not info.is_weighting:
-        with pytest.raises(TypeError, match="must be one made from a weighting"):
-            mtl.streamed_value_and_grad(loss, method)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "stacked"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_asks_for_what_it_reads(name, way, monkeypatch):
+    """So that what reads the losses costs one backward pass, whatever the way."""
+    asked = set()
+
+    def heard(read, answer):
+        def listen(*args):
+            asked.add(read)
+            return answer(*args)
+
+        return listen
+
+    for name_of, read in (("scaled_gram", "gram"), ("norms", "norms"), ("stack", "coordinates")):
+        answer = heard(read, getattr(mtl.TaskGradients, name_of))
+        monkeypatch.setattr(mtl.TaskGradients, name_of, answer)
+    info, params, query = mtl.method_info(name), jnp.ones(2), jnp.ones((T, 2))
+
+    def loss_of(p):
+        z = mtl.mark_features(p)
+        return jnp.stack([jnp.sum(z), jnp.sum(z**2), jnp.sum(z)])
+
+    step, init = one_step(loss_of, mtl.get(name, T), way)
+    jax.eval_shape(lambda: step(params, init(params), query_gradients=query))
+    beyond = info.reads - {"losses"}
+    assert asked == (beyond if info.is_weighting else {"coordinates"})
 
 
 def test_get_takes_what_the_factory_takes():
@@ -78,14 +98,15 @@ def test_a_copy_of_a_method_has_its_weighting(copied):
     method = mtl.uw(2)
     other = copied(method)
     assert type(other) is type(method)
+    assert other.weighting == method.weighting
     loss = lambda w: jnp.stack([jnp.sum(w**2), jnp.sum(w)])
-    step = mtl.weighted_value_and_grad(loss, other)
-    _, gradient, _ = step(jnp.ones(2), other.init(jnp.ones(2)))
+    step, init = one_step(loss, other, "taps")
+    _, gradient, _ = step(jnp.ones(2), init(jnp.ones(2)))
     np.testing.assert_allclose(gradient, 0.5 * (2 + 1) * np.ones(2), rtol=1e-6)
 
 
 def test_a_method_taken_apart_is_no_method():
     """As a tree of a module that holds one is, by `equinox.partition`."""
     hollow = jax.tree.map(lambda function: None, mtl.uw(2))
-    with pytest.raises(TypeError, match="must be one made from a weighting"):
-        mtl.weighted_value_and_grad(lambda w: w, hollow)
+    with pytest.raises(TypeError, match="must be a method made from a weighting"):
+        mtl.emtl(2, base=hollow)

@@ -127,9 +127,8 @@ def updated(tx, gradients):
     return tx.update(gradients, tx.init(PARAMS), PARAMS, task_losses=jnp.ones(T))
 
 
-def graded(way, method, shared):
-    step = way(losses_of, method, shared=shared, heads="unweighted")
-    return step(PARAMS, method.init(PARAMS))
+def unstacked(**options):
+    return mtl.value_and_task_grads(losses_of, stacked=False, **options)(PARAMS)[1]
 
 
 TAKE_NAMES = {
@@ -137,8 +136,10 @@ TAKE_NAMES = {
     "per_task_value_and_grad": lambda s: mtl.per_task_value_and_grad(
         lambda p, x: x * losses_of(p)[0], shared=s
     )(PARAMS, jnp.ones(T)),
-    "weighted_value_and_grad": lambda s: graded(mtl.weighted_value_and_grad, mtl.uw(T), s),
-    "streamed_value_and_grad": lambda s: graded(mtl.streamed_value_and_grad, mtl.mgda(T), s),
+    "value_and_task_grads taps": lambda s: unstacked(shared=s).gram(),
+    "value_and_task_grads rows": lambda s: unstacked(shared=s, way="rows").gram(),
+    "TaskGradients.split": lambda s: unstacked().split(s)[1],
+    "TaskGradients.norms": lambda s: unstacked().norms(leaves=s),
     "on_shared": lambda s: updated(on_shared(s), MIXED),
     "accumulate_task_gradients": lambda s: updated(
         mtl.accumulate_task_gradients(T, 2, then=on_shared(s), shared=s), MIXED
@@ -153,7 +154,7 @@ def test_every_argument_that_chooses_leaves_takes_names(name):
     program = lambda shared: str(jax.make_jaxpr(lambda: TAKE_NAMES[name](shared))())
     assert program("trunk/kernel") == program(KERNEL)
     assert name in ("on_shared", "accumulate_task_gradients") or program("trunk") != program(KERNEL)
-    argument = "norm_mask" if name == "gradnorm" else "shared"
+    argument = {"gradnorm": "norm_mask", "TaskGradients.norms": "leaves"}.get(name, "shared")
     with pytest.raises(ValueError, match=f"{argument}='head' names no leaf .*mean 'heads'"):
         program("head")
 

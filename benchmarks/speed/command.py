@@ -41,9 +41,9 @@ class Speed(Measurement):
     methods: Annotated[tuple[str, ...], _Several] = ()
     """Methods to measure."""
     tasks: tuple[int, ...] = (2, 4, 14, 40)
-    """Numbers of tasks, T, of aggregation and of the four ways."""
+    """Numbers of tasks, T, of aggregation and of the ways."""
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    """Numbers of parameters, N, of aggregation and of the four ways."""
+    """Numbers of parameters, N, of aggregation and of the ways."""
     most_gigabytes: float = 1.0
     """Larger stacks of task gradients are left out."""
     rounds: int = 7

@@ -70,30 +70,27 @@ def ways(num_tasks: int, size: int) -> dict[str, Callable[[], Any]]:
     """Returns, by name, what lowers one step of MGDA (of UW, where only losses are read)."""
     params, batch = _shapes(num_tasks, size)
     shared = {"trunk": True, "heads": False}
-    gram, losses = mtl.mgda(num_tasks), mtl.uw(num_tasks)
-    stacked = mtl.on_shared(gram, shared)
+    method = mtl.on_shared(mtl.mgda(num_tasks), shared)
 
     def summed(params: PyTree, batch: PyTree) -> Any:
         return jnp.sum(_losses(params, batch))
 
-    def stacked_step(params: PyTree, batch: PyTree) -> Any:
-        _, gradients = mtl.value_and_task_grads(_losses, shared=shared)(params, batch)
-        return stacked.update(gradients, stacked.init(params), params)[0]
+    def one_step(method: Any, **options: Any) -> Callable[..., Any]:
+        gather = mtl.value_and_task_grads(_losses, **options)
 
-    def one_pass(made: Callable[..., Any], method: Any) -> Callable[..., Any]:
-        return lambda params, batch: made(params, method.init(params), batch)[1]
+        def step(params: PyTree, batch: PyTree) -> Any:
+            losses, gradients = gather(params, batch)
+            return method.update(gradients, method.init(params), params, task_losses=losses)[0]
 
-    weighted = mtl.weighted_value_and_grad(_losses, losses)
-    streamed = mtl.streamed_value_and_grad(_losses, gram, shared=shared)
-    features = mtl.feature_value_and_grad(
-        lambda p, b: _trunk(p, b), lambda p, z, b: _heads(p, z, b), gram
-    )
+        return step
+
     steps = {
         EQUAL: jax.grad(summed),
-        "losses only": one_pass(weighted, losses),
-        "features": one_pass(features, gram),
-        "streamed Gram": one_pass(streamed, gram),
-        STACKED: stacked_step,
+        "losses only": one_step(mtl.uw(num_tasks), stacked=False),
+        "features": one_step(method, shared=shared, stacked=False, way="features"),
+        "taps": one_step(method, shared=shared, stacked=False),
+        "rows": one_step(method, shared=shared, stacked=False, way="rows"),
+        STACKED: one_step(method, shared=shared),
     }
     return {
         name: lambda step=step: jax.jit(step).lower(params, batch)  # type: ignore[misc]
@@ -119,14 +116,7 @@ def _shapes(num_tasks: int, size: int) -> tuple[PyTree, PyTree]:
     return params, {"x": array(ROWS, INPUTS), "y": array(ROWS, num_tasks)}
 
 
-def _trunk(params: PyTree, batch: PyTree) -> Any:
-    hidden = jnp.tanh(batch["x"] @ params["trunk"]["first"])
-    return jnp.tanh(hidden @ params["trunk"]["second"])
-
-
-def _heads(params: PyTree, features: Any, batch: PyTree) -> Any:
-    return jnp.mean((features @ params["heads"].T - batch["y"]) ** 2, axis=0)
-
-
 def _losses(params: PyTree, batch: PyTree) -> Any:
-    return _heads(params, _trunk(params, batch), batch)
+    hidden = jnp.tanh(batch["x"] @ params["trunk"]["first"])
+    features = mtl.mark_features(jnp.tanh(hidden @ params["trunk"]["second"]))
+    return jnp.mean((features @ params["heads"].T - batch["y"]) ** 2, axis=0)

@@ -67,15 +67,14 @@ def recipe(
             transform = own_optimizer(method, tasks, inner, rate, given)
             return mtl.on_shared(transform, problem.shared, heads=inner)
 
-        return _stacked(problem, optimizer)
+        return _gathered(problem, optimizer)
     transform = mtl.get(method, tasks, **given)
-    if info.reads <= {"losses"}:
-        return _weighted(problem, transform, info.heads)
-    return _stacked(
+    return _gathered(
         problem,
         lambda rate: optax.chain(
             mtl.on_shared(transform, problem.shared, heads=info.heads), problem.optimizer(rate)
         ),
+        stacked=not info.reads <= {"losses"},
         query="query gradients" in info.reads,
     )
 
@@ -119,35 +118,20 @@ def _plain(problem: Problem) -> Recipe:
     return Recipe(problem, problem.optimizer(_ANY_RATE).init, update)
 
 
-def _weighted(
-    problem: Problem, method: optax.GradientTransformationExtraArgs, heads: Any
-) -> Recipe:
-    """The gradient of the weighted loss, for methods that know the weights before it."""
-    weighted_grad = mtl.weighted_value_and_grad(
-        problem.task_losses, method, shared=problem.shared, heads=heads
-    )
-
-    def init(params: PyTree) -> PyTree:
-        return method.init(params), problem.optimizer(_ANY_RATE).init(params)
-
-    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        losses, grads, of_method = weighted_grad(params, state[0], batch)
-        updates, of_optimizer = problem.optimizer(rate).update(grads, state[1], params)
-        return losses, updates, (of_method, of_optimizer)
-
-    return Recipe(problem, init, update)
-
-
-def _stacked(
+def _gathered(
     problem: Problem,
     optimizer: Callable[[Any], optax.GradientTransformation],
     *,
+    stacked: bool = True,
     query: bool = False,
 ) -> Recipe:
-    """All task gradients; with ``query`` also those of a batch of the query split."""
+    """Task gradients, stacked or not; with ``query`` also those of a batch of the query split."""
+    gather = problem.value_and_task_grads
+    if not stacked:
+        gather = mtl.value_and_task_grads(problem.task_losses, shared=problem.shared, stacked=False)
 
     def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        losses, grads = problem.value_and_task_grads(params, batch)
+        losses, grads = gather(params, batch)
         extra = {}
         if query is not None:
             extra["query_gradients"] = problem.value_and_task_grads(params, query)[1]

@@ -138,8 +138,7 @@ def skip_nonfinite(
                 return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
             if lazy:
-                cleaned = [clean(False, head) for head in heads]
-                task_gradients = task_gradients.masked(~dropped, cleaned)
+                task_gradients = task_gradients.masked(~dropped, lambda head: clean(False, head))
             else:
                 task_gradients = jax.tree.map(clean, stacked, task_gradients)
             if has_query:

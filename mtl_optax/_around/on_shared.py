@@ -37,7 +37,9 @@ def on_shared(
     """Applies a method to the shared leaves only, so that its norms and Gram are theirs.
 
     It takes the mixed tree that `value_and_task_grads(..., shared=shared)` returns: shared leaves
-    stacked, `(T, *p.shape)`; head leaves the plain gradient of the summed loss, `p.shape`.
+    stacked, `(T, *p.shape)`; head leaves the plain gradient of the summed loss, `p.shape`. Or a
+    `TaskGradients`, whose heads get the gradient of the sum, or of the weighted sum, of the losses
+    of the present tasks, so that nothing is to be known of which head is whose.
 
     Args:
         method: any method of this library, or another transformation of task gradients.
@@ -48,9 +50,9 @@ def on_shared(
             losses; a transformation is applied to them, as methods that are optimisers need:
             `on_shared(adatask(T, optax.adam(lr)), shared, heads=optax.adam(lr))`.
         head_tasks: how a head leaf names its task, for heads="weighted". By default each head
-            leaf has a leading task axis. Otherwise a tree of task indices with the structure of
-            `params`, or a prefix of it; an array of indices where a leaf's leading axis runs over
-            tasks. Entries at shared leaves are ignored.
+            leaf of a stacked tree has a leading task axis. Otherwise a tree of task indices with
+            the structure of `params`, or a prefix of it; an array of indices where a leaf's leading
+            axis runs over tasks. Entries at shared leaves are ignored.
 
     Returns:
         A `GradientTransformationExtraArgs` from the mixed tree to leaves `p.shape` (shared leaves
@@ -98,7 +100,9 @@ def on_shared(
         trunk, head = split(params)
         state = OnSharedState(on_shared_leaves.init(trunk), on_heads.init(head))
         if heads == "weighted":
-            _by_leaf(_weights_of(state.shared), head, head_tasks)
+            weights = _weights_of(state.shared)
+            if head_tasks is not None:
+                by_head("on_shared", weights, head, head_tasks)
         return state
 
     def update_fn(
@@ -110,16 +114,22 @@ def on_shared(
         _checks.check_extra("on_shared", extra)
         updates = unwrapped(updates)
         lazy = isinstance(updates, TaskGradients)
-        trunk, head = updates.split(shared) if lazy else split(updates)
+        if lazy and extra.get("task_mask") is not None:
+            mask = _checks.check_mask("on_shared", updates.num_tasks, extra["task_mask"])
+            updates = updates.masked(mask)
+        trunk, head = updates.parts(shared) if lazy else split(updates)
         trunk_params, head_params = (None, None) if params is None else split(params)
         if not told:
-            like = trunk.shapes if lazy else trunk
-            told.append(_check_directions(method, heads, like, head, extra))
+            like = (trunk.shapes, head.params) if lazy else (trunk, head)
+            told.append(_check_directions(method, heads, *like, extra))
         trunk, shared_state = on_shared_leaves.update(trunk, state.shared, trunk_params, **extra)
+        if lazy:
+            weights = _weights_of(shared_state) if heads == "weighted" else None
+            head = head.combine(jnp.ones_like(head.losses) if weights is None else weights)
         if params is not None:
             _check_heads(head, head_params)
         head, heads_state = on_heads.update(head, state.heads, head_params, **extra)
-        if heads == "weighted":
+        if heads == "weighted" and not lazy:
             head = _weigh_heads(_weights_of(shared_state), head, head_tasks)
         return merge_trees(trunk, head), OnSharedState(shared_state, heads_state)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
 from mtl_optax._gram import ScaledGram, norms, scaled_gram
-from mtl_optax._precision import power_of_two, root
+from mtl_optax._precision import power_of_two
 from mtl_optax._task_gradients.passes import for_all_rows
 from mtl_optax._task_gradients.rows import RowByRow
 from mtl_optax._tracing import varying_axes
@@ -66,6 +66,7 @@ class AtFeatures(RowByRow):
     """Task gradients whose inner products are those at the marked features."""
 
     name = "features"
+    at_features = True
 
     def __init__(
         self,
@@ -78,44 +79,41 @@ class AtFeatures(RowByRow):
         super().__init__(losses, leaves, pull)
         self._pull_features = pull_features
         self._features: Any = None
+        # The axes of a mesh over which features are cut in pieces, and the losses are not.
+        self._pieces: tuple[str, ...] = ()
 
     def _at_features(self) -> Any:
         if self._features is None:
-            self._features = for_all_rows(self._pull_features)(self._rows())
+            features = for_all_rows(self._pull_features)(self._rows())
+            self._pieces = tuple(sorted(varying_axes(features) - varying_axes(self.losses)))
+            self._features = _once(features, frozenset(self._pieces))
         return self._features
 
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
-        return self._summed(scaled_gram(self._once(), mask))
+        gram, scale = scaled_gram(self._at_features(), mask)
+        if self._pieces:
+            own = jnp.where(jnp.diagonal(gram) > 0, scale, 0)
+            scale = jax.lax.pmax(own, self._pieces)
+            shares = own / jnp.where(scale > 0, scale, 1)
+            gram = jax.lax.psum(gram * jnp.outer(shares, shares), self._pieces)
+            unit = power_of_two(jnp.sqrt(jnp.diagonal(gram)))
+            scale = jnp.where(scale > 0, scale * unit, 1)
+            gram = gram / jnp.outer(unit, unit)
+        return ScaledGram(gram, scale)
 
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
-        lengths = norms(self._once())
-        matrix, scale = self._summed(
-            ScaledGram(jnp.diag(jnp.sign(lengths)), jnp.where(lengths > 0, lengths, 1))
-        )
-        return scale * root(jnp.diagonal(matrix))
+        lengths = norms(self._at_features())
+        if self._pieces:
+            unit = jax.lax.pmax(power_of_two(lengths), self._pieces)
+            lengths = unit * jnp.sqrt(jax.lax.psum((lengths / unit) ** 2, self._pieces))
+        return lengths
 
-    def _cut(self) -> tuple[str, ...]:
-        """Returns the axes of the mesh over which features are cut, and the losses are not."""
-        return tuple(sorted(varying_axes(self._at_features()) - varying_axes(self.losses)))
 
-    def _once(self) -> Any:
-        """Returns zeros but for the first device for what is the same on all."""
+def _once(features: Any, axes: frozenset[str]) -> Any:
+    """Zeros but for the first device, of what is the same on all devices and summed over them."""
 
-        def once(leaf: Array) -> Array:
-            same = tuple(axis for axis in self._cut() if axis not in varying_axes(leaf))
-            return jnp.where(jax.lax.axis_index(same) == 0, leaf, 0) if same else leaf
+    def once(leaf: Array) -> Array:
+        same = tuple(axes - varying_axes(leaf))
+        return jnp.where(jax.lax.axis_index(same) == 0, leaf, 0) if same else leaf
 
-        return jax.tree.map(once, self._at_features())
-
-    def _summed(self, held: ScaledGram) -> ScaledGram:
-        """Adds up the Gram matrices of features that are cut over devices."""
-        axes = self._cut()
-        if not axes:
-            return held
-        own = jnp.where(jnp.diagonal(held.matrix) > 0, held.scale, 0)
-        scale = jax.lax.pmax(own, axes)
-        shares = own / jnp.where(scale > 0, scale, 1)
-        matrix = jax.lax.psum(held.matrix * jnp.outer(shares, shares), axes)
-        unit = power_of_two(root(jnp.diagonal(matrix)))
-        scale = jnp.where(scale > 0, scale * unit, 1)
-        return ScaledGram(matrix / jnp.outer(unit, unit), scale)
+    return jax.tree.map(once, features)

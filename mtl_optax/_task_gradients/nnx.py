@@ -97,12 +97,18 @@ def nnx_value_and_task_grads(
             )
         else:
             compiled = any(map(is_traced, jax.tree.leaves((chosen, variables, arrays))))
+            # `nnx.Optimizer` takes the variables off the parameters, and what methods return is to
+            # have none.
+            bare = nnx.as_pure(params) if hasattr(nnx, "as_pure") else nnx.pure(params)
             structure: Any = jax.tree.structure(params)
-            of_arrays = lambda tree: on_a_copy(structure.unflatten(jax.tree.leaves(tree)))
-            pure: Any = getattr(nnx, "as_pure", None) or nnx.pure  # Flax 0.12.2 has the latter.
-            # Of the arrays alone, without their variables, as the optimiser has its parameters.
             losses, (aux, variables), found = gather(
-                name, of_arrays, pure(params), True, shared, way, compiled
+                name,
+                lambda bare: on_a_copy(structure.unflatten(jax.tree.leaves(bare))),
+                bare,
+                True,
+                shared,
+                way,
+                compiled,
             )
             # The optimiser takes trees of variables that its filter chooses.
             kind = nnx.Param if wrt is None or not isinstance(wrt, type) else wrt

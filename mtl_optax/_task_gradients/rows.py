@@ -31,7 +31,12 @@ class RowByRow(Stacked):
         return gram_from_rows(products, lengths, mask)
 
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
-        return in_turn(lambda row: _length(self._some(slots, row)), self._rows())
+        def length_of(row: Array) -> Float[Array, ""]:
+            gradient = self._some(slots, row)
+            _check_pieces(gradient, self.losses)
+            return _length(gradient)
+
+        return in_turn(length_of, self._rows())
 
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         return jnp.isfinite(self.norms(slots, jnp.ones(len(self.losses), bool)))

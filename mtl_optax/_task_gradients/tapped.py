@@ -313,8 +313,6 @@ class Tapped(Gathered):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if not slots:
-            return []
         # Heads have no gradient for each task.
         if self._heads & set(slots) or self._gathered is None:
             pull = lambda row: self._gradients(slots, self._pull(row))
@@ -414,6 +412,7 @@ class OwnBatches(Tapped):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if self._heads & set(slots):
-            return [self._rows().direct[slot] for slot in slots]
-        return super().combine(weights, slots, mask)
+        if not self._heads & set(slots):
+            return super().combine(weights, slots, mask)
+        slices = [self._rows().direct[slot] for slot in slots]
+        return [*weigh_rows(weights, slices if mask is None else zero_absent(mask, slices))]

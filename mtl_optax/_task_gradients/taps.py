@@ -14,11 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from mtl_optax._tracing import axes_of_type, inner_programs, varying_over
+from mtl_optax._tracing import inner_programs, zeros_like_type
 
 # Operations that keep the inner product of what they are applied to.
 _ISOMETRIC = {
@@ -95,8 +93,7 @@ class Site(NamedTuple):
         params: those of the operation.
         shapes: of the view, of the other operand and of the result, without loops.
         lengths: those of the scans around it.
-        dtype: that of the result.
-        type: that of the marked array, which says how it lies on a mesh.
+        result: the type of the result, without loops.
     """
 
     number: int
@@ -106,13 +103,11 @@ class Site(NamedTuple):
     params: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     lengths: tuple[int, ...]
-    dtype: Any
-    type: Any = None
+    result: Any
 
     def tap(self) -> Array:
-        """Returns the zeros that are added to the result."""
-        zeros = jnp.zeros((*self.lengths, *self.shapes[2]), self.dtype)
-        return zeros if self.type is None else _laid_like(self.type, len(self.lengths), zeros)
+        """Returns the zeros that are added to the result, and lie where it lies."""
+        return zeros_like_type(self.result, self.lengths)
 
     @property
     def layout(self) -> Any:
@@ -121,14 +116,6 @@ class Site(NamedTuple):
             return self.kind, self.view.made
         precision = self.params["precision"]
         return self.kind, self.view.made, *_weight_axes(self), self.dtype, precision
-
-
-def _laid_like(kind: Any, loops: int, array: Array) -> Array:
-    """Lays an array, with axes for loops in front, on a mesh as arrays of a type lie there."""
-    mesh, spec = kind.sharding.mesh, kind.sharding.spec
-    if AxisType.Explicit in mesh.axis_types:
-        array = jax.sharding.reshard(array, NamedSharding(mesh, P(*(None,) * loops, *spec)))
-    return varying_over(axes_of_type(kind), array)
 
 
 Plan = dict[int, Any]  # The sites and the inner plans, by the numbers of the equations.
@@ -198,7 +185,7 @@ def find_marks(closed: Any, mark: str) -> tuple[Plan, list[Site]]:
             if eqn.primitive.name == "name" and eqn.params["name"] == mark:
                 aval = eqn.invars[0].aval
                 shapes = ((), aval.shape, aval.shape)
-                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, aval.dtype, aval)
+                site = Site(len(marks), "mark", None, 1, {}, shapes, lengths, eqn.outvars[0].aval)
                 plan[number] = site
                 marks.append(site)
             elif inner := _called(eqn):
@@ -351,7 +338,7 @@ def _site(number: int, eqn: Any, given: list[View | None], lengths: tuple[int, .
     kind = "dot" if name == "dot_general" else "gather"
     if kind == "gather" and not (_looks_up_rows(eqn.params, shapes[0]) and not any(view.scanned)):
         return None
-    return Site(number, kind, view, weight, eqn.params, shapes, lengths, result.dtype)
+    return Site(number, kind, view, weight, eqn.params, shapes, lengths, result)
 
 
 def _looks_up_rows(params: Mapping[str, Any], table: tuple[int, ...]) -> bool:

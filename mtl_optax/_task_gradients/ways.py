@@ -69,8 +69,6 @@ class Stacked(Gathered):
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
-        if not slots:
-            return []
         if not all(slot in self._stacked for slot in slots):
             gradients = of_weighted_sum(self._pull, of_present(weights, mask), self.losses)
             return [gradients[slot] for slot in slots]

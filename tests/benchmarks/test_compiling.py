@@ -9,7 +9,6 @@ import optax
 import pytest
 from rich.console import Console
 
-import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks.speed.compiling import costs, leaves, steps
 from benchmarks.speed.compiling.costs import Cost, Program
@@ -65,9 +64,8 @@ def test_programs_are_steps_that_train(method):
         drawn = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(structure, drawn)
 
-    programs = [steps._by_hand(3), steps._stacked(method, 3)]
-    if mtl.method_info(method).reads <= {"losses"}:
-        programs.append(steps._one_pass(method, 3))
+    of_method = [steps._step(method, 3, way) for way in steps.ways(method)]
+    programs = [steps._by_hand(3), *of_method]
     moved = []
     for program in programs:
         params, state, *batches = program.arguments
@@ -93,13 +91,14 @@ def test_the_tables_hold_every_program_with_its_target(tmp_path, capsys):
     assert command_line.main([*COMMAND, "--out", str(tmp_path), "--into", str(into)]) == 0
     printed = capsys.readouterr().out
     for text in (printed, into.read_text(), (tmp_path / "compile.md").read_text()):
-        for start in ("mgda, stacked | ≤ 2.5", "uw, stacked | ≤ 2.5", "uw, one pass | ≤ 1.2"):
+        for start in ("mgda, stacked", "mgda, taps", "uw, stacked", "uw, one pass"):
+            start += " | ≤ 1.2" if start == "uw, one pass" else " | ≤ 2.5"
             assert f"| {start} |" in text
         assert "| mgda | ≤ 3 at 400 |" in text
         assert "| update | target | 2 of (3,) | 2 of (64, 64) |" in text
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     of = {(row["part"], row["method"], row.get("way"), str(row.get("shape"))): row for row in rows}
-    assert len(of) == len(rows) == 4 + 2 * 3
+    assert len(of) == len(rows) == 5 + 2 * 3
     hand, mgda = (
         of["steps", *name, "None"]
         for name in (("equal weighting by hand", ""), ("mgda", "stacked"))

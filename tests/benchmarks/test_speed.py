@@ -83,7 +83,7 @@ def test_rows_are_kept_and_measured_once(tmp_path, capsys):
     assert command_line.main(command) == 0
     table = capsys.readouterr().out
     assert "| mgda | ≤ 2 |" in table
-    assert "| streamed Gram | ≤ 3, time ≤ 1.3 for T ≥ 10 |" in table
+    assert "| rows | ≤ 3, time ≤ 1.3 for T ≥ 10 |" in table
     assert (out / "speed.png").stat().st_size > 0
     first = (out / "rows.jsonl").read_text()
     assert len(first.splitlines()) == 2 * 2 + 1
@@ -120,12 +120,12 @@ def test_mistakes_are_told_in_one_line(options, message, tmp_path, capsys):
 def test_memory_of_each_way(num_tasks):
     """XLA's own plan: exact, and the same on every machine with this version."""
     size = 1_000_000
-    plain, losses, features, streamed, stacked = (
+    plain, losses, features, rows, stacked = (
         ways.cost(ways.ways(num_tasks, size)[way]().compile(AS_USERS_HAVE_IT)).temporaries
-        for way in ("equal weighting", "losses only", "features", "streamed Gram", "stacked")
+        for way in ("equal weighting", "losses only", "features", "rows", "stacked")
     )
     small = 100 * num_tasks**2 + 10_000  # T × T matrices of the inner problem.
     assert losses <= 1.01 * plain + small
-    assert streamed <= 3 * plain + small
+    assert rows <= 3 * plain + small
     assert features <= 1.1 * plain + small + num_tasks * ways.ROWS * ways.FEATURES * 4 * 4
     assert 4 * num_tasks * size <= stacked <= 1.2 * 4 * num_tasks * size

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
 import mtl_optax as mtl
+from tests.common import one_step
 
 P = PartitionSpec
 T = 2
@@ -22,37 +23,22 @@ SPECS = {"trunk": P("data", None), "digit": P(), "parity": P()}
 SHARED = {"trunk": True, "digit": False, "parity": False}
 
 
-def encoder(params, data):
-    return jnp.tanh(data["x"] @ jax.sharding.reshard(params["trunk"], P()))
-
-
-def decoder(params, features, data):
+def losses_of(params, data):
+    features = jnp.tanh(data["x"] @ jax.sharding.reshard(params["trunk"], P()))
+    features = mtl.mark_features(features)
     entropy = optax.softmax_cross_entropy_with_integer_labels
     digit = entropy(features @ params["digit"], data["y"])
     return jnp.stack([digit.mean(), entropy(features @ params["parity"], data["y"] % 2).mean()])
 
 
-def losses_of(params, data):
-    return decoder(params, encoder(params, data), data)
-
-
-def stacked(tx):
-    def way(params, state, data):
-        losses, gradients = mtl.value_and_task_grads(losses_of, shared=SHARED)(params, data)
-        return losses, *tx.update(gradients, state, params, task_losses=losses)
-
-    return way, tx.init
-
-
 def ways():
-    yield stacked(mtl.on_shared(mtl.pcgrad(T), SHARED))
-    yield stacked(mtl.on_shared(mtl.adatask(T, optax.sgd(1.0)), SHARED, heads=optax.sgd(1.0)))
-    method = mtl.uw(T)
-    yield mtl.weighted_value_and_grad(losses_of, method), method.init
-    method = mtl.cagrad(T)
-    yield mtl.streamed_value_and_grad(losses_of, method, shared=SHARED), method.init
-    method = mtl.mgda(T)
-    yield mtl.feature_value_and_grad(encoder, decoder, method), method.init
+    sgd = optax.sgd(1.0)
+    yield one_step(losses_of, mtl.pcgrad(T), "stacked", shared=SHARED)
+    yield one_step(losses_of, mtl.adatask(T, sgd), "stacked", shared=SHARED, heads=sgd)
+    yield one_step(losses_of, mtl.uw(T), "taps")
+    yield one_step(losses_of, mtl.nash_mtl(T), "taps", shared=SHARED)
+    yield one_step(losses_of, mtl.cagrad(T), "rows", shared=SHARED)
+    yield one_step(losses_of, mtl.mgda(T), "features", shared=SHARED)
 
 
 def train(mesh):

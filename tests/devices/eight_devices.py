@@ -12,7 +12,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
-from tests.common import METHODS, Inputs, make, relative_error, step
+from tests.common import METHODS, Inputs, make, one_step, relative_error, step, weights_of
 
 P = PartitionSpec
 T = 4
@@ -161,22 +161,15 @@ def check_diagnostics():
             assert all(size <= 5 * T for _, size in moved), moved
 
 
-def losses_of(params, data):
-    return decoder(params, encoder(params, data), data)
-
-
 def whole(leaf):
     """Gathers a parameter for its use, as FSDP does, so that its gradient is cut as it is."""
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
     return jax.sharding.reshard(leaf, P()) if explicit else leaf
 
 
-def encoder(params, data):
+def losses_of(params, data):
     w, b = whole(params["trunk"]["w"]), whole(params["trunk"]["b"])
-    return jnp.tanh(data["x"] @ w + b[None])
-
-
-def decoder(params, features, data):
+    features = mtl.mark_features(jnp.tanh(data["x"] @ w + b[None]))
     return jnp.mean((features @ params["heads"] - data["y"]) ** 2, axis=0)
 
 
@@ -203,14 +196,16 @@ def constrain(tree, specs):
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs)
 
 
+def way_of(way, shared=SHARED):
+    return lambda method, _: one_step(losses_of, method, way, shared=shared)
+
+
 WAYS = {
     "stacked": (stacked_way, mtl.mgda),
-    "weighted": (lambda m, _: (mtl.weighted_value_and_grad(losses_of, m), m.init), mtl.uw),
-    "streamed": (
-        lambda m, _: (mtl.streamed_value_and_grad(losses_of, m, shared=SHARED), m.init),
-        mtl.mgda,
-    ),
-    "features": (lambda m, _: (mtl.feature_value_and_grad(encoder, decoder, m), m.init), mtl.mgda),
+    "losses only": (way_of("taps", None), mtl.uw),
+    "taps": (way_of("taps"), mtl.mgda),
+    "rows": (way_of("rows"), mtl.mgda),
+    "features": (way_of("features"), mtl.mgda),
 }
 LAYOUTS = {
     "data": ({"trunk": {"w": P(), "b": P()}, "heads": P()}, [AxisType.Auto]),
@@ -257,8 +252,10 @@ def check_ways():
                 assert placed_like(gradient, at), where
                 assert placed_like(state, start), where
                 more = collectives(compiled) - base
-                # A streamed step has the gradient of one task at a time on top.
-                most = params["trunk"]["w"].size if name == "streamed" else T * T
+                # A step by rows has the gradient of one task at a time on top, and one by taps
+                # those of all tasks, which it makes of parameters as small as these.
+                number = {"rows": 1, "taps": T}.get(name, 0)
+                most = max(number * params["trunk"]["w"].size, T * T)
                 assert base, where
                 assert all(size <= most for _, size in more), (where, more)
 
@@ -272,24 +269,11 @@ def check_shard_map():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     averaged = lambda fun: lambda *args: jax.lax.pmean(fun(*args), "data")
 
-    def first_step(method, loss_fn, way):
-        if way == "weighted":
-            step_of = mtl.weighted_value_and_grad(loss_fn(losses_of), method)
-        elif way == "streamed":
-            step_of = mtl.streamed_value_and_grad(loss_fn(losses_of), method, shared=SHARED)
-        elif way == "features":
-            step_of = mtl.feature_value_and_grad(encoder, loss_fn(decoder), method)
-        else:
-            gradients_of = mtl.value_and_task_grads(loss_fn(losses_of), shared=SHARED)
-            tx = mtl.on_shared(method, SHARED)
-
-            def step_of(params, state, data):
-                losses, gradients = gradients_of(params, data)
-                whole = tx.init(params)._replace(shared=state)
-                gradient, state = tx.update(gradients, whole, params, task_losses=losses)
-                return losses, gradient, state.shared
-
-        return lambda params, data: step_of(params, method.init(params), data)
+    def first_step(method, loss_fn, name):
+        way = {"losses only": "taps"}.get(name, name)
+        shared = None if name == "losses only" else SHARED
+        step_of, init = one_step(loss_fn(losses_of), method, way, shared=shared)
+        return lambda params, data: step_of(params, init(params), data)
 
     for way, (_, make_method) in WAYS.items():
         method = make_method(T)
@@ -303,7 +287,8 @@ def check_shard_map():
         found = jax.jit(in_parts)(params, data)
         for got, one in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(wanted[:2]), strict=True):
             assert relative_error(got, one) < 1e-5, way
-        assert relative_error(found[2].weights, wanted[2].weights) < 1e-5, way
+        got, one = weights_of(found[2]), weights_of(wanted[2])
+        assert relative_error(got, one) < 1e-5, way
 
     models = jax.tree.map(lambda p: jnp.stack([(1 + k / 8) * p for k in range(8)]), params)
     batches = jax.tree.map(lambda x: x.reshape(8, 4, -1), data)

@@ -18,9 +18,9 @@ import mtl_optax as mtl
 from mtl_optax._task_gradients import passes
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax.adversarial import Gate
-from tests.common import METHODS, inputs, make, step
+from tests.common import METHODS, inputs, make, one_step, step
 from tests.task_gradients.test_stacked import SHARED, T, batch, losses_of, params, task_batches
-from tests.task_gradients.test_ways import decoder, encoder
+from tests.task_gradients.test_ways import marked_losses_of
 
 P = PartitionSpec
 MESH = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))
@@ -99,16 +99,16 @@ def test_gradients_that_differ_at_parameters_that_do_not(name):
 def ways():
     for heads in ("weighted", "unweighted"):
         for way, make_method in (
-            (mtl.weighted_value_and_grad, mtl.uw),
-            (mtl.streamed_value_and_grad, mtl.mgda),
-            (mtl.streamed_value_and_grad, mtl.gradnorm),
+            ("taps", mtl.uw),
+            ("taps", mtl.mgda),
+            ("rows", mtl.mgda),
+            ("rows", mtl.gradnorm),
+            ("features", mtl.imtl_g),
+            ("features", mtl.gradnorm),
         ):
             method = make_method(T)
-            step_of = way(losses_of, method, shared=SHARED, heads=heads)
-            yield f"{way.__name__} {make_method.__name__} {heads}", (step_of, method)
-        method = mtl.imtl_g(T)
-        step_of = mtl.feature_value_and_grad(encoder, decoder, method, heads=heads)
-        yield f"feature_value_and_grad {heads}", (step_of, method)
+            made = one_step(marked_losses_of, method, way, shared=SHARED, heads=heads)
+            yield f"{way} {make_method.__name__} {heads}", made
 
 
 WAYS = dict(ways())
@@ -117,13 +117,13 @@ WAYS = dict(ways())
 @pytest.mark.parametrize("data", ["varying", "replicated"])
 @pytest.mark.parametrize("parameters", ["varying", "replicated"])
 @pytest.mark.parametrize("name", WAYS)
-def test_one_pass_ways(name, parameters, data):
-    way, method = WAYS[name]
+def test_ways_without_a_stack(name, parameters, data):
+    way, init = WAYS[name]
 
     def steps(p, d):
         p = p if parameters == "varying" else params()
         d = d if data == "varying" else batch()
-        _, gradient, state = way(p, method.init(p), d)
+        _, gradient, state = way(p, init(p), d)
         losses, gradient, state = way(p, state, d, task_mask=jnp.array([True, False, True]))
         # Gradients are of the parameters' type: sums over devices where these do not differ.
         assert jax.tree.map(varying_axes, gradient) == jax.tree.map(varying_axes, p)
@@ -220,20 +220,23 @@ def test_what_measures_and_what_is_around(replicated):
     trace(everything, inputs(T), batch()["x"], replicated=replicated)
 
 
-def test_parameters_in_pieces_are_named():
+@pytest.mark.parametrize("method", [mtl.mgda, mtl.gradnorm])
+def test_parameters_in_pieces_are_named(method):
     def pieces(w):
         whole = lambda w: jax.lax.psum(jnp.stack([jnp.sum(w), jnp.sum(w**2)]), "devices")
-        return mtl.streamed_value_and_grad(whole, mtl.mgda(2))(w, mtl.mgda(2).init(w))
+        step, init = one_step(whole, method(2), "rows")
+        return step(w, init(w))
 
     with pytest.raises(ValueError, match=r"vary over \[\['devices'\]\] and losses .* over \[\]"):
         trace(pieces, jnp.ones(3))
 
 
 def test_all_that_is_public_is_here():
-    source = inspect.getsource(inspect.getmodule(trace)) + inspect.getsource(make)
+    of_others = map(inspect.getsource, (make, one_step, marked_losses_of))
+    source = "".join((inspect.getsource(inspect.getmodule(trace)), *of_others))
     public = [name for name in vars(mtl) if not name.startswith("_") and callable(vars(mtl)[name])]
     without_arrays = {"Conflict", "Evidence", "MethodInfo", "Weighting", "list_methods"}
     without_arrays |= {"method_info", "scalars"}
-    behind_every_method = {"from_weighting", "stateless"}
+    behind_every_method = {"from_weighting", "stateless", "TaskGradients"}
     missing = {name for name in public if f"mtl.{name}" not in source}
     assert missing - set(METHODS) == without_arrays | behind_every_method

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import METHODS, Inputs, inputs, make, step
+from tests.common import METHODS, WAYS, Inputs, inputs, make, one_step, step
 
 T = 3
 
@@ -139,22 +139,16 @@ def conjugated(tree):
     return jax.tree.map(jnp.conj, tree)
 
 
-@pytest.mark.parametrize("way", ["stacked", "weighted", "streamed", "features"])
+@pytest.mark.parametrize("way", ["losses only", *WAYS])
 def test_ways_equal_those_of_real_pairs(way):
     """JAX's gradient of a complex parameter is the conjugate of that of the pair."""
     params, x = data()
-    method = {"weighted": mtl.uw(T), "streamed": mtl.imtl_g(T)}.get(way, mtl.mgda(T))
+    method = {"losses only": mtl.uw(T), "rows": mtl.imtl_g(T)}.get(way, mtl.mgda(T))
 
     def gradient_of(fun, params):
-        if way == "stacked":
-            losses, rows = mtl.value_and_task_grads(fun)(params, x)
-            return losses, *method.update(rows, method.init(params), params, task_losses=losses)
-        if way == "features":
-            encode, decode = lambda p, x: p, lambda p, z, x: fun(z, x)
-            step_of = mtl.feature_value_and_grad(encode, decode, method)
-        else:
-            step_of = getattr(mtl, f"{way}_value_and_grad")(fun, method)
-        return step_of(params, method.init(params), x)
+        marked = lambda p, x: fun(mtl.mark_features(p), x)
+        step, init = one_step(marked, method, "taps" if way == "losses only" else way)
+        return step(params, init(params), x)
 
     losses, gradient, state = jax.jit(lambda p: gradient_of(of_complex, p))(params)
     wanted = jax.jit(lambda p: gradient_of(of_pairs, p))(as_pairs(params))

@@ -12,7 +12,7 @@ from flax import nnx
 import mtl_optax as mtl
 from mtl_optax import adversarial, metrics
 from mtl_optax._task_gradients.passes import LARGE
-from tests.common import METHODS, inputs, make, step
+from tests.common import METHODS, inputs, make, one_step, step
 
 STEPS = 10
 FEW, MANY = 3, 20
@@ -111,7 +111,7 @@ LARGE = wide_params(LARGE + 6)
 
 
 def losses_of(p, x):
-    z = encoder(p, x)
+    z = mtl.mark_features(encoder(p, x))
     return decoder(p, z, x)
 
 
@@ -138,10 +138,10 @@ def calls(fun, *arguments):
     return lambda index: fun(*arguments, BATCHES[index])
 
 
-def weighing(way, *functions, method, params=SMALL, **options):
+def weighing(way, method, params=SMALL, **options):
     """Steps of one of the ways without a stack."""
-    fun = getattr(mtl, way)(*functions, method, **options)
-    state = method.init(params)
+    fun, init = one_step(losses_of, method, way, **options)
+    state = init(params)
 
     def take(index):
         nonlocal state
@@ -222,28 +222,13 @@ EVERY = {
             LARGE, jnp.stack([BATCHES[index]] * FEW)
         )
     ),
-    "weighted_value_and_grad": lambda: weighing(
-        "weighted_value_and_grad", losses_of, method=mtl.uw(FEW)
-    ),
-    "weighted_value_and_grad unweighted": lambda: weighing(
-        "weighted_value_and_grad",
-        losses_of,
-        method=mtl.uw(FEW),
-        heads="unweighted",
-        shared=SHARED,
-    ),
-    "feature_value_and_grad": lambda: weighing(
-        "feature_value_and_grad", encoder, decoder, method=mtl.mgda(FEW)
-    ),
-    "streamed_value_and_grad": lambda: weighing(
-        "streamed_value_and_grad", losses_of, method=mtl.mgda(FEW)
-    ),
-    "streamed_value_and_grad norms": lambda: weighing(
-        "streamed_value_and_grad", losses_of, method=mtl.gradnorm(FEW), shared=SHARED
-    ),
-    "streamed_value_and_grad large": lambda: weighing(
-        "streamed_value_and_grad", losses_of, method=mtl.mgda(FEW), params=LARGE
-    ),
+    "TaskGradients losses only": lambda: weighing("taps", mtl.uw(FEW)),
+    "TaskGradients losses only, shared": lambda: weighing("taps", mtl.uw(FEW), shared=SHARED),
+    "TaskGradients taps": lambda: weighing("taps", mtl.mgda(FEW), shared=SHARED),
+    "mark_features": lambda: weighing("features", mtl.mgda(FEW), shared=SHARED),
+    "TaskGradients rows": lambda: weighing("rows", mtl.mgda(FEW)),
+    "TaskGradients rows, norms": lambda: weighing("rows", mtl.gradnorm(FEW), shared=SHARED),
+    "TaskGradients rows, large": lambda: weighing("rows", mtl.mgda(FEW), params=LARGE),
     "per_task": lambda: steps_of(mtl.per_task(FEW, optax.adam(1e-3)), FEW),
     "on_shared": lambda: steps_of(
         mtl.on_shared(mtl.uw(FEW), {"dense": True, "scale": True}, heads="weighted"), FEW

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 import mtl_optax as mtl
-from tests.common import METHODS, inputs, make, step
-from tests.task_gradients.test_stacked import SHARED, T, batch, features, losses_of, params
+from tests.common import METHODS, inputs, make, one_step, step
+from tests.task_gradients.test_stacked import SHARED, T, batch, features, params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -29,42 +29,24 @@ def test_a_method_lowers(name):
     assert exported.out_tree == wanted
 
 
-def stacked(method):
-    tx = mtl.on_shared(method, SHARED)
-
-    def way(p, state, data):
-        losses, gradients = mtl.value_and_task_grads(losses_of, shared=SHARED)(p, data)
-        return losses, *tx.update(gradients, state, p, task_losses=losses)
-
-    return way, tx.init
-
-
-def losses_only(method):
-    return mtl.weighted_value_and_grad(losses_of, method), method.init
-
-
-def streamed(method):
-    return mtl.streamed_value_and_grad(losses_of, method, shared=SHARED), method.init
-
-
-def at_features(method):
-    encoder = lambda p, data: features(p, data["x"])
-    decoder = lambda p, z, data: jnp.mean((z @ p["heads"].T - data["y"]) ** 2, axis=0)
-    return mtl.feature_value_and_grad(encoder, decoder, method), method.init
+def marked_losses_of(p, data):
+    z = mtl.mark_features(features(p, data["x"]))
+    return jnp.mean((z @ p["heads"].T - data["y"]) ** 2, axis=0)
 
 
 @pytest.mark.parametrize(
     ("way", "method"),
     [
-        (stacked, mtl.nash_mtl(T)),
-        (losses_only, mtl.bandit_mtl(T)),
-        (streamed, mtl.mgda(T)),
-        (streamed, mtl.gradnorm(T)),
-        (at_features, mtl.imtl(T)),
+        ("stacked", mtl.nash_mtl(T)),
+        ("taps", mtl.bandit_mtl(T)),
+        ("taps", mtl.cagrad(T)),
+        ("rows", mtl.mgda(T)),
+        ("rows", mtl.gradnorm(T)),
+        ("features", mtl.imtl(T)),
     ],
 )
 def test_a_way_lowers(way, method):
-    step, init = way(method)
+    step, init = one_step(marked_losses_of, method, way, shared=SHARED)
     p, data = params(), batch()
     exported = lower(step, p, init(p), data)
     wanted = jax.tree.structure((data["y"], p, init(p)))

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import flat, inputs, relative_error, step, weights_of
+from tests.common import flat, inputs, one_step, relative_error, step, weights_of
 
 RATE = 0.025
 
@@ -116,8 +116,11 @@ def test_a_mask_that_selects_nothing_is_named():
 
 
 def test_features_take_no_mask():
-    with pytest.raises(ValueError, match="the norm_mask of gradnorm picks parameters"):
-        mtl.feature_value_and_grad(len, len, mtl.gradnorm(3, norm_mask=masks["tree"]))
+    losses_of = lambda p: mtl.mark_features(jnp.stack([jnp.sum(x) for x in jax.tree.leaves(p)]))
+    step, init = one_step(losses_of, mtl.gradnorm(3, norm_mask=masks["tree"]), "features")
+    params = inputs(3).params
+    with pytest.raises(ValueError, match="norms are taken at the features .*norm_mask.* picks par"):
+        step(params, init(params))
 
 
 def test_a_mask_goes_through_inject_hyperparams_as_a_static_argument():

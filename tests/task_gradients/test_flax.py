@@ -46,6 +46,41 @@ def test_nnx_optimizer_step():
     assert optax.tree_utils.tree_get(optimizer.opt_state, "weights")[...].shape == (T,)
 
 
+@pytest.mark.parametrize("heads", ["unweighted", "weighted"])
+@pytest.mark.parametrize("way", [{}, {"way": "rows"}], ids=str)
+def test_nnx_optimizer_takes_gradients_that_are_not_stacked(way, heads):
+    """A step with MGDA on the trunk; the heads' kernel has no axis of tasks in front."""
+    model = Trunk(nnx.Rngs(0))
+    tx = optax.chain(mtl.on_shared(mtl.mgda(T), "hidden", heads), optax.sgd(0.1))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    x, y = data()
+    losses_of = lambda model: jnp.mean((model(x) - y) ** 2, axis=0)
+    graph, start = nnx.split(nnx.clone(model))
+    start = nnx.to_pure_dict(start)
+
+    @nnx.jit
+    def train_step(model, optimizer):
+        gather = mtl.nnx_value_and_task_grads(losses_of, shared="hidden", stacked=False, **way)
+        losses, gradients = gather(model)
+        optimizer.update(model, gradients, task_losses=losses)
+        return mtl.task_weights(optimizer.opt_state)
+
+    weights = np.asarray(train_step(model, optimizer))
+    rows = jax.jacrev(lambda p: losses_of(nnx.merge(graph, nnx.State(p))))(start)
+    stack = rows["hidden"]
+    wanted = mtl.mgda(T).update(stack, mtl.mgda(T).init(start["hidden"]))[1].weights
+    np.testing.assert_allclose(weights, wanted, atol=1e-4)
+    of_heads = wanted if heads == "weighted" else jnp.ones(T)
+    moves = {"hidden": mtl.combine(wanted, stack), "heads": mtl.combine(of_heads, rows["heads"])}
+    found = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    jax.tree.map(
+        lambda p, g, got: np.testing.assert_allclose(got, p - 0.1 * g, rtol=1e-4, atol=1e-5),
+        start,
+        moves,
+        found,
+    )
+
+
 class Stateful(nnx.Module):
     """Everything that a forward pass of NNX changes."""
 

@@ -8,7 +8,7 @@ import pytest
 
 import mtl_optax as mtl
 from mtl_optax._task_gradients import passes
-from tests.common import optimised
+from tests.common import one_step, optimised
 
 T = 3
 
@@ -260,12 +260,12 @@ def test_both_ways_agree_when_every_task_sees_the_same_batch():
     )
 
 
-@pytest.mark.parametrize("of", ["value_and_task_grads", "streamed_value_and_grad"])
+@pytest.mark.parametrize("way", ["stacked", "rows"])
 @pytest.mark.parametrize(
     ("kernel", "num_tasks", "looped"),
     [((3, 3, 1, 2), 3, False), ((3, 3, 1, 2), passes._FEW_TASKS + 1, True), ((16, 2), 3, True)],
 )
-def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monkeypatch):
+def test_convolutions_are_kept_out_of_loops(way, kernel, num_tasks, looped, monkeypatch):
     """XLA runs them many times slower there, on the CPU; other large models do go in turn."""
     monkeypatch.setattr(passes, "LARGE", 0)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 1)), jnp.float32)
@@ -285,11 +285,11 @@ def test_convolutions_are_kept_out_of_loops(of, kernel, num_tasks, looped, monke
 
     kernel = jnp.full(kernel, 0.1, jnp.float32)
     wanted = jax.vmap(lambda w: jax.grad(lambda k: losses(k)[0] / weights[0] * w)(kernel))(weights)
-    if of == "value_and_task_grads":
+    if way == "stacked":
         step, arguments = jax.jit(mtl.value_and_task_grads(losses)), (kernel,)
     else:
         method = mtl.gradnorm(num_tasks)
-        step = jax.jit(mtl.streamed_value_and_grad(losses, method))
+        step = jax.jit(one_step(losses, method, way)[0])
         arguments, wanted = (kernel, method.init(kernel)), wanted.sum(axis=0)
     assert ("stablehlo.while" in step.lower(*arguments).as_text()) == looped
     np.testing.assert_allclose(step(*arguments)[1], wanted, rtol=1e-4, atol=1e-6)

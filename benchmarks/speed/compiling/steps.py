@@ -13,7 +13,7 @@ import mtl_optax as mtl
 from benchmarks.speed.compiling.costs import ADAM, Program, costs, with_adam
 
 BY_HAND = "equal weighting by hand"
-STACKED, ONE_PASS = "stacked", "one pass"
+STACKED, TAPS, ONE_PASS = "stacked", "taps", "one pass"
 ROWS, INPUTS, WIDTH = 32, 16, 32
 
 
@@ -26,10 +26,9 @@ def measure(
         programs = {BY_HAND: _by_hand(num_tasks)}
         labels = {}
         for method in methods:
-            for way, make in ((STACKED, _stacked), (ONE_PASS, _one_pass)):
-                if way == STACKED or mtl.method_info(method).reads <= {"losses"}:
-                    labels[f"{method}, {way}"] = (method, way)
-                    programs[f"{method}, {way}"] = make(method, num_tasks)
+            for way in ways(method):
+                labels[f"{method}, {way}"] = (method, way)
+                programs[f"{method}, {way}"] = _step(method, num_tasks, way)
         found = costs(programs, rounds=rounds, title=f"steps, T = {num_tasks}", console=console)
         hand = found[BY_HAND]
         for label, cost in found.items():
@@ -60,15 +59,16 @@ def _by_hand(num_tasks: int) -> Program:
     return Program(step, (params, ADAM.init(params), _batch(num_tasks)))
 
 
-def _stacked(name: str, num_tasks: int) -> Program:
-    """All task gradients to the method, and its update to Adam."""
+def _step(name: str, num_tasks: int, way: str) -> Program:
+    """Task gradients to the method, and its update to Adam."""
     chain = with_adam(name, num_tasks)
+    gather = mtl.value_and_task_grads(_losses, stacked=way == STACKED)
 
     def step(params: PyTree, state: PyTree, batch: PyTree, query: PyTree | None) -> Any:
-        losses, grads = mtl.value_and_task_grads(_losses)(params, batch)
+        losses, grads = gather(params, batch)
         extra = {}
         if query is not None:
-            extra["query_gradients"] = mtl.value_and_task_grads(_losses)(params, query)[1]
+            extra["query_gradients"] = gather(params, query)[1]
         updates, state = chain.update(grads, state, params, task_losses=losses, **extra)
         return optax.apply_updates(params, updates), state, losses
 
@@ -77,19 +77,12 @@ def _stacked(name: str, num_tasks: int) -> Program:
     return Program(step, (params, chain.init(params), batch, query))
 
 
-def _one_pass(name: str, num_tasks: int) -> Program:
-    """The gradient of the weighted loss, for methods that read losses alone."""
-    method = mtl.get(name, num_tasks)
-    weighted = mtl.weighted_value_and_grad(_losses, method)
-
-    def step(params: PyTree, state: PyTree, batch: PyTree) -> Any:
-        losses, grads, of_method = weighted(params, state[0], batch)
-        updates, of_adam = ADAM.update(grads, state[1], params)
-        return optax.apply_updates(params, updates), (of_method, of_adam), losses
-
-    params = _params(num_tasks)
-    state = method.init(params), ADAM.init(params)
-    return Program(step, (params, state, _batch(num_tasks)))
+def ways(method: str) -> tuple[str, ...]:
+    """Those that make a difference to the method."""
+    info = mtl.method_info(method)
+    if not info.is_weighting:
+        return (STACKED,)
+    return STACKED, ONE_PASS if info.reads <= {"losses"} else TAPS
 
 
 def _params(num_tasks: int) -> PyTree:
