@@ -42,7 +42,8 @@ def per_task(
         >>> clip = mtl.per_task(2, optax.clip_by_global_norm(1.0))
         >>> tx = optax.chain(clip, mtl.sum_tasks(2))
         >>> gradients = jnp.array([[3.0, 4.0], [0.0, 0.5]])
-        >>> updates, _ = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, _ = tx.update(gradients, tx.init(params), params)
         >>> print([round(float(u), 3) for u in updates])
         [0.6, 1.3]
     """
@@ -56,9 +57,10 @@ def lifted_as(
 ) -> optax.GradientTransformationExtraArgs:
     """Is `per_task`, for errors to be about the function called `name`."""
     lifted = optax.with_extra_args_support(transformation)
+    contract = _contract.Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> PerTaskState:
-        _contract.declare(name, num_tasks)
+        contract.start(params)
         return PerTaskState(jax.vmap(lifted.init, in_axes=None, axis_size=num_tasks)(params))
 
     def update_fn(
@@ -69,7 +71,7 @@ def lifted_as(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, PerTaskState]:
-        _contract.check_step(name, num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         updates, inner = jax.vmap(lambda g, s: lifted.update(g, s, params, **extra))(
             task_gradients, state.inner
         )
@@ -133,7 +135,8 @@ def on_shared(
         Gradients point up the loss and an optimiser's steps down, so that one of the two parts
         would climb if the other is of another kind. AdaTask with gradients passed through to the
         heads is an error; so is any other pair where the two turn gradients of ones in opposite
-        directions, found out when `update` is first traced.
+        directions, found out when `update` is first traced. So heads may have `optax.scale(-lr)`,
+        which is gradient descent, beside an optimiser, and not beside a method that is none.
 
     Example:
         >>> import jax, jax.numpy as jnp, mtl_optax as mtl

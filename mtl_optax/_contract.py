@@ -10,6 +10,9 @@ import itertools
 import math
 import numbers
 import re
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -235,20 +238,67 @@ def _meant_argument(given: str) -> str | None:
     return near[0] if near else None
 
 
-def check_step(
-    method: str,
-    num_tasks: int,
-    task_gradients: Any,
-    params: Any | None,
-    extra: Mapping[str, Any],
-) -> None:
-    """Checks what every `update` is given.
+class Contract:
+    """What one transformation of task gradients is made for, and what it checks at every step.
 
-    Without `params`, gradients of the parameters' own shapes pass wherever their leading axes
-    happen to be `num_tasks`.
+    It remembers the shapes of the parameters that `init` was given, so that an `update` that is
+    not given them is checked against those.
     """
-    check_extra(method, extra)
-    check_task_gradients(method, num_tasks, task_gradients, params)
+
+    def __init__(self, method: str, num_tasks: int, reads: Iterable[str] = ()) -> None:
+        self._method, self._num_tasks, self._reads = method, num_tasks, frozenset(reads)
+        self._seen: dict[Any, set[tuple[tuple[int, ...], ...]]] = {}
+
+    def start(self, params: Any) -> None:
+        """Is called by every `init`."""
+        check_arrays(self._method, params)
+        declare(self._method, self._num_tasks, self._reads)
+        leaves, structure = jax.tree.flatten(params)
+        shapes = tuple(tuple(getattr(leaf, "shape", ())) for leaf in leaves)
+        self._seen.setdefault(structure, set()).add(shapes)
+
+    def check_step(self, task_gradients: Any, params: Any | None, extra: Mapping[str, Any]) -> None:
+        """Checks what every `update` is given."""
+        check_extra(self._method, extra)
+        check_task_gradients(self._method, self._num_tasks, task_gradients, params)
+        if params is None:
+            told = self._told_by_init(task_gradients)
+            check_task_gradients(self._method, self._num_tasks, task_gradients, told)
+
+    def _told_by_init(self, task_gradients: Any) -> Any | None:
+        """Returns the parameters' shapes if the gradients have them, and so are not stacked.
+
+        Warns where nothing tells: gradients of the parameters' own shapes pass, and lose their
+        leading axis, wherever that happens to be `num_tasks`. Ranks decide, because inside
+        `jax.shard_map` the shapes are those of a piece.
+        """
+        structure: Any
+        leaves, structure = jax.tree.flatten(task_gradients)
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        seen = self._seen.get(structure, set())
+        if any(all(len(g) == len(p) + 1 for g, p in zip(shapes, of, strict=True)) for of in seen):
+            return None
+        for of in seen:
+            if any(g == p for g, p in zip(shapes, of, strict=True)):
+                return structure.unflatten(jax.ShapeDtypeStruct(p, jnp.float32) for p in of)
+        warn(
+            f"{self._method}: params is missing, and init of this transformation has seen none of "
+            "this structure and these ranks. So nothing tells task gradients from gradients of "
+            f"one loss whose leading axes happen to be num_tasks={self._num_tasks}. Pass params: "
+            "tx.update(task_gradients, state, params)."
+        )
+        return None
+
+
+_BETWEEN = {"contextlib", "functools", "jax", "jaxtyping", "mtl_optax", "optax"}
+
+
+def warn(message: str) -> None:
+    """Warns at the user's line, where Python shows it once, whatever lies between."""
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    packages = (str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames)
+    level = next((n for n, package in enumerate(packages, 2) if package not in _BETWEEN), 2)
+    warnings.warn(message, stacklevel=level)
 
 
 def check_task_gradients(
@@ -320,19 +370,25 @@ def check_params(caller: str, params: Any) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{caller}: params has no array leaves to differentiate, got {params!r}.")
+    check_arrays(caller, params)
     for path, leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"{caller}: {leaf_name('params', path)} has dtype "
+                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
+                "other values out of the differentiated argument."
+            )
+
+
+def check_arrays(caller: str, params: Any) -> None:
+    """Raises unless every leaf is an array or a number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, numbers.Number) and not hasattr(leaf, "dtype"):
             raise TypeError(
                 f"{caller}: {leaf_name('params', path)} is no array but {type(leaf).__name__} "
                 f"{leaf!r}. Differentiate the arrays alone: in Equinox, params, static = "
                 "eqx.partition(model, eqx.is_inexact_array), and eqx.combine(params, static) in "
                 "the loss function."
-            )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise TypeError(
-                f"{caller}: {leaf_name('params', path)} has dtype "
-                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
-                "other values out of the differentiated argument."
             )
 
 
@@ -403,7 +459,8 @@ def check_real_array(method: str, name: str, value: Any) -> None:
 def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
     """Returns the real dtype to compute in: float64 if any array has its digits, else float32."""
     double = (jnp.float64, jnp.complex128)
-    return jnp.dtype(jnp.float64 if any(a.dtype in double for a in arrays) else jnp.float32)
+    wide = any(jnp.result_type(array) in double for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 def as_key(method: str, key: Any) -> Key[Array, ""]:

@@ -100,16 +100,18 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = optax.chain(mtl.track_conflict(2), mtl.pcgrad(2), optax.sgd(0.1))
         >>> gradients = jnp.array([[1.0, 0.0], [-3.0, 4.0]])
-        >>> _, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> _, state = tx.update(gradients, tx.init(params), params)
         >>> print(optax.tree_utils.tree_get(state, "conflicting"))
         1.0
         >>> print(optax.tree_utils.tree_get(state, "cosines")[0, 1].round(3))
         -0.6
     """
     _contract.check_num_tasks("track_conflict", num_tasks)
+    contract = _contract.Contract("track_conflict", num_tasks)
 
     def init_fn(params: optax.Params) -> Conflict:
-        _contract.declare("track_conflict", num_tasks)
+        contract.start(params)
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
         state = Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
         return varying_like(state, params)
@@ -123,7 +125,7 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         **extra: Any,
     ) -> tuple[optax.Updates, Conflict]:
         del state
-        _contract.check_step("track_conflict", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         mask = _contract.check_mask("track_conflict", num_tasks, task_mask)
         held = scaled_gram(task_gradients, mask)
         shares, unit = relative(held)
@@ -187,17 +189,19 @@ def track_dominance(
         ...     mtl.split_step(2, optax.rmsprop(0.1)), mtl.track_dominance(2), mtl.sum_tasks(2)
         ... )
         >>> gradients = jnp.array([[3.0, 1.0], [1.0, 1.0]])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
         >>> squares = optax.tree_utils.tree_get(state, "squares")
         >>> print((100 * mtl.dominance_ratio(squares)).round())
         [[90. 50.]
          [10. 50.]]
     """
     _contract.check_num_tasks("track_dominance", num_tasks)
+    contract = _contract.Contract("track_dominance", num_tasks)
     _contract.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
-        _contract.declare("track_dominance", num_tasks)
+        contract.start(params)
         real = as_real(params)
         return DominanceState(stacked_zeros(num_tasks, real, _contract.at_least_float32))
 
@@ -209,7 +213,7 @@ def track_dominance(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DominanceState]:
-        _contract.check_step("track_dominance", num_tasks, task_steps, params, extra)
+        contract.check_step(task_steps, params, extra)
         mask = _contract.check_mask("track_dominance", num_tasks, task_mask)
 
         def average(old: Array, step: Array) -> Array:
@@ -367,18 +371,20 @@ def split_step(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.split_step(2, optax.adam(0.1), momentum=0.9)
         >>> gradients = jnp.array([[3.0, 1.0], [1.0, -2.0]])
-        >>> print(tx.update(gradients, tx.init(jnp.zeros(2)))[0].round(3))
+        >>> params = jnp.zeros(2)
+        >>> print(tx.update(gradients, tx.init(params), params)[0].round(3))
         [[-0.075 -0.1  ]
          [-0.025  0.2  ]]
     """
     _contract.check_num_tasks("split_step", num_tasks)
+    contract = _contract.Contract("split_step", num_tasks)
     _contract.check_optimizer("split_step", "optimizer", optimizer)
     if momentum is not None:
         _contract.check_number("split_step", "momentum", momentum, low=0, high=1, open_high=True)
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
-        _contract.declare("split_step", num_tasks)
+        contract.start(params)
         zeros = lambda: stacked_zeros(num_tasks, as_real(params), _contract.at_least_float32)
         moments = () if momentum is None else zeros()
         return SplitStepState(joint.init(params), moments)
@@ -391,7 +397,7 @@ def split_step(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SplitStepState]:
-        _contract.check_step("split_step", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         mask = _contract.check_mask("split_step", num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         summed = combine(jnp.ones(num_tasks, jnp.float32), task_gradients)

@@ -137,6 +137,12 @@ def nnx_value_and_task_grads(
             return losses, (aux, split(copy, *filters)[2])
 
         params = chosen.get("model", {})
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                f"{name}: model must be an nnx.Module with variables that are differentiated "
+                f"(wrt={wrt or nnx.Param!r}), got {type(model).__name__}. For a plain tree of "
+                "parameters use value_and_task_grads."
+            )
         _contract.check_params(name, params)
         losses, (aux, variables), gradients = _losses_and_gradients(
             name, on_a_copy, params, True, shared

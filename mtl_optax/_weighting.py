@@ -202,8 +202,9 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         ...     mtl.stateless("inverse_loss", 2, frozenset({"losses"}), inverse_loss)
         ... )
         >>> gradients = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> state = tx.init(jnp.zeros(2))
-        >>> updates, state = tx.update(gradients, state, task_losses=jnp.array([2.0, 4.0]))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(gradients, state, params, task_losses=jnp.array([2.0, 4.0]))
         >>> updates
         Array([0.5 , 0.25], dtype=float32)
     """
@@ -220,9 +221,11 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             f"{name}: reads must be a subset of {sorted(_READS)}, got {sorted(unknown)} too."
         )
 
+    arguments = {"task_losses"} if "losses" in weighting.reads else set()
+    contract = _contract.Contract(name, num_tasks, arguments)
+
     def init_fn(params: optax.Params) -> WeightingState:
-        arguments = ["task_losses"] if "losses" in weighting.reads else []
-        _contract.declare(name, num_tasks, arguments)
+        contract.start(params)
         state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
         return varying_like(state, params)
 
@@ -235,7 +238,7 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, WeightingState]:
-        _contract.check_step(name, num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
         result, weights, state = weigh(weighting, evidence, state)
         if task_mask is not None:

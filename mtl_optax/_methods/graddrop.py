@@ -33,8 +33,9 @@ def graddrop(
         combine: if False, return the masked rows, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: sum. It is not linear in the gradients, so it has no task weights.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: sum. It is not linear in the gradients,
+        so it has no task weights.
 
     When not to use:
         Where tasks differ in scale: the sign of the larger gradient is kept nearly always. With
@@ -52,16 +53,17 @@ def graddrop(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.graddrop(2, key=1)
         >>> gradients = jnp.array([[1.0, 1.0, 1.0], [2.0, -2.0, -2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(3)))[0]
+        >>> params = jnp.zeros(3)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([ 3.,  1., -2.], dtype=float32)
     """
     _contract.check_num_tasks("graddrop", num_tasks)
+    contract = _contract.Contract("graddrop", num_tasks)
     _contract.check_number("graddrop", "leak", leak, low=0, high=1)
     draws = Draws("graddrop", key)
 
     def init_fn(params: optax.Params) -> RandomState:
-        del params
-        _contract.declare("graddrop", num_tasks)
+        contract.start(params)
         return draws.init()
 
     def update_fn(
@@ -72,7 +74,7 @@ def graddrop(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, RandomState]:
-        _contract.check_step("graddrop", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         if task_mask is not None:
             mask = _contract.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)

@@ -77,10 +77,11 @@ def layerwise_adatask(
         combine: if False, return the tasks' own steps, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`: final
-        updates, the learning rate included; an optimiser behind them would climb. T equal
-        tasks make T times the step of one. Scale: that of the steps of RMSProp, whatever the
-        gradients'. With heads: `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`: final updates, the learning rate included; an
+        optimiser behind them would climb. T equal tasks make T times the step of one. Scale: that
+        of the steps of RMSProp, whatever the gradients'. With heads:
+        `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
 
     When not to use:
         Where a layer mixes parameters of which some are a task's own: one whose gradient exceeds
@@ -121,9 +122,10 @@ def layerwise_adatask(
     if group is not None:
         _contract.check_callable(name, "group", group)
     _contract.check_choice(name, "total", total, get_args(Total))
+    contract = _contract.Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
-        _contract.declare(name, num_tasks)
+        contract.start(params)
         layers = len(set(_contract.layer_names(name, params, group)))
         zeros = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
         return LayerwiseAdaTaskState(
@@ -140,7 +142,7 @@ def layerwise_adatask(
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LayerwiseAdaTaskState]:
-        _contract.check_step(name, num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         mask = _contract.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         rows, structure = jax.tree.flatten(as_real(task_gradients))
