@@ -1,12 +1,16 @@
 """Every method and every way lowers for CPU, CUDA and TPU, where there is no such device."""
 
+import functools
+
 import jax
 import jax.export
 import jax.numpy as jnp
+import optax
 import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, inputs, make, step
+from tests.test_eager import FEW, OPTIONS
 from tests.test_gradients import SHARED, T, batch, features, losses_of, params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,17 +24,19 @@ def lower(fun, *examples):
     return exported
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_lowers(name):
-    tx, given = make(name, T), inputs(T)
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in METHODS), *OPTIONS], ids=str
+)
+def test_a_method_lowers(name, options):
+    tx, given = make(name, FEW, **options), inputs(FEW)
     state = tx.init(given.params)
     exported = lower(lambda state, given: step(tx, state, given), state, given)
     wanted = jax.tree.structure((given.params, state))
     assert exported.out_tree == wanted
 
 
-def stacked(method):
-    tx = mtl.on_shared(method, SHARED)
+def stacked(method, **heads):
+    tx = mtl.on_shared(method, SHARED, **heads)
 
     def way(p, state, data):
         losses, gradients = mtl.value_and_task_grads(losses_of, shared=SHARED)(p, data)
@@ -57,6 +63,8 @@ def at_features(method):
     ("way", "method"),
     [
         (stacked, mtl.nash_mtl(T)),
+        (functools.partial(stacked, heads="weighted", head_tasks=0), mtl.uw(T)),
+        (functools.partial(stacked, heads=optax.sgd(1.0)), mtl.adatask(T, optax.sgd(1.0))),
         (losses_only, mtl.bandit_mtl(T)),
         (streamed, mtl.mgda(T)),
         (streamed, mtl.gradnorm(T)),
