@@ -105,7 +105,7 @@ NUMBER = re.compile(r"-?\b\d+(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)")
 
 def check_output(printed, said):
     """What a page says its blocks print, they print, but for digits that machines differ in."""
-    words = lambda text: NUMBER.sub("#", text).split()
+    words = lambda text: "".join(NUMBER.sub("#", text).split())
     assert words(printed) == words(said), printed
     numbers = lambda text: [float(number) for number in NUMBER.findall(text)]
     np.testing.assert_allclose(
