@@ -25,7 +25,9 @@ def lower(fun, *examples):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in METHODS), *OPTIONS], ids=str
+    ("name", "options"),
+    [*((name, {}) for name in METHODS), *OPTIONS, ("mgda", {"combine": False})],
+    ids=str,
 )
 def test_a_method_lowers(name, options):
     tx, given = make(name, FEW, **options), inputs(FEW)

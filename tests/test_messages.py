@@ -133,6 +133,8 @@ row("skip_nonfinite", lambda: mtl.skip_nonfinite(mtl.mgda(T), policy="drop_tasks
 row("skip_nonfinite", lambda: mtl.skip_nonfinite(mtl.mgda(T), max_consecutive=0), ValueError, "^skip_nonfinite: max_consecutive must be at least 1, got 0")
 row("skip_nonfinite", lambda: mtl.skip_nonfinite(optax.adam(0.1)).init(ONES), TypeError, "^skip_nonfinite: method must be .*optax.apply_if_finite")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 2, then=mtl.mgda(T)).init(WITH_A_FUNCTION), TypeError, NO_ARRAY.format("accumulate_task_gradients"))
+row("imtl", lambda: mtl.imtl("2", clip=-1.0), TypeError, "^imtl: num_tasks must be a Python int")
+row("tchebycheff", lambda: mtl.tchebycheff("2", weights=[1.0, 2.0]), TypeError, "^tchebycheff: num_tasks must be a Python int")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(2.0, 2, then=SGD), TypeError, "^accumulate_task_gradients: num_tasks must be a Python int, got 2.0")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 0, then=SGD), ValueError, "^accumulate_task_gradients: every_k must be at least 1, got 0")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 2), TypeError, "^accumulate_task_gradients: then is missing.*then=optax.chain")

@@ -180,6 +180,7 @@ def _loss_scales(
     Callable[[Evidence, LearnedScalars], tuple[Float[Array, " T"], LearnedScalars]],
 ]:
     """Makes the start of `s`, and the step that returns `e^s` and learns from the losses."""
+    _contract.check_num_tasks(method, num_tasks)
     optimizer = default_adam(1e-3) if optimizer is None else optimizer
     _contract.check_optimizer(method, "optimizer", optimizer)
     _contract.check_number(method, "clip", clip, low=0, open_low=True)

@@ -68,6 +68,7 @@ def tchebycheff(
         >>> print(tx.update(jnp.eye(3), state, params, task_losses=jnp.array([2.0, 1.0, 2.0]))[0])
         [0.5 0.  0.5]
     """
+    _contract.check_num_tasks("tchebycheff", num_tasks)
     scale = _contract.check_vector("tchebycheff", "weights", weights, num_tasks, positive=True)
     origin = _contract.check_vector("tchebycheff", "reference", reference, num_tasks)
     if smooth is not None:
