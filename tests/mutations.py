@@ -615,9 +615,14 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if not jax.tree.leaves(mask):",
         ),
         (
+            "gradients of the parameters' own shapes pass without params",
+            "if any(g == p for g, p in zip(shapes, of, strict=True)):",
+            "if all(g != p for g, p in zip(shapes, of, strict=True)):",
+        ),
+        (
             "one float64 among others is float32",
-            "jnp.float64 if any(a.dtype",
-            "jnp.float64 if all(a.dtype",
+            "wide = any(jnp.result_type(array)",
+            "wide = all(jnp.result_type(array)",
         ),
         (
             "losses keep half precision",
