@@ -2,19 +2,18 @@
 
 Run ``python -m benchmarks --help``. What hangs on what, from the bottom up:
 
-* `methods`, `errors`, `writing`, `command`, `protocol`: what commands need before they work.
+* `methods`, `errors`, `writing`, `command`, `train.protocol`: what commands need before they work.
   Modules that hold options stop here, and import what is slow where they use it;
 * `data`, `models`: what is trained on, and what is trained, each on its own;
-* `problem`: what a suite hands over, `problems`: several of these at length; `recipes`: how a
-  method trains on it; `training`: one method, several trainings at once; `checkpoints`: those that
-  are not finished;
-* `cells`: finished (method, seed) pairs as JSON files; `experiment`: the protocol that makes them;
-* `summary`, `report`, `pictures`: what is shown of finished cells; `reporting`: all on one page;
-* `suite`: the options of all suites, and how the parts above follow one another; `suites`: one
-  small file each; `sweeping`: a suite over one number;
-* `toy`: a suite of its own kind, on two losses of two parameters; `speed`: time and memory;
-  `compiling`: what comes before the first step;
-* `papers`: what the papers report, to print beside ours;
-* `peers`: the numbers of other libraries that the tests compare with;
-* `listing`: what there is to run.
+* `train`: what a suite hands over (`problem`), how a method trains on it (`recipes`), several
+  trainings at once (`training`), those that are not finished (`checkpoints`), and the protocol
+  that makes cells of them (`experiment`);
+* `results`: cells, which are finished (method, seed) pairs as JSON files, and figures of them;
+* `show`: the table, pictures and the page of results, beside what the papers report;
+* `suite`: the options of all suites, and how the parts above follow one another; `sweep`: a suite
+  over one number;
+* `suites`: one small file each; `problems`: their parts, where these are long or shared;
+* `toy`: a suite of its own kind, on two losses of two parameters;
+* `speed`: time and memory, beside other libraries; `speed.compiling`: what comes before the first
+  step.
 """

@@ -12,14 +12,14 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Command
-from benchmarks.compiling.command import Compile
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.listing import method_list, suite_list
-from benchmarks.reporting.command import Report
+from benchmarks.show.command import Report
+from benchmarks.show.listing import method_list, suite_list
 from benchmarks.speed.command import Speed
+from benchmarks.speed.compiling.command import Compile
 from benchmarks.suite import Suite
 from benchmarks.suites import SUITES
-from benchmarks.sweeping.command import sweep_of
+from benchmarks.sweep import sweep_of
 from benchmarks.toy.command import Toy
 
 COMMANDS: tuple[type[Suite] | type[Toy], ...] = (*SUITES, Toy)

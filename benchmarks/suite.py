@@ -20,12 +20,12 @@ from rich.progress import Progress as Bar
 from benchmarks.command import Command, Methods, Switch
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES, check_names, registry
-from benchmarks.protocol import Progress, Protocol, Row
+from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
 if TYPE_CHECKING:
-    from benchmarks.cells import Cell
-    from benchmarks.problem import Problem
+    from benchmarks.results.cells import Cell
+    from benchmarks.train.problem import Problem
 
 PresetName = Literal["quick", "paper"]
 _either = tyro.conf.create_mutex_group(required=False, title="finished cells")
@@ -120,8 +120,8 @@ class Suite(Command):
 
     def work(self) -> None:
         """Train what is missing, print the table, draw the pictures."""
-        from benchmarks.pictures import draw
-        from benchmarks.report import show
+        from benchmarks.show.pictures import draw
+        from benchmarks.show.table import show
 
         methods = dict.fromkeys([*BASELINES, *(self.methods or registry())])
         cells = self.train([Row(method) for method in methods], self.folder)
@@ -157,8 +157,8 @@ class Suite(Command):
 
     def train(self, rows: Sequence[Row], folder: Path) -> "dict[str, list[Cell]]":
         """The cells of these rows, trained where ``folder`` has them not."""
-        from benchmarks.cells import Store
-        from benchmarks.experiment import run_cells
+        from benchmarks.results.cells import Store
+        from benchmarks.train.experiment import run_cells
 
         store = Store(folder)
         if self.fresh:

@@ -15,9 +15,9 @@ import time
 import jax
 
 from benchmarks.methods import EQUAL_WEIGHTING
-from benchmarks.reporting.gather import gather
-from benchmarks.reporting.tell import verdict
-from benchmarks.summary import Cells, change
+from benchmarks.results.gather import gather
+from benchmarks.results.summary import Cells, change
+from benchmarks.show.tell import verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"

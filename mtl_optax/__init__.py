@@ -15,14 +15,14 @@ like the parameters, and chains with any optax optimiser:
 from importlib import metadata as _metadata
 
 # Task gradients from loss functions.
-from mtl_optax._gradients import nnx_value_and_task_grads as nnx_value_and_task_grads
-from mtl_optax._gradients import per_task_value_and_grad as per_task_value_and_grad
-from mtl_optax._gradients import value_and_task_grads as value_and_task_grads
+from mtl_optax._task_gradients.nnx import nnx_value_and_task_grads as nnx_value_and_task_grads
+from mtl_optax._task_gradients.per_task import per_task_value_and_grad as per_task_value_and_grad
+from mtl_optax._task_gradients.stacked import value_and_task_grads as value_and_task_grads
 
 # Gradients of the weighted loss, without the stack of task gradients.
-from mtl_optax._weighted import feature_value_and_grad as feature_value_and_grad
-from mtl_optax._weighted import streamed_value_and_grad as streamed_value_and_grad
-from mtl_optax._weighted import weighted_value_and_grad as weighted_value_and_grad
+from mtl_optax._task_gradients.weighted import feature_value_and_grad as feature_value_and_grad
+from mtl_optax._task_gradients.weighted import streamed_value_and_grad as streamed_value_and_grad
+from mtl_optax._task_gradients.weighted import weighted_value_and_grad as weighted_value_and_grad
 
 # Methods that read nothing.
 from mtl_optax._methods.equal import mean_tasks as mean_tasks
@@ -62,23 +62,23 @@ from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
 
 # Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
-from mtl_optax._accumulation import accumulate_task_gradients as accumulate_task_gradients
-from mtl_optax._composition import on_shared as on_shared
-from mtl_optax._composition import per_task as per_task
-from mtl_optax._guards import skip_nonfinite as skip_nonfinite
+from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
+from mtl_optax._around.on_shared import on_shared as on_shared
+from mtl_optax._around.per_task import per_task as per_task
+from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite
+from mtl_optax._around.split_step import split_step as split_step
 
-# Looking on: conflict, dominance, numbers to log, and figures for results.
+# Diagnostics: conflict, dominance, numbers to log, and figures for results.
 from mtl_optax import metrics as metrics
-from mtl_optax._diagnostics import Conflict as Conflict
-from mtl_optax._diagnostics import conflict as conflict
-from mtl_optax._diagnostics import dominance_by_layer as dominance_by_layer
-from mtl_optax._diagnostics import dominance_histogram as dominance_histogram
-from mtl_optax._diagnostics import dominance_ratio as dominance_ratio
-from mtl_optax._diagnostics import split_step as split_step
-from mtl_optax._diagnostics import track_conflict as track_conflict
-from mtl_optax._diagnostics import track_dominance as track_dominance
-from mtl_optax._logging import scalars as scalars
-from mtl_optax._logging import task_weights as task_weights
+from mtl_optax._diagnostics.conflict import Conflict as Conflict
+from mtl_optax._diagnostics.conflict import conflict as conflict
+from mtl_optax._diagnostics.dominance import dominance_by_layer as dominance_by_layer
+from mtl_optax._diagnostics.dominance import dominance_histogram as dominance_histogram
+from mtl_optax._diagnostics.dominance import dominance_ratio as dominance_ratio
+from mtl_optax._diagnostics.conflict import track_conflict as track_conflict
+from mtl_optax._diagnostics.dominance import track_dominance as track_dominance
+from mtl_optax._diagnostics.scalars import scalars as scalars
+from mtl_optax._diagnostics.scalars import task_weights as task_weights
 
 # Adversarial parts of models with shared features.
 from mtl_optax import adversarial as adversarial
@@ -90,12 +90,12 @@ from mtl_optax._registry import get as get
 from mtl_optax._registry import list_methods as list_methods
 from mtl_optax._registry import method_info as method_info
 
-# For methods of your own, and for looking inside.
+# For methods of your own.
 from mtl_optax._gram import combine as combine
 from mtl_optax._gram import gram as gram
-from mtl_optax._weighting import Evidence as Evidence
-from mtl_optax._weighting import Weighting as Weighting
-from mtl_optax._weighting import from_weighting as from_weighting
-from mtl_optax._weighting import stateless as stateless
+from mtl_optax._frame import Evidence as Evidence
+from mtl_optax._frame import Weighting as Weighting
+from mtl_optax._frame import from_weighting as from_weighting
+from mtl_optax._frame import stateless as stateless
 
 __version__ = _metadata.version("mtl_optax")

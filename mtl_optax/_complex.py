@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtl_optax._contract import at_least_float32
+from mtl_optax._precision import at_least_float32
 
 
 def is_complex(leaf: Any) -> bool:

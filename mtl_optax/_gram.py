@@ -2,45 +2,34 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from mtl_optax._checks import check_real_array, check_stack
 from mtl_optax._complex import as_real, by_parts
-from mtl_optax._contract import at_least_float32, check_real_array, check_stack
-from mtl_optax._tracing import is_traced, varying_like
-
-HIGHEST = jax.lax.Precision.HIGHEST
+from mtl_optax._contractions import Units, as_matrix, leaf_product, may_be_sharded, on_mesh_of
+from mtl_optax._gram_on_cpu import (
+    LONG,
+    PAIRED_TASKS,
+    by_length,
+    joined,
+    products_in_blocks,
+    side_by_side,
+    sums_over_pairs,
+)
+from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
+from mtl_optax._tracing import is_traced
+from mtl_optax._trees import along_tasks
 
 # Up to here sums over tasks are written out: XLA then fuses them with what uses them.
 _FEW_TASKS = 16
 
-# Leaves are contracted together up to as many columns: every product has its price. Beyond, copying
-# them costs more.
-_JOINED = 4096
-# The CPU contracts leaves of as many columns in parts, shorter ones whole and several at once.
-_LONG = 32768
-# Up to here products of long leaves are sums over pairs of tasks, all in one pass over the rows: at
-# least about `_SUMS` at a time, for fewer wait for each other, in chains of at most `_CHAIN` terms,
-# for longer ones lose digits.
-_PAIRED_TASKS = 8
-_SUMS = 12
-_CHAIN = 1024
-# Products of more tasks go by blocks of as many entries, which XLA copies, as many at a time: it
-# spreads more than eight over the cores.
-_BLOCK = 65536
-_BLOCKS_AT_ONCE = 32
-
 # Where a task's squared norm lies in this range, the squares of its entries are normal numbers in
 # float32, for up to 1e13 of one size, and no sum has overflowed.
 _SAFE_SQUARE = (1e-24, 1e32)
-
-
-_Units: TypeAlias = tuple[Float[Array, " T"], Float[Array, " T"]] | None
 _Held = TypeVar("_Held")
 
 
@@ -83,31 +72,31 @@ def _own_products(task_gradients: Any) -> Float[Array, "T T"]:
     return _products(rows, rows)
 
 
-def _products(left: Any, right: Any, units: _Units = None) -> Float[Array, "T T"]:
+def _products(left: Any, right: Any, units: Units = None) -> Float[Array, "T T"]:
     """Computes `<l_s, r_t>` of two stacks of task gradients, each task's divided by its unit."""
     stacks = [jax.tree.leaves(left)]
     if left is not right:
         stacks.append(jax.tree.leaves(right))
     dtype = at_least_float32(*(leaf for stack in stacks for leaf in stack))
 
-    def whole(stacks: Any, units: _Units) -> Float[Array, "T T"]:
-        return _sum([_product(*pair, dtype, units) for pair in _pairs(stacks)])
+    def whole(stacks: Any, units: Units) -> Float[Array, "T T"]:
+        return _sum([leaf_product(*pair, dtype, units) for pair in _pairs(stacks)])
 
-    def on_cpu(stacks: Any, units: _Units) -> Float[Array, "T T"]:
+    def on_cpu(stacks: Any, units: Units) -> Float[Array, "T T"]:
         if units is not None:  # XLA copies what it divides.
-            return _products_in_blocks(_pairs(stacks), dtype, units)
-        short, long = zip(*map(_by_length, stacks), strict=True)
+            return products_in_blocks(_pairs(stacks), dtype, units)
+        short, long = zip(*map(by_length, stacks), strict=True)
         parts = [whole(short, None)] if short[0] else []
-        if len(long[0][0]) <= _PAIRED_TASKS:
-            parts.append(_sums_over_pairs(_pairs(long), dtype))
+        if len(long[0][0]) <= PAIRED_TASKS:
+            parts.append(sums_over_pairs(_pairs(long), dtype))
         else:
-            parts.append(_products_in_blocks(_pairs(long), dtype, None))
+            parts.append(products_in_blocks(_pairs(long), dtype, None))
         return _sum(parts)
 
-    if _may_be_sharded():
+    if may_be_sharded():
         return whole(stacks, units)
-    stacks = [_joined(stack) for stack in stacks]
-    if units is None and all(leaf.shape[1] < _LONG for leaf in stacks[0]):
+    stacks = [joined(stack) for stack in stacks]
+    if units is None and all(leaf.shape[1] < LONG for leaf in stacks[0]):
         return whole(stacks, None)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
 
@@ -120,153 +109,9 @@ def _sum(products: Sequence[Float[Array, "T T"]]) -> Float[Array, "T T"]:
     return jnp.sum(jnp.concatenate(products, axis=1).reshape(num_tasks, -1, num_tasks), axis=1)
 
 
-def _joined(leaves: Sequence[Array]) -> list[Float[Array, "T _"]]:
-    """Makes matrices of the leaves, one of neighbours that have few columns together."""
-    groups: list[list[Float[Array, "T _"]]] = []
-    room = 0
-    for matrix in map(_as_matrix, leaves):
-        if not groups or matrix.shape[1] > room:
-            groups.append([])
-            room = _JOINED
-        room -= matrix.shape[1]
-        groups[-1].append(matrix)
-    return [_side_by_side(group) for group in groups]
-
-
-def _side_by_side(matrices: Sequence[Float[Array, "T _"]]) -> Float[Array, "T _"]:
-    if len(matrices) == 1:
-        return matrices[0]
-    if len({matrix.dtype for matrix in matrices}) > 1:
-        dtype = at_least_float32(*matrices)
-        matrices = [matrix.astype(dtype) for matrix in matrices]
-    return jnp.concatenate(matrices, axis=1)
-
-
-def _by_length(
-    matrices: Sequence[Float[Array, "T _"]],
-) -> tuple[list[Float[Array, "T _"]], list[Float[Array, "T _"]]]:
-    """Returns the matrices that the CPU contracts whole, and the long ones."""
-    short = [matrix for matrix in matrices if matrix.shape[1] < _LONG]
-    return short, [matrix for matrix in matrices if matrix.shape[1] >= _LONG]
-
-
 def _pairs(stacks: Sequence[Sequence[Array]]) -> list[tuple[Array, Array]]:
     """Pairs the leaves of two stacks, or those of one with themselves."""
     return list(zip(stacks[0], stacks[-1], strict=True))
-
-
-def _may_be_sharded() -> bool:
-    """Whether arrays may lie on several devices: then slices of them could cost a gather."""
-    return jax.device_count() > 1
-
-
-def _product(left: Array, right: Array, dtype: Any, units: _Units) -> Float[Array, "T T"]:
-    if units is not None:
-        left = left.astype(dtype) / along_tasks(units[0], left)
-        right = right.astype(dtype) / along_tasks(units[1], right)
-    elif left.dtype != right.dtype:
-        left, right = left.astype(dtype), right.astype(dtype)
-    # Contracting all trailing axes at once, rather than reshaping to (T, n) first, lets a sharded
-    # leaf be contracted where it lies.
-    axes = tuple(range(1, left.ndim))
-    return jax.lax.dot_general(
-        left,
-        right,
-        ((axes, axes), ((), ())),
-        precision=HIGHEST,
-        preferred_element_type=dtype,
-        out_sharding=_on_mesh_of(left, None, None),
-    )
-
-
-def _on_mesh_of(leaf: Array, *spec: Any) -> NamedSharding | None:
-    """Returns where a contraction puts its result, which JAX asks for where shardings are types."""
-    mesh = jax.typeof(leaf).sharding.mesh
-    explicit = AxisType.Explicit in mesh.axis_types
-    return NamedSharding(mesh, PartitionSpec(*spec)) if explicit else None
-
-
-def _as_matrix(leaf: Array) -> Float[Array, "T _"]:
-    shape = (leaf.shape[0], leaf.size // leaf.shape[0])
-    return jax.lax.reshape(leaf, shape, out_sharding=_on_mesh_of(leaf, None, None))
-
-
-def _products_in_blocks(
-    matrices: Sequence[tuple[Float[Array, "T _"], Float[Array, "T _"]]], dtype: Any, units: _Units
-) -> Float[Array, "T T"]:
-    """Computes the products in a loop, many blocks in each round.
-
-    XLA's own product of long rows runs on one core of a CPU, but it runs several at once.
-    """
-    entries = sum(left.size for left, _ in matrices)
-    at_once = _BLOCKS_AT_ONCE if units is None else 1  # Memory counts, speed does not: it is rare.
-    rounds = -(-entries // (at_once * _BLOCK))
-    # Blocks of each matrix in a round.
-    cuts = [max(1, -(-left.size // (rounds * _BLOCK))) for left, _ in matrices]
-
-    def product(index: int, start: Any, width: int) -> Float[Array, "T T"]:
-        columns = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, axis=1)
-        left, right = matrices[index]
-        return _product(columns(left), columns(right), dtype, units)
-
-    total: Any = jnp.zeros((), dtype)
-    blocks = []
-    for index, ((left, _), cut) in enumerate(zip(matrices, cuts, strict=True)):
-        width, rest = divmod(left.shape[1], rounds * cut)
-        total += product(index, left.shape[1] - rest, rest)
-        blocks += [(index, k, cut, width) for k in range(cut) if width]
-
-    def add_round(i: Array, total: Array) -> Array:
-        return total + sum(product(j, (i * cut + k) * width, width) for j, k, cut, width in blocks)
-
-    return jax.lax.fori_loop(0, rounds, add_round, varying_like(total, matrices))
-
-
-def _sums_over_pairs(
-    matrices: Sequence[tuple[Float[Array, "T _"], Float[Array, "T _"]]],
-    dtype: Any,
-) -> Float[Array, "T T"]:
-    """Computes the products of a few tasks row by row, on all cores and without copies."""
-    num_tasks = len(matrices[0][0])
-    symmetric = matrices[0][0] is matrices[0][1]
-    tasks = range(num_tasks)
-    pairs = [(s, t) for s in tasks for t in tasks if t <= s or not symmetric]
-    table = np.zeros((num_tasks, num_tasks), int)
-    for number, (s, t) in enumerate(pairs):
-        table[s, t] = number
-        if symmetric:
-            table[t, s] = number
-    strands = max(1, _SUMS // len(pairs))  # Sums of one pair.
-
-    def add(totals: Sequence[Array], terms: Sequence[Array]) -> list[Array]:
-        return [total + term for total, term in zip(totals, terms, strict=True)]
-
-    def rows(matrix: Array, chain: int) -> list[list[Float[Array, "chains terms"]]]:
-        used = matrix.shape[1] // (strands * chain) * chain
-        return [
-            [
-                jax.lax.slice(matrix, (task, k * used), (task + 1, (k + 1) * used))
-                .astype(dtype)
-                .reshape(-1, chain)
-                for k in range(strands)
-            ]
-            for task in range(num_tasks)
-        ]
-
-    rests = jnp.zeros((), dtype)
-    sums = []
-    for left, right in matrices:
-        size = left.shape[1]
-        lengths = range(_CHAIN, _CHAIN // 4, -1)
-        chain = next((n for n in lengths if size % (strands * n) == 0), _CHAIN)
-        if rest := size % (strands * chain):
-            rests += _product(left[:, -rest:], right[:, -rest:], dtype, None)
-        of_left = rows(left, chain)
-        of_right = of_left if symmetric else rows(right, chain)
-        products = [a * b for s, t in pairs for a, b in zip(of_left[s], of_right[t], strict=True)]
-        found = jax.lax.reduce(products, [jnp.zeros((), dtype)] * len(products), add, (1,))
-        sums.append(jnp.stack(found).reshape(len(pairs), -1))
-    return rests + jnp.sum(jnp.concatenate(sums, axis=1), axis=1)[table]
 
 
 @jax.jit
@@ -274,7 +119,7 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     """Computes the Gram matrix of the present tasks, safe at any scale of each gradient."""
     rows = as_real(task_gradients)
 
-    def held(products: Float[Array, "T T"], units: _Units) -> tuple[ScaledGram, Float[Array, " T"]]:
+    def held(products: Float[Array, "T T"], units: Units) -> tuple[ScaledGram, Float[Array, " T"]]:
         squares = jnp.diagonal(products)
         scale = power_of_two(jnp.sqrt(squares))
         matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
@@ -287,7 +132,7 @@ def _at_any_scale(
     left: Any,
     right: Any,
     mask: Bool[Array, " T"],
-    held: Callable[[Float[Array, "T T"], _Units], tuple[_Held, Float[Array, " T"]]],
+    held: Callable[[Float[Array, "T T"], Units], tuple[_Held, Float[Array, " T"]]],
 ) -> _Held:
     """Computes the products of the present tasks, again from divided stacks where not safe.
 
@@ -299,7 +144,7 @@ def _at_any_scale(
             and says how large the products are for each task.
     """
 
-    def compute(left: Any, right: Any, units: _Units) -> tuple[_Held, Float[Array, " T"]]:
+    def compute(left: Any, right: Any, units: Units) -> tuple[_Held, Float[Array, " T"]]:
         products = _products(left, right, units)
         return held(jnp.where(jnp.outer(mask, mask), products, 0.0), units)
 
@@ -321,10 +166,10 @@ def _at_any_scale(
 def _gathered(task_gradients: Any) -> list[Array]:
     """Joins all leaves but the long ones, where what is computed is rare and is to compile fast."""
     leaves = jax.tree.leaves(task_gradients)
-    if _may_be_sharded():
+    if may_be_sharded():
         return leaves
-    short, long = _by_length([_as_matrix(leaf) for leaf in leaves])
-    return [_side_by_side(short), *long] if short else long
+    short, long = by_length([as_matrix(leaf) for leaf in leaves])
+    return [side_by_side(short), *long] if short else long
 
 
 def gram_from_rows(
@@ -353,12 +198,6 @@ def relative(held: ScaledGram) -> tuple[Float[Array, " T"], Float[Array, ""]]:
     return jnp.where(present, held.scale / unit, 1), unit
 
 
-def root(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
-    """Returns the square root; zero, and with a derivative of zero, where `x` is not positive."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0 * x)
-
-
 class ScaledCrossGram(NamedTuple):
     """The inner products of two stacks of task gradients, held as `scale_s matrix_st`.
 
@@ -383,7 +222,7 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
     """
 
     def held(
-        products: Float[Array, "T T"], units: _Units
+        products: Float[Array, "T T"], units: Units
     ) -> tuple[ScaledCrossGram, Float[Array, " T"]]:
         factor: Any = 1
         if units is not None:
@@ -404,16 +243,6 @@ def _largest_entries(
     each = [jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)), initial=0) for g in leaves]
     largest = jnp.max(jnp.stack([entry.astype(dtype) for entry in each]), axis=0)
     return largest if mask is None else jnp.where(mask, largest, 0)
-
-
-def power_of_two(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
-    """Returns the largest power of two not above `x`, and one for zero and non-finite `x`.
-
-    It counts as a constant where derivatives are taken.
-    """
-    x = jax.lax.stop_gradient(x)
-    power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
-    return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
 
 
 def combine(weights: Float[Array, "*sums T"], task_gradients: Any) -> Any:
@@ -464,7 +293,7 @@ def fold_tasks(add: Callable[[Any, Array], Any], first: Callable[[Array], Any], 
 
 def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
     dtype = at_least_float32(coefficients, leaf)
-    if coefficients.ndim == 1 and len(leaf) <= _FEW_TASKS and not _may_be_sharded():
+    if coefficients.ndim == 1 and len(leaf) <= _FEW_TASKS and not may_be_sharded():
         terms = (coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t in range(len(leaf)))
         return functools.reduce(jnp.add, terms).astype(leaf.dtype)
     kept = (None,) * (coefficients.ndim - 1)
@@ -473,7 +302,7 @@ def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
         leaf.astype(dtype),
         (((coefficients.ndim - 1,), (0,)), ((), ())),
         precision=HIGHEST,
-        out_sharding=_on_mesh_of(leaf, *kept, *jax.typeof(leaf).sharding.spec[1:]),
+        out_sharding=on_mesh_of(leaf, *kept, *jax.typeof(leaf).sharding.spec[1:]),
     )
     return contracted.astype(leaf.dtype)
 
@@ -486,36 +315,6 @@ def weigh_rows(weights: Float[Array, " T"], task_gradients: Any) -> Any:
         return (along_tasks(weights, g).astype(dtype) * g.astype(dtype)).astype(g.dtype)
 
     return jax.tree.map(lambda g: by_parts(weigh, g), task_gradients)
-
-
-def select_tasks(mask: Bool[Array, " T"], present: Any, absent: Any) -> Any:
-    """Takes the rows of `present` where `mask` is true and those of `absent` elsewhere.
-
-    Both are pytrees of one structure with leaves `(T, ...)`.
-    """
-    return jax.tree.map(lambda p, a: jnp.where(along_tasks(mask, p), p, a), present, absent)
-
-
-def zero_absent(mask: Bool[Array, " T"], task_gradients: Any) -> Any:
-    """Sets the rows of absent tasks to zero, whatever they hold."""
-    return jax.tree.map(
-        lambda g: jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g)), task_gradients
-    )
-
-
-def stacked_zeros(num_tasks: int, params: Any, dtype_of: Callable[[Any], Any]) -> Any:
-    """Makes zeros `(T, *p.shape)` that are cut over devices as the parameters are."""
-
-    def zeros(p: Any) -> Array:
-        one = jnp.zeros_like(p, dtype=dtype_of(p))
-        return jnp.broadcast_to(one, (num_tasks, *one.shape))
-
-    return jax.tree.map(zeros, params)
-
-
-def along_tasks(values: Array, leaf: Array) -> Array:
-    """Reshapes per-task `values` `(T,)` to broadcast against a leaf `(T, ...)`."""
-    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
 
 
 def norms(task_gradients: Any) -> Float[Array, " T"]:

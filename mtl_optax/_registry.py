@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import optax
 
-from mtl_optax import _contract
-from mtl_optax._composition import Heads
+from mtl_optax import _checks
+from mtl_optax._around.on_shared import Heads
 from mtl_optax._methods.adatask import adatask
 from mtl_optax._methods.bandit_mtl import bandit_mtl
 from mtl_optax._methods.cagrad import cagrad
@@ -380,7 +380,7 @@ def method_info(name: str) -> MethodInfo:
     """Returns the registry's row of a method, or raises a ValueError that suggests a name."""
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(
-            f"mtl_optax has no method {name!r}.{_contract.did_you_mean(name, METHODS)} "
+            f"mtl_optax has no method {name!r}.{_checks.did_you_mean(name, METHODS)} "
             f"Methods: {', '.join(METHODS)}."
         )
     return METHODS[name]
@@ -419,7 +419,7 @@ def get(
         if key not in accepted:
             raise ValueError(
                 f"{name} has no hyper-parameter {key!r}."
-                f"{_contract.did_you_mean(key, accepted)} It takes: "
+                f"{_checks.did_you_mean(key, accepted)} It takes: "
                 f"{', '.join(p for p in accepted if p != 'num_tasks')}."
             )
     try:

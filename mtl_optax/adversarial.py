@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax import _checks
+from mtl_optax._precision import HIGHEST, at_least_float32
 from mtl_optax._tracing import varying_like
 
 Gate = Literal["always", "above", "below"]
@@ -78,7 +78,7 @@ def gradient_reversal(x: Any, strength: Any = 1.0) -> Any:
 
 
 def _check_scalar(caller: str, name: str, value: Any) -> None:
-    _contract.check_number(caller, name, value)
+    _checks.check_number(caller, name, value)
     if jnp.ndim(value):
         raise ValueError(
             f"{caller}: {name} must be a scalar, got shape {jnp.shape(value)}. For one {name} per "
@@ -160,7 +160,7 @@ def gated_reversal(
         [-1.2 -1.6]
         [-0. -0.]
     """
-    _contract.check_choice("gated_reversal", "gate", gate, get_args(Gate))
+    _checks.check_choice("gated_reversal", "gate", gate, get_args(Gate))
     loss = jnp.asarray(loss, float)  # Its value is the model's, and may be NaN.
     for name, value in (("loss", loss), ("threshold", threshold), ("strength", strength)):
         _check_scalar("gated_reversal", name, value)
@@ -215,15 +215,15 @@ def orthogonality_penalty(
         9.0
     """
     name = "orthogonality_penalty"
-    _contract.check_choice(name, "reduction", reduction, get_args(Reduction))
-    _contract.check_real_array(name, "shared", shared)
-    _contract.check_real_array(name, "private", private)
+    _checks.check_choice(name, "reduction", reduction, get_args(Reduction))
+    _checks.check_real_array(name, "shared", shared)
+    _checks.check_real_array(name, "private", private)
     if shared.ndim not in (2, 3) or shared.shape[:-1] != private.shape[:-1]:
         raise ValueError(
             f"{name}: shared and private must be (B, D) and (B, E), or (T, B, D) and (T, B, E), "
             f"got shapes {shared.shape} and {private.shape}: one row per text in both."
         )
-    dtype = _contract.at_least_float32(shared, private)
+    dtype = at_least_float32(shared, private)
     prepare = functools.partial(_prepare, center=center, normalize=normalize)
     left, right = prepare(shared.astype(dtype)), prepare(private.astype(dtype))
     squares = jnp.einsum("...bd,...be->...de", left, right, precision=HIGHEST) ** 2
@@ -271,7 +271,7 @@ def task_discriminator_loss(
         1.0986 1.0986
     """
     name = "task_discriminator_loss"
-    _contract.check_real_array(name, "logits", logits)
+    _checks.check_real_array(name, "logits", logits)
     if not hasattr(tasks, "dtype"):
         raise TypeError(f"{name}: tasks must be an array of integers, got {tasks!r}.")
     if logits.shape[:-1] != tasks.shape:
@@ -291,7 +291,7 @@ def task_discriminator_loss(
             f"{name}: where must be a boolean array of shape {tasks.shape}, True for a text that "
             f"counts, got {where!r}."
         )
-    logits = logits.astype(_contract.at_least_float32(logits))
+    logits = logits.astype(at_least_float32(logits))
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tasks)
     if where is None:
         return jnp.mean(losses)

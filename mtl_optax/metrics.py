@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mtl_optax._contract import at_least_float32
-from mtl_optax._gram import HIGHEST
+from mtl_optax._precision import HIGHEST, at_least_float32
 
 
 def delta_m(metrics: Any, baseline: Any, higher_is_better: Sequence[bool]) -> Float[Array, "..."]:

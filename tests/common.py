@@ -101,28 +101,6 @@ def relative_error(got: Any, wanted: Any) -> float:
     return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-300))
 
 
-def matrices() -> dict[str, np.ndarray]:
-    """Task gradients of many kinds, by name: every rank, degenerate, stationary, badly scaled."""
-    rng = np.random.default_rng(7)
-    kinds: dict[str, np.ndarray] = {}
-    for num_tasks in (1, 2, 3, 4):
-        kinds[f"gaussian {num_tasks}"] = rng.normal(size=(num_tasks, 17))
-    for rank in (1, 2, 3):
-        left, right = rng.normal(size=(4, rank)), rng.normal(size=(rank, 17))
-        kinds[f"rank {rank} of 4"] = left @ right
-        kinds[f"rank {rank} of 4, one sign"] = np.abs(left) @ right
-    base = rng.normal(size=(3, 17))
-    kinds["stationary"] = base - base.mean(0)
-    kinds["duplicated"] = base[[0, 0, 1, 2]]
-    kinds["identical"] = np.repeat(base[:1], 3, axis=0)
-    kinds["opposite"] = np.stack([base[0], -base[0]])
-    kinds["nearly parallel"] = base[:1] + 1e-3 * rng.normal(size=(3, 17))
-    kinds["one zero"] = np.concatenate([base[:2], np.zeros((1, 17))])
-    kinds["all zero"] = np.zeros((3, 17))
-    kinds["tasks 1e3 apart"] = base * np.array([[1.0], [1e3], [1e-3]])
-    return kinds
-
-
 def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
     given = inputs(matrix.shape[0])
     gradients = tree_gradients(jnp.asarray(matrix * scale, jnp.float32))

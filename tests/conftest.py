@@ -20,6 +20,8 @@ import jaxtyping
 import optax
 import pytest
 
+collect_ignore = ["peers/record.py"]  # It has no doctests, and needs torch.
+
 # A method must not lean on implicit broadcasting: user code may forbid it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -45,7 +45,7 @@ import time
 from typing import Any, Literal, NamedTuple, get_args
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMON = ("tests/test_contract.py", "tests/test_properties.py")
+COMMON = ("tests/every_method/test_contract.py", "tests/every_method/test_properties.py")
 EAGER = 20  # CPU seconds of the look without compiling.
 _EVERYWHERE = {"task", "tasks", "step", "that", "this", "with", "from", "test"}
 
@@ -74,6 +74,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the kind of key is forgotten", "(words, impl=self._kind)", "(words)"),
         ("a cast key is no key", "jnp.asarray(state.key).astype(jnp.uint32)", "state.key"),
+        ("a seed of True", " and not isinstance(key, bool):", ":"),
     ],
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
@@ -404,13 +405,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "problem.value(point) - lowest",
         ),
     ],
-    "mtl_optax/_powers.py": [
+    "mtl_optax/_precision.py": [
         (
             "zero is as large as one",
             "return jnp.where(x == 0, jnp.finfo(x.dtype).minexp, powers)",
             "return powers",
         ),
         ("the power overflows", "half = n // 2", "half = n"),
+        (
+            "one float64 among others is float32",
+            "wide = any(jnp.result_type(array)",
+            "wide = all(jnp.result_type(array)",
+        ),
     ],
     "mtl_optax/_solvers/kl_ball.py": [
         (
@@ -488,11 +494,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("every scale is safe", "_SAFE_SQUARE = (1e-24, 1e32)", "_SAFE_SQUARE = (0.0, 1e39)"),
         (
-            "half precision accumulates in itself",
-            "        preferred_element_type=dtype,\n",
-            "        preferred_element_type=left.dtype,\n",
-        ),
-        (
             "combine adds in the dtype of the gradients",
             "(coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t",
             "(coefficients[t].astype(leaf.dtype) * leaf[t] for t",
@@ -517,6 +518,16 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jax.lax.fori_loop(1, len(leaf), rest,",
             "jax.lax.fori_loop(0, len(leaf), rest,",
         ),
+    ],
+    "mtl_optax/_contractions.py": [
+        (
+            "half precision accumulates in itself",
+            "        preferred_element_type=dtype,\n",
+            "        preferred_element_type=left.dtype,\n",
+            ("tests/test_gram.py",),
+        ),
+    ],
+    "mtl_optax/_gram_on_cpu.py": [
         (
             "the rest of a long leaf is taken from its start",
             "_product(left[:, -rest:], right[:, -rest:],",
@@ -527,13 +538,30 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        total += product(index, left.shape[1] - rest, rest)\n",
             "",
         ),
+    ],
+    "mtl_optax/_trees.py": [
         (
             "absent rows are multiplied by zero",
             "jnp.where(along_tasks(mask, g), g, jnp.zeros_like(g))",
             "g * along_tasks(mask, g).astype(g.dtype)",
         ),
+        (
+            "every parameter is a layer",
+            "jax.tree_util.keystr(path[:-1]) for path",
+            "jax.tree_util.keystr(path) for path",
+        ),
+        (
+            "nothing shared is no mistake",
+            "if not any(jax.tree.leaves(mask)):",
+            "if not jax.tree.leaves(mask):",
+        ),
     ],
-    "mtl_optax/_weighting.py": [
+    "mtl_optax/_frame.py": [
+        (
+            "gradients of the parameters' own shapes pass without params",
+            "if any(g == p for g, p in zip(shapes, of, strict=True)):",
+            "if all(g != p for g, p in zip(shapes, of, strict=True)):",
+        ),
         (
             "a loss of NaN is swallowed",
             "for read in evidence[1:]:",
@@ -563,7 +591,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "a softmax of nobody",
             "jnp.where(mask | ~jnp.any(mask), logits, -jnp.inf)",
             "jnp.where(mask, logits, -jnp.inf)",
-            ("tests/test_strict.py",),
+            ("tests/every_method/test_strict.py",),
         ),
         (
             "a gap in the units of the gradients",
@@ -577,7 +605,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             ("tests/test_messages.py",),
         ),
     ],
-    "mtl_optax/_contract.py": [
+    "mtl_optax/_checks.py": [
         (
             "an open end is closed",
             "number <= bottom if open_low or",
@@ -603,34 +631,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '        raise TypeError(f"{method}: {name} must be an integer',
             ("tests/test_messages.py",),
         ),
-        ("a seed of True", " and not isinstance(key, bool):", ":"),
-        (
-            "every parameter is a layer",
-            "jax.tree_util.keystr(path[:-1]) for path",
-            "jax.tree_util.keystr(path) for path",
-        ),
-        (
-            "nothing shared is no mistake",
-            "if not any(jax.tree.leaves(mask)):",
-            "if not jax.tree.leaves(mask):",
-        ),
-        (
-            "gradients of the parameters' own shapes pass without params",
-            "if any(g == p for g, p in zip(shapes, of, strict=True)):",
-            "if all(g != p for g, p in zip(shapes, of, strict=True)):",
-        ),
-        (
-            "one float64 among others is float32",
-            "wide = any(jnp.result_type(array)",
-            "wide = all(jnp.result_type(array)",
-        ),
         (
             "losses keep half precision",
             "return jnp.asarray(task_losses, at_least_float32(task_losses))",
             "return jnp.asarray(task_losses)",
         ),
     ],
-    "mtl_optax/_composition.py": [
+    "mtl_optax/_around/per_task.py": [
         (
             "an absent task's copy moves",
             "            inner = select_tasks(mask, inner, state.inner)\n",
@@ -641,6 +648,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "lifted.update(g, s, params, **extra)",
             "lifted.update(g, s, params)",
         ),
+    ],
+    "mtl_optax/_around/on_shared.py": [
         (
             "heads have the weights of the step before",
             "_weigh_heads(_weights_of(shared_state),",
@@ -667,7 +676,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "            pass\n",
         ),
     ],
-    "mtl_optax/_guards.py": [
+    "mtl_optax/_around/guard.py": [
         (
             "steps in a row are steps in all",
             "optax.safe_increment(state.consecutive), 0)",
@@ -695,7 +704,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.any(bad) | broken",
         ),
     ],
-    "mtl_optax/_accumulation.py": [
+    "mtl_optax/_around/accumulation.py": [
         (
             "a task is averaged over all micro-steps",
             "number = jnp.maximum(present, 1)",
@@ -717,27 +726,31 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "params, task_mask=mask, **extra",
         ),
     ],
-    "mtl_optax/_gradients.py": [
+    "mtl_optax/_task_gradients/stacked.py": [
         (
             "heads have the gradient of the mean loss",
             "pullback(jnp.ones_like(losses))[1]",
             "pullback(jnp.ones_like(losses) / len(losses))[1]",
         ),
+    ],
+    "mtl_optax/_task_gradients/calls.py": [
         (
             "an argument beyond the last",
             "-len(args) <= number < len(args)",
             "-len(args) <= number <= len(args)",
-        ),
-        (
-            "unequal batches are not named",
-            "        _check_task_axis(name, args, axes, kwargs)\n",
-            "",
         ),
         ("no losses are losses", "if len(shape) != 1 or shape[0] == 0:", "if len(shape) != 1:"),
         (
             "keyword arguments are lost",
             "return fun(*full, **kwargs)",
             "return fun(*full)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/per_task.py": [
+        (
+            "unequal batches are not named",
+            "        _check_task_axis(name, args, axes, kwargs)\n",
+            "",
         ),
     ],
     "mtl_optax/_tracing.py": [
@@ -752,7 +765,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    if False:\n",
         ),
     ],
-    "mtl_optax/_weighted.py": [
+    "mtl_optax/_task_gradients/weighted.py": [
         (
             "weights overflow in half precision",
             "unit = 2 * power_of_two(jnp.sum(jnp.abs(weights)))",
@@ -804,7 +817,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    if weighting.norm_mask is False:\n",
         ),
     ],
-    "mtl_optax/_learned.py": [
+    "mtl_optax/_methods/_learned.py": [
         (
             "an absent task moves",
             "LearnedScalars(*select_tasks(mask, tuple(stepped), tuple(self)))",
@@ -826,7 +839,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "(gradients, self.optimizer)",
         ),
     ],
-    "mtl_optax/_diagnostics.py": [
+    "mtl_optax/_diagnostics/conflict.py": [
         (
             "absent tasks are in pairs",
             "count = jnp.sum(mask).astype(gram.dtype)",
@@ -842,6 +855,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "    fraction = jnp.where(jnp.all(jnp.isfinite(gram)), fraction, jnp.nan)\n",
             "",
         ),
+    ],
+    "mtl_optax/_diagnostics/dominance.py": [
         (
             "an absent task's squares fade",
             "DominanceState(select_tasks(mask, squares, state.squares))",
@@ -853,13 +868,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.clip(scaled.astype(jnp.int32), 0, buckets - 1)",
             "scaled.astype(jnp.int32)",
         ),
+    ],
+    "mtl_optax/_around/split_step.py": [
         (
             "a step where the moments cancel is lost",
             "jnp.where(known, absent, wide)",
             "absent",
         ),
     ],
-    "mtl_optax/_logging.py": [
+    "mtl_optax/_diagnostics/scalars.py": [
         ("no residual", '    "residual": 0,\n', ""),
         ("names of parameters count", "of_weighting or _is_ours(node)", "True"),
         ("two of a name are one", "if n > 1}", "if n > 2}"),
@@ -939,7 +956,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             '        frozenset({"gram"}),',
         ),
     ],
-    "benchmarks/training.py": [
+    "benchmarks/train/training.py": [
         (
             "the last of equal epochs",
             "if score > bests[number].score",
@@ -970,7 +987,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             ("tests/benchmarks/test_recipes.py",),
         ),
     ],
-    "benchmarks/problem.py": [
+    "benchmarks/train/problem.py": [
         (
             "the mean is over padding too",
             "/ jnp.maximum(jnp.sum(batch.present), 1)",
@@ -985,7 +1002,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        path.write_text(text)\n        unfinished.write_text(text, encoding",
         ),
     ],
-    "benchmarks/experiment.py": [
+    "benchmarks/train/experiment.py": [
         (
             "the validation split is reported",
             "evaluate(problem, params, problem.test)",
@@ -1003,7 +1020,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        pass\n",
         ),
     ],
-    "benchmarks/cells.py": [
+    "benchmarks/results/cells.py": [
         (
             "any configuration will do",
             "return cell if cell.config == config else None",
@@ -1016,7 +1033,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "if cell.method != method:",
         ),
     ],
-    "benchmarks/summary.py": [
+    "benchmarks/results/summary.py": [
         ("Bonferroni for Holm", "level / (len(chances) - place)", "level / len(chances)"),
         (
             "the deviation of a population",
@@ -1031,7 +1048,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("what diverged ranks first", "signs * values, np.inf)", "signs * values, -np.inf)"),
     ],
-    "benchmarks/recipes.py": [
+    "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
             "problem.value_and_task_grads(params, query)[1]",
@@ -1119,7 +1136,7 @@ def related(mutation: Mutation) -> list[str]:
     wanted = re.compile(rf"{side}(.*/)?test_{stem}(_\w+)?\.py")
     found = [path for path in _sources() if wanted.fullmatch(path)]
     if not found and not mutation.first:
-        speaks = re.compile(rf"\b({'|'.join(subject(mutation))})\b")
+        speaks = re.compile(rf"\b_?({'|'.join(subject(mutation))})\b")
         counts = {p: len(speaks.findall(t)) for p, t in _sources().items() if p.startswith(side)}
         found = sorted(filter(counts.get, counts), key=lambda path: -counts[path])[:3]
     return [*dict.fromkeys([*mutation.first, *found])]
@@ -1363,7 +1380,7 @@ class Copy:
         names, own = subject(mutation), [mutation.file] * mutation.file.startswith("mtl_optax/")
         method = "/_methods/" in mutation.file
         near, eager = [*own, *related(mutation)], look == "eager"
-        speaks = re.compile(rf"\b({'|'.join(names)})\b")
+        speaks = re.compile(rf"\b_?({'|'.join(names)})\b")
         slow = re.compile("subprocess|run_on_devices")
         order = Order(
             EAGER if eager else self.given.budget,

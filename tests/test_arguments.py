@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from mtl_optax import _contract
+from mtl_optax import _checks, _frame
 
 T = 3
 GRADIENTS = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]])
@@ -68,7 +68,7 @@ def test_what_optax_reads_is_no_near_miss():
     }
     assert {"value", "grad", "value_fn"} <= names
     names.add("loss")  # The example in the docstring of optax.GradientTransformationExtraArgs.
-    _contract.check_extra("mgda", dict.fromkeys(names))
+    _checks.check_extra("mgda", dict.fromkeys(names))
     tx = optax.chain(mtl.mean_tasks(T), optax.contrib.reduce_on_plateau())
     tx.update(GRADIENTS, tx.init(PARAMS), PARAMS, value=jnp.array(1.0))
 
@@ -123,4 +123,4 @@ def test_nothing_is_heard_after_a_failure():
     broken = optax.GradientTransformationExtraArgs(fail, lambda g, s, p=None, **_: (g, s))
     with pytest.raises(RuntimeError, match="no state"):
         mtl.skip_nonfinite(broken).init(PARAMS)
-    assert _contract._HEARD.get() is None
+    assert _frame._HEARD.get() is None

@@ -12,7 +12,7 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
-from mtl_optax import _gram
+from mtl_optax import _gram, _gram_on_cpu
 from tests.common import flat, optimised, tree_gradients
 
 
@@ -62,8 +62,8 @@ def test_gram_of_float64_stays_float64():
         )
 
 
-LONG = _gram._LONG + 3  # Whole chains, or blocks, and a rest: it is a prime number.
-MANY = _gram._PAIRED_TASKS + 1
+LONG = _gram_on_cpu.LONG + 3  # Whole chains, or blocks, and a rest: it is a prime number.
+MANY = _gram_on_cpu.PAIRED_TASKS + 1
 
 
 def scaled_back(product, scale, factor=1.0):
@@ -199,8 +199,8 @@ def test_products_need_no_memory_but_for_blocks_and_lower_for_every_platform(num
     scaled = optimised(lambda g: _gram.scaled_gram(g, jnp.ones(num_tasks, bool)))
     # Older versions of XLA lay the leaves out anew.
     stack = 4 * leaf.size * leaves if jax.__version_info__ < (0, 10) else 0
-    at_once = _gram._BLOCKS_AT_ONCE if num_tasks == MANY else 3
-    blocks = 4 * _gram._BLOCK * at_once
+    at_once = _gram_on_cpu.BLOCKS_AT_ONCE if num_tasks == MANY else 3
+    blocks = 4 * _gram_on_cpu.BLOCK * at_once
     plan = scaled.lower(tree).compile().memory_analysis()
     assert plan.temp_size_in_bytes < stack + blocks + 2**20
     exported = export.export(scaled, platforms=["cpu", "cuda", "tpu"])(tree)
@@ -208,7 +208,7 @@ def test_products_need_no_memory_but_for_blocks_and_lower_for_every_platform(num
 
 
 @pytest.mark.parametrize("num_tasks", [3, MANY])
-@pytest.mark.parametrize("size", [LONG, 32 * _gram._CHAIN, 8 * LONG])
+@pytest.mark.parametrize("size", [LONG, 32 * _gram_on_cpu.CHAIN, 8 * LONG])
 def test_long_and_short_leaves_of_one_tree(size, num_tasks):
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(num_tasks, size + 7)).astype(np.float32)
@@ -259,7 +259,7 @@ mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 mask, weights = jnp.ones(2, bool), jnp.ones(2)
 for axis in (1, 2):
     spec = PartitionSpec(*(["x" if i == axis else None for i in range(3)]))
-    leaf = jax.device_put(jnp.ones((2, 16, 8 * {_gram._LONG})), NamedSharding(mesh, spec))
+    leaf = jax.device_put(jnp.ones((2, 16, 8 * {_gram_on_cpu.LONG})), NamedSharding(mesh, spec))
     for f in (
         lambda g: _gram.scaled_gram(g, mask),
         lambda g: _gram.cross_gram(g, g, mask),

@@ -1,4 +1,4 @@
-"""Every public callable names itself, the argument, what it got and the mend, while tracing."""
+"""Every public callable names itself, the argument, what it got and a hint, while tracing."""
 
 import inspect
 
@@ -38,7 +38,7 @@ def updated(tx, gradients=ONES, params=None, **extra):
 
 
 # fmt: off
-# One row, one line. Every method: what `tests/test_contract.py` holds for stacks, losses and masks is not repeated.
+# One row, one line. Every method: what `tests/every_method/test_contract.py` holds for stacks, losses and masks is not repeated.
 for _name in METHODS:
     _info = mtl.method_info(_name)
 
@@ -144,7 +144,7 @@ row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), True, heads="weigthed"), Val
 row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), {"a": False}).init({"a": ONES}), ValueError, r"^on_shared: shared selects no leaf of params \(params\['a'\]\).*jax.tree_util.keystr")
 row("on_shared", lambda: mtl.on_shared(mtl.graddrop(T), {"a": True, "b": False}, heads="weighted").init({"a": ONES, "b": ONES}), ValueError, '^on_shared: heads="weighted" needs a method that weights tasks.*Use heads="unweighted"')
 
-# Looking on.
+# Diagnostics.
 row("conflict", lambda: mtl.conflict([[1.0, 0.0]]), TypeError, "^conflict: gram must be an array, got list .*jnp.asarray")
 row("conflict", lambda: mtl.conflict(ONES), ValueError, r"^conflict: gram has shape \(2, 3\), wanted \(T, T\). Get it from mtl_optax.gram")
 row("conflict", lambda: mtl.conflict(jnp.eye(2), jnp.ones(3, bool)), ValueError, r"^conflict: mask has shape \(3,\), wanted \(2,\)")

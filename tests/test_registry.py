@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from mtl_optax._weighting import Method
+from mtl_optax._frame import Method
 from tests.common import METHODS, flat, inputs, make
 
 T = 3

@@ -1,5 +1,9 @@
-"""What is published beside the code: the citation, the forms, the workflow, the package's data."""
+"""What is published beside the code: the citation, the forms, the workflow, the package's data.
 
+And the house: in which direction its rooms import each other.
+"""
+
+import ast
 import importlib.metadata
 import re
 import tomllib
@@ -12,6 +16,27 @@ from tests.common import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
+# From the ground up: each imports itself and what stands before it.
+HOUSE = (
+    "_precision",
+    "_tracing",
+    "_complex",
+    "_checks",
+    "_trees",
+    "_contractions",
+    "_gram_on_cpu",
+    "_gram",
+    "_solvers",
+    "_task_gradients",
+    "_frame",
+    "_diagnostics",
+    "_around",
+    "_task_gradients.weighted",
+    "_methods",
+    "_registry",
+    "adversarial",
+    "metrics",
+)
 FORMS = sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"))
 
 
@@ -51,6 +76,19 @@ def test_the_workflow_runs_what_contributors_run_and_may_only_read():
     assert f"Programming Language :: Python :: {lowest}" in PROJECT["classifiers"]
 
 
+def test_a_commit_is_checked_by_what_ci_runs_first():
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    first = re.findall(r'^"\$work/style/bin/(ruff|mypy)"(.*)$', script, re.MULTILINE)
+    # CI keeps its tools apart from what they look at.
+    commands = [tool + re.sub(" --python-executable .*", "", options) for tool, options in first]
+    (local,) = load(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == commands
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["pass_filenames"] is False
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_issue_forms_have_what_a_form_needs(path):
     form = load(path)
@@ -82,6 +120,37 @@ def test_the_command_for_versions_that_the_bug_form_gives_runs():
 
 def test_the_source_distribution_holds_what_the_tests_read():
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-    for name in ("tests", "docs", "benchmarks", "README.md", "CITATION.cff", ".ci", ".github"):
+    names = ["tests", "docs", "benchmarks", "README.md", "CITATION.cff", ".ci", ".github"]
+    for name in (*names, ".pre-commit-config.yaml"):
         assert f"/{name}" in included
         assert (ROOT / name).exists()
+
+
+def floor(module):
+    """Returns the number of a module's room in the house."""
+    rooms = [room for room in HOUSE if f"{module}.".startswith(f"{room}.")]
+    assert rooms, f"mtl_optax.{module} stands in no room"
+    return HOUSE.index(max(rooms, key=len))
+
+
+def imported(path):
+    """Yields the modules of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name[len("mtl_optax.") :] for name in names if name.startswith("mtl_optax."))
+
+
+def test_imports_point_downwards():
+    package = ROOT / "mtl_optax"
+    for path in package.rglob("*.py"):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        if module == "__init__":
+            continue
+        for name in imported(path):
+            assert floor(name) <= floor(module), f"mtl_optax.{module} imports mtl_optax.{name}"

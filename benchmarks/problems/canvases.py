@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from benchmarks.data.digits import Canvases
 from benchmarks.data.splits import Splits
-from benchmarks.problem import Metric, Problem
 from benchmarks.problems.networks import Network, accuracy, in_trunk
+from benchmarks.train.problem import Metric, Problem
 
 TASKS = ("upper left", "lower right")
 

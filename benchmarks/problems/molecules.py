@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from benchmarks.data.molecules import Molecules as Rows
 from benchmarks.models.mlp import MultiTaskMLP
-from benchmarks.problem import Metric, Problem
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.molecules import Molecules
+from benchmarks.train.problem import Metric, Problem
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"widths": (128, 64)},

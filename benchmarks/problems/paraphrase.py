@@ -11,9 +11,9 @@ from scipy.stats import pearsonr
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
 from benchmarks.models.transformer import MultiTaskPairTransformer
-from benchmarks.problem import Metric, Problem, mean_present
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
+from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"width": 32, "layers": 1, "attention_heads": 4, "hidden": 64},

@@ -12,18 +12,18 @@ from jaxtyping import Array, Float, PyTree
 from matplotlib.figure import Figure
 
 import mtl_optax as mtl
-from benchmarks.cells import Cell, as_read
 from benchmarks.data.splits import Splits
 from benchmarks.data.synthetic import SCALES, Regression
 from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
-from benchmarks.pictures import STYLE, TASK_COLOURS, save
-from benchmarks.problem import Metric, Problem
 from benchmarks.problems.networks import in_trunk, network
-from benchmarks.recipes import Recipe
+from benchmarks.results.cells import Cell, as_read
+from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.suites.synthetic import DATA, Synthetic
-from benchmarks.training import Member, train
+from benchmarks.train.problem import Metric, Problem
+from benchmarks.train.recipes import Recipe
+from benchmarks.train.training import Member, train
 from benchmarks.writing import write
 
 TASKS = tuple(f"scale {scale:g}" for scale in SCALES)

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from benchmarks.data.splits import Splits
 from benchmarks.data.tables import Table
 from benchmarks.models.experts import BACKBONES
-from benchmarks.problem import Metric, Problem
 from benchmarks.problems.networks import auc, in_trunk, network
-from benchmarks.suites.tables import Backbone
+from benchmarks.problems.options import Backbone
+from benchmarks.train.problem import Metric, Problem
 
 EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},

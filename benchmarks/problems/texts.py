@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from benchmarks.data.texts import glove
 from benchmarks.models.text_cnn import MultiTaskTextCNN
-from benchmarks.problem import Metric, Problem, mean_present
 from benchmarks.problems.networks import accuracy, in_trunk, network
-from benchmarks.suites.texts import TextSuite
+from benchmarks.problems.options import TextSuite
+from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},

@@ -60,7 +60,7 @@ class Speed(Measurement):
 
     def work(self) -> None:
         """Measure what is missing, print the tables, draw the picture."""
-        from benchmarks.cells import provenance
+        from benchmarks.results.cells import provenance
         from benchmarks.speed import peers
         from benchmarks.speed.show import draw, tables
 

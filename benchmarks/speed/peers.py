@@ -79,7 +79,7 @@ def _libmtl(method: str, gradients: Any) -> Work:
     """One call of LibMTL's `backward`, with the gradients given in place of computed."""
     import torch
 
-    from benchmarks.peers import plain, weightings
+    from benchmarks.speed.libmtl import plain, weightings
 
     name, arguments = LIBMTL[method]
     model = plain(getattr(weightings(), name), len(gradients), gradients.shape[1])

@@ -14,9 +14,7 @@ from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.models.transformer import MultiTaskPairTransformer
-from benchmarks.problem import Problem
 from benchmarks.problems.networks import in_trunk, network
-from benchmarks.recipes import recipe
 from benchmarks.speed import limit, peers, torch_models
 from benchmarks.speed.sizes import (
     MLP,
@@ -30,6 +28,8 @@ from benchmarks.speed.sizes import (
     TEXT_ROWS,
 )
 from benchmarks.speed.timing import Question, Work, contest
+from benchmarks.train.problem import Problem
+from benchmarks.train.recipes import recipe
 
 MODELS = ("mlp", "text_cnn", "transformer")
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.problem import Problem
 from benchmarks.speed import peers
 from benchmarks.speed.sizes import MLP, PAIRS, RATE, TEXT
+from benchmarks.train.problem import Problem
 
 
 class Steps(NamedTuple):

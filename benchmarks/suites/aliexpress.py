@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.data.splits import Splits
+from benchmarks.problems.options import Backbone
 from benchmarks.suite import Preset, Suite
-from benchmarks.suites.tables import Backbone
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},

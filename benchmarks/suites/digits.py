@@ -7,7 +7,7 @@ from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 DATA: dict[str, Any] = {"train": 4000, "validation": 1000, "test": 1000, "seed": 0}
 MODEL: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "pool": 2},

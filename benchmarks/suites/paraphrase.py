@@ -7,7 +7,7 @@ from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"vocabulary": 5000, "length": 24, "limit": 3000},

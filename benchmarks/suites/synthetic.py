@@ -8,8 +8,8 @@ from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
-    from benchmarks.cells import Cell
-    from benchmarks.problem import Problem
+    from benchmarks.results.cells import Cell
+    from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"train": 4000, "validation": 1000, "test": 1000, "seed": 0},

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from benchmarks.data.splits import Splits
+from benchmarks.problems.options import TextSuite
 from benchmarks.suite import Preset
-from benchmarks.suites.texts import TextSuite
 
 if TYPE_CHECKING:
-    from benchmarks.problem import Problem
+    from benchmarks.train.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 import mtl_optax as mtl
-from benchmarks.cells import Config, plain, provenance
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.recipes import default_hyperparameters, own_optimizer
+from benchmarks.results.cells import Config, plain, provenance
 from benchmarks.toy.landscape import FLOOR, STARTS, Trajectories, losses
+from benchmarks.train.recipes import default_hyperparameters, own_optimizer
 from benchmarks.writing import write
 
 POINTS = 250  # along each trajectory at most, the start not counted

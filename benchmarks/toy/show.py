@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.errors import UserError
-from benchmarks.pictures import STYLE
+from benchmarks.show.pictures import STYLE
 from benchmarks.toy.landscape import EXTENT, STARTS, Front, Trajectories, losses, pareto_front
 
 TOLERANCE = 0.01

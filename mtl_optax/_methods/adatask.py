@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from mtl_optax import _contract
-from mtl_optax._composition import OptimizerMethod, PerTaskState, lifted_as
+from mtl_optax import _checks
+from mtl_optax._around.per_task import PerTaskState, lifted_as
+from mtl_optax._frame import OptimizerMethod
 from mtl_optax._gram import combine as combine_rows
-from mtl_optax._weighting import uniform
+from mtl_optax._solvers.simplex import uniform
 
 Reduction = Literal["sum", "mean"]
 
@@ -74,9 +75,9 @@ def adatask(
         >>> print(tx.update(gradients, tx.init(params), params)[0].round(3))
         [-0.1 -0.1]
     """
-    _contract.check_num_tasks("adatask", num_tasks)
-    _contract.check_optimizer("adatask", "optimizer", optimizer)
-    _contract.check_choice("adatask", "reduction", reduction, get_args(Reduction))
+    _checks.check_num_tasks("adatask", num_tasks)
+    _checks.check_optimizer("adatask", "optimizer", optimizer)
+    _checks.check_choice("adatask", "reduction", reduction, get_args(Reduction))
     lifted = lifted_as("adatask", num_tasks, optimizer)
 
     def init_fn(params: optax.Params) -> AdaTaskState:
@@ -93,7 +94,7 @@ def adatask(
         steps, inner = lifted.update(
             task_gradients, state.per_task, params, task_mask=task_mask, **extra
         )
-        mask = _contract.check_mask("adatask", num_tasks, task_mask)
+        mask = _checks.check_mask("adatask", num_tasks, task_mask)
         shares = mask.astype(jnp.float32) if reduction == "sum" else uniform(mask)
         if combine:
             updates = combine_rows(shares, steps)

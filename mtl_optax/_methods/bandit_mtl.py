@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
 from mtl_optax._solvers.kl_ball import ascend, half_of_all
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, softmax_present
 
 Radius = Literal["rho", "sqrt", "variance"]
 
@@ -82,9 +82,9 @@ def bandit_mtl(
         [0.552, 0.224, 0.224]
     """
     if rho is not None:
-        _contract.check_number("bandit_mtl", "rho", rho, low=0)
-    _contract.check_number("bandit_mtl", "step_size", step_size, low=0)
-    _contract.check_choice("bandit_mtl", "radius", radius, get_args(Radius))
+        _checks.check_number("bandit_mtl", "rho", rho, low=0)
+    _checks.check_number("bandit_mtl", "step_size", step_size, low=0)
+    _checks.check_choice("bandit_mtl", "radius", radius, get_args(Radius))
 
     def init() -> BanditState:
         return BanditState(jnp.zeros(num_tasks, jnp.float32), jnp.zeros((), jnp.float32))

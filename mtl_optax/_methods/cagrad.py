@@ -5,10 +5,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST, root
-from mtl_optax._solvers.conic import conic
-from mtl_optax._weighting import (
+from mtl_optax import _checks
+from mtl_optax._frame import (
     Evidence,
     Method,
     SolverReport,
@@ -16,8 +14,10 @@ from mtl_optax._weighting import (
     from_weighting,
     no_report,
     report,
-    uniform,
 )
+from mtl_optax._precision import HIGHEST, root
+from mtl_optax._solvers.conic import conic
+from mtl_optax._solvers.simplex import uniform
 
 Rescale = Literal["none", "one_plus_c_squared", "one_plus_c"]
 
@@ -65,8 +65,8 @@ def cagrad(
         >>> tx.update(gradients, tx.init(params), params)[0]
         Array([1.5, 1.5], dtype=float32)
     """
-    _contract.check_number("cagrad", "c", c, low=0)
-    _contract.check_choice("cagrad", "rescale", rescale, get_args(Rescale))
+    _checks.check_number("cagrad", "c", c, low=0)
+    _checks.check_choice("cagrad", "rescale", rescale, get_args(Rescale))
 
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mtl_optax import _contract
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, softmax_present
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
 
 
 class DWAState(NamedTuple):
@@ -82,8 +82,8 @@ def dwa(
         [1.0, 1.0]
         [0.876, 1.124]
     """
-    _contract.check_number("dwa", "temperature", temperature, low=0, open_low=True)
-    _contract.check_count("dwa", "steps_per_epoch", steps_per_epoch)
+    _checks.check_number("dwa", "temperature", temperature, low=0, open_low=True)
+    _checks.check_count("dwa", "steps_per_epoch", steps_per_epoch)
 
     def init() -> DWAState:
         zeros = lambda dtype: jnp.zeros(num_tasks, dtype)

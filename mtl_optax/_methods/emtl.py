@@ -7,20 +7,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mtl_optax import _contract
-from mtl_optax._gram import root
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, WeightingState, from_weighting, weigh
 from mtl_optax._methods.mgda import mgda
-from mtl_optax._powers import common_unit, exponent, shift
+from mtl_optax._precision import common_unit, exponent, root, shift
 from mtl_optax._solvers.kl_ball import ascend, half_of_all
-from mtl_optax._weighting import (
-    Evidence,
-    Method,
-    Weighting,
-    WeightingState,
-    from_weighting,
-    uniform,
-    weigh,
-)
+from mtl_optax._solvers.simplex import uniform
 
 
 class EMTLState(NamedTuple):
@@ -94,14 +86,14 @@ def emtl(
         >>> print([round(float(w), 3) for w in state.weights])
         [0.135, 0.011, 0.011]
     """
-    _contract.check_num_tasks("emtl", num_tasks)
+    _checks.check_num_tasks("emtl", num_tasks)
     if rho is not None:
-        _contract.check_number("emtl", "rho", rho, low=0)
-    _contract.check_number("emtl", "step_size", step_size, low=0)
-    _contract.check_number("emtl", "mix", mix, low=0, high=1)
+        _checks.check_number("emtl", "rho", rho, low=0)
+    _checks.check_number("emtl", "step_size", step_size, low=0)
+    _checks.check_number("emtl", "mix", mix, low=0, high=1)
     inner = _base_weighting(num_tasks, base)
     if isinstance(rho, numbers.Real) and num_tasks > 1 and math.sqrt(rho) >= math.log(num_tasks):
-        _contract.warn(
+        _checks.warn(
             f"emtl: the ball is inactive: with rho={rho!r}, sqrt(rho) is not below log({num_tasks})"
             f" = {math.log(num_tasks):.3f}, so that nothing keeps p near uniform. Choose rho below "
             f"{math.log(num_tasks) ** 2:.3f}."

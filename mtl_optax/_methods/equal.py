@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from mtl_optax._weighting import Evidence, Method, from_weighting, stateless, uniform
+from mtl_optax._frame import Evidence, Method, from_weighting, stateless
+from mtl_optax._solvers.simplex import uniform
 
 
 def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:

@@ -5,12 +5,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST, root
-from mtl_optax._solvers.conic import conic
-from mtl_optax._solvers.min_norm import min_norm
-from mtl_optax._solvers.simplex import lowest, present
-from mtl_optax._weighting import (
+from mtl_optax import _checks
+from mtl_optax._frame import (
     Evidence,
     Method,
     SolverReport,
@@ -19,8 +15,11 @@ from mtl_optax._weighting import (
     no_report,
     report,
     softmax_present,
-    uniform,
 )
+from mtl_optax._precision import HIGHEST, root
+from mtl_optax._solvers.conic import conic
+from mtl_optax._solvers.min_norm import min_norm
+from mtl_optax._solvers.simplex import lowest, present, uniform
 
 Variant = Literal["paper", "exact", "official"]
 Radius = Literal["absolute", "relative"]
@@ -96,12 +95,12 @@ def getmtl(
         >>> tx.update(gradients, tx.init(params), params)[0]
         Array([2., 2.], dtype=float32)
     """
-    _contract.check_number("getmtl", "epsilon", epsilon, low=0)
-    _contract.check_number(
+    _checks.check_number("getmtl", "epsilon", epsilon, low=0)
+    _checks.check_number(
         "getmtl", "max_radius", max_radius, low=0, high=1, open_low=True, open_high=True
     )
-    _contract.check_choice("getmtl", "variant", variant, get_args(Variant))
-    _contract.check_choice("getmtl", "radius", radius, get_args(Radius))
+    _checks.check_choice("getmtl", "variant", variant, get_args(Variant))
+    _checks.check_choice("getmtl", "radius", radius, get_args(Radius))
 
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:
         del state

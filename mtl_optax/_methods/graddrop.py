@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, UInt32
 
-from mtl_optax import _contract
+from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
-from mtl_optax._gram import fold_tasks, zero_absent
+from mtl_optax._frame import Contract
+from mtl_optax._gram import fold_tasks
 from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._precision import at_least_float32
+from mtl_optax._trees import zero_absent
 
 
 def graddrop(
@@ -57,9 +60,9 @@ def graddrop(
         >>> tx.update(gradients, tx.init(params), params)[0]
         Array([ 3.,  1., -2.], dtype=float32)
     """
-    _contract.check_num_tasks("graddrop", num_tasks)
-    contract = _contract.Contract("graddrop", num_tasks)
-    _contract.check_number("graddrop", "leak", leak, low=0, high=1)
+    _checks.check_num_tasks("graddrop", num_tasks)
+    contract = Contract("graddrop", num_tasks)
+    _checks.check_number("graddrop", "leak", leak, low=0, high=1)
     draws = Draws("graddrop", key)
 
     def init_fn(params: optax.Params) -> RandomState:
@@ -76,13 +79,13 @@ def graddrop(
     ) -> tuple[optax.Updates, RandomState]:
         contract.check_step(task_gradients, params, extra)
         if task_mask is not None:
-            mask = _contract.check_mask("graddrop", num_tasks, task_mask)
+            mask = _checks.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)
         leaves, structure = jax.tree.flatten(as_real(task_gradients))
         state, now = draws.next(state)
         dropped = []
         for leaf, leaf_key in zip(leaves, jax.random.split(now, len(leaves)), strict=True):
-            dtype = _contract.at_least_float32(leaf)
+            dtype = at_least_float32(leaf)
             draw = uniform_draws(leaf_key, leaf.shape[1:]).astype(dtype)
             kept = (drop_and_sum if combine else drop)(
                 leaf.astype(dtype), draw, jnp.asarray(leak, dtype)

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
-from mtl_optax._learned import LearnedScalars, default_adam
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, uniform
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
+from mtl_optax._methods._learned import LearnedScalars, default_adam
+from mtl_optax._solvers.simplex import uniform
+from mtl_optax._trees import Shared
 
 _SMALLEST_WEIGHT = 1e-3
 _SMALLEST_LOSS = 1e-12  # Stands in for an initial loss of zero.
@@ -34,7 +36,7 @@ def gradnorm(
     *,
     alpha: float = 1.5,
     optimizer: optax.GradientTransformation | None = None,
-    norm_mask: _contract.Shared | None = None,
+    norm_mask: Shared | None = None,
     combine: bool = True,
 ) -> Method:
     """Learns task weights that bring the gradient norms to a target: `d = Σ_t w_t g_t`.
@@ -89,8 +91,8 @@ def gradnorm(
         [0.5, 1.5]
     """
     optimizer = default_adam(0.025) if optimizer is None else optimizer
-    _contract.check_number("gradnorm", "alpha", alpha, low=0)
-    _contract.check_optimizer("gradnorm", "optimizer", optimizer)
+    _checks.check_number("gradnorm", "alpha", alpha, low=0)
+    _checks.check_optimizer("gradnorm", "optimizer", optimizer)
 
     def init() -> GradNormState:
         weights, losses = jnp.ones(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
-from mtl_optax._learned import LearnedScalars, default_adam
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, stateless
+from mtl_optax._methods._learned import LearnedScalars, default_adam
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.simplex import unit_rows
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 # Below this share the sum of the weights is mostly rounding in float32, and `d` has no bound.
 _SMALLEST_SUM = 1e-5
@@ -180,10 +180,10 @@ def _loss_scales(
     Callable[[Evidence, LearnedScalars], tuple[Float[Array, " T"], LearnedScalars]],
 ]:
     """Makes the start of `s`, and the step that returns `e^s` and learns from the losses."""
-    _contract.check_num_tasks(method, num_tasks)
+    _checks.check_num_tasks(method, num_tasks)
     optimizer = default_adam(1e-3) if optimizer is None else optimizer
-    _contract.check_optimizer(method, "optimizer", optimizer)
-    _contract.check_number(method, "clip", clip, low=0, open_low=True)
+    _checks.check_optimizer(method, "optimizer", optimizer)
+    _checks.check_number(method, "clip", clip, low=0, open_low=True)
 
     def init() -> LearnedScalars:
         return LearnedScalars.create(optimizer, jnp.zeros(num_tasks, jnp.float32))

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._checks import KeyPath
 from mtl_optax._complex import as_given, as_real
-from mtl_optax._composition import OptimizerMethod
-from mtl_optax._gram import along_tasks, fold_tasks, norms, zero_absent
+from mtl_optax._frame import Contract, OptimizerMethod
+from mtl_optax._gram import fold_tasks, norms
+from mtl_optax._precision import at_least_float32
+from mtl_optax._solvers.simplex import uniform
 from mtl_optax._tracing import varying_like
-from mtl_optax._weighting import uniform
+from mtl_optax._trees import along_tasks, layer_names, zero_absent
 
 Total = Literal["sum_sq", "sq_sum"]
 
@@ -46,7 +49,7 @@ def layerwise_adatask(
     total: Total = "sum_sq",
     min_share: float = 1e-3,
     bias_correction: bool = False,
-    group: Callable[[_contract.KeyPath], Any] | None = None,
+    group: Callable[[KeyPath], Any] | None = None,
     combine: bool = True,
 ) -> OptimizerMethod:
     """Divides each task's gradient by its layer's share of a joint RMSProp accumulator.
@@ -113,21 +116,21 @@ def layerwise_adatask(
          [-1. -1.]] (2, 1)
     """
     name = "layerwise_adatask"
-    _contract.check_num_tasks(name, num_tasks)
+    _checks.check_num_tasks(name, num_tasks)
     if not callable(learning_rate):
-        _contract.check_number(name, "learning_rate", learning_rate, low=0)
-    _contract.check_number(name, "decay", decay, low=0, high=1, open_high=True)
-    _contract.check_number(name, "eps", eps, low=0)
-    _contract.check_number(name, "min_share", min_share, low=0, high=1)
+        _checks.check_number(name, "learning_rate", learning_rate, low=0)
+    _checks.check_number(name, "decay", decay, low=0, high=1, open_high=True)
+    _checks.check_number(name, "eps", eps, low=0)
+    _checks.check_number(name, "min_share", min_share, low=0, high=1)
     if group is not None:
-        _contract.check_callable(name, "group", group)
-    _contract.check_choice(name, "total", total, get_args(Total))
-    contract = _contract.Contract(name, num_tasks)
+        _checks.check_callable(name, "group", group)
+    _checks.check_choice(name, "total", total, get_args(Total))
+    contract = Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
         contract.start(params)
-        layers = len(set(_contract.layer_names(name, params, group)))
-        zeros = lambda p: jnp.zeros_like(p, dtype=_contract.at_least_float32(p))
+        layers = len(set(layer_names(name, params, group)))
+        zeros = lambda p: jnp.zeros_like(p, dtype=at_least_float32(p))
         return LayerwiseAdaTaskState(
             jax.tree.map(zeros, as_real(params)),
             varying_like(jnp.zeros((num_tasks, layers), jnp.float32), params),
@@ -143,10 +146,10 @@ def layerwise_adatask(
         **extra: Any,
     ) -> tuple[optax.Updates, LayerwiseAdaTaskState]:
         contract.check_step(task_gradients, params, extra)
-        mask = _contract.check_mask(name, num_tasks, task_mask)
+        mask = _checks.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         rows, structure = jax.tree.flatten(as_real(task_gradients))
-        wide = [g.astype(_contract.at_least_float32(g)) for g in rows]
+        wide = [g.astype(at_least_float32(g)) for g in rows]
         somebody = jnp.any(mask)
         steps_taken = state.steps + somebody.astype(jnp.int32)
 
@@ -160,7 +163,7 @@ def layerwise_adatask(
             jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
-        layer_of = _contract.layer_names(name, task_gradients, group)
+        layer_of = layer_names(name, task_gradients, group)
         order = list(dict.fromkeys(layer_of))
         roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
         layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)

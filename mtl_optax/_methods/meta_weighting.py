@@ -7,22 +7,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
-from mtl_optax._gram import (
-    HIGHEST,
-    ScaledGram,
-    cross_gram,
-    relative,
-    select_tasks,
-    stacked_zeros,
-    weigh_rows,
-    zero_absent,
-)
+from mtl_optax import _checks
+from mtl_optax._frame import Contract, SolverReport, no_report, report
+from mtl_optax._gram import ScaledGram, cross_gram, relative, weigh_rows
 from mtl_optax._gram import combine as combine_rows
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
 from mtl_optax._tracing import varying_like
-from mtl_optax._weighting import SolverReport, no_report, report
+from mtl_optax._trees import hide_leaves, select_tasks, stacked_zeros, zero_absent
 
 Project = Literal["none", "nonneg", "simplex"]
 
@@ -73,10 +66,10 @@ def meta_weighting(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
-        as `update(task_gradients, state, params, query_gradients=queries)`, with a stack like that
-        of the task gradients. Scale: mean, at the start. The state holds the support gradients; of
-        the two stacks only a `(T, T)` matrix is formed. The step of `w` is quadratic in the scale
-        of the gradients, and ends in infinity where their squares do, at 1e19 in float32. With
+        as `update(task_gradients, state, params, query_gradients=...)`, a stack like that of the
+        task gradients. Scale: mean, at the start. The state holds the support gradients; of the two
+        stacks only a `(T, T)` matrix is formed. The step of `w` is quadratic in the scale of the
+        gradients, and ends in infinity where their squares do, at 1e19 in float32. With
         `task_mask`, T is the number of present tasks.
 
     When not to use:
@@ -102,11 +95,11 @@ def meta_weighting(
         [1.  1.5]
         [1. 2.]
     """
-    _contract.check_num_tasks("meta_weighting", num_tasks)
-    _contract.check_number("meta_weighting", "step_size", step_size, low=0)
-    _contract.check_number("meta_weighting", "learning_rate", learning_rate, low=0)
-    _contract.check_choice("meta_weighting", "project", project, get_args(Project))
-    contract = _contract.Contract("meta_weighting", num_tasks, {"query_gradients"})
+    _checks.check_num_tasks("meta_weighting", num_tasks)
+    _checks.check_number("meta_weighting", "step_size", step_size, low=0)
+    _checks.check_number("meta_weighting", "learning_rate", learning_rate, low=0)
+    _checks.check_choice("meta_weighting", "project", project, get_args(Project))
+    contract = Contract("meta_weighting", num_tasks, {"query_gradients"})
 
     def init_fn(params: optax.Params) -> MetaWeightingState:
         contract.start(params)
@@ -126,7 +119,7 @@ def meta_weighting(
     ) -> tuple[optax.Updates, MetaWeightingState]:
         contract.check_step(task_gradients, params, extra)
         query_gradients = _checked_query(num_tasks, query_gradients, state.support)
-        mask = _contract.check_mask("meta_weighting", num_tasks, task_mask)
+        mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
 
         products, scale = cross_gram(query_gradients, state.support, mask)
@@ -163,9 +156,9 @@ def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) ->
             "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
             "of a second batch, at the same params and of the same shapes as task_gradients."
         )
-    query_gradients = _contract.hide_leaves(support, query_gradients)
+    query_gradients = hide_leaves(support, query_gradients)
     like = jax.tree.map(lambda rows: rows[0], support)
-    _contract.check_task_gradients(
+    _checks.check_task_gradients(
         "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"
     )
     return query_gradients

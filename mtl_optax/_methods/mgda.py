@@ -5,11 +5,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mtl_optax import _contract
-from mtl_optax._gram import root
-from mtl_optax._solvers.min_norm import MinNormSolver, min_norm
-from mtl_optax._solvers.simplex import lowest, present
-from mtl_optax._weighting import (
+from mtl_optax import _checks
+from mtl_optax._frame import (
     Evidence,
     Method,
     SolverReport,
@@ -18,6 +15,9 @@ from mtl_optax._weighting import (
     no_report,
     report,
 )
+from mtl_optax._precision import root
+from mtl_optax._solvers.min_norm import MinNormSolver, min_norm
+from mtl_optax._solvers.simplex import lowest, present
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
 ApplyTo = Literal["normalized", "raw"]
@@ -79,9 +79,9 @@ def mgda(
         >>> print(updates.round(3), state.weights.round(3))
         [0.4 0.8] [0.2 0.8]
     """
-    _contract.check_choice("mgda", "normalization", normalization, get_args(Normalization))
-    _contract.check_choice("mgda", "solver", solver, get_args(MinNormSolver))
-    _contract.check_choice("mgda", "apply_to", apply_to, get_args(ApplyTo))
+    _checks.check_choice("mgda", "normalization", normalization, get_args(Normalization))
+    _checks.check_choice("mgda", "solver", solver, get_args(MinNormSolver))
+    _checks.check_choice("mgda", "apply_to", apply_to, get_args(ApplyTo))
     reads = {"gram", "losses"} if normalization in ("loss", "loss+") else {"gram"}
 
     def update(evidence: Evidence, state: SolverReport) -> tuple[Array, SolverReport]:

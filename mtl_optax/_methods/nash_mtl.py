@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.bargaining import bargaining
 from mtl_optax._tracing import cond
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
 
 
 class NashMTLState(NamedTuple):
@@ -82,8 +82,8 @@ def nash_mtl(
         [0.707 0.707] [ 0.01 10.  ]
     """
     if max_norm is not None:
-        _contract.check_number("nash_mtl", "max_norm", max_norm, low=0, open_low=True)
-    _contract.check_count("nash_mtl", "update_every", update_every)
+        _checks.check_number("nash_mtl", "max_norm", max_norm, low=0, open_low=True)
+    _checks.check_count("nash_mtl", "update_every", update_every)
 
     def init() -> NashMTLState:
         return NashMTLState(

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST, power_of_two, root
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, SolverReport, Weighting, from_weighting, report
+from mtl_optax._precision import HIGHEST, power_of_two, root
 from mtl_optax._solvers.min_norm import min_norm
-from mtl_optax._weighting import Evidence, Method, SolverReport, Weighting, from_weighting, report
 
 _SAME_PREFERENCE = 1e-6
 
@@ -86,7 +86,7 @@ def pareto_mtl(
     """
     table = _check_preferences(num_tasks, preferences)
     _check_index(table.shape[0], index)
-    _contract.check_number("pareto_mtl", "slack", slack, low=0)
+    _checks.check_number("pareto_mtl", "slack", slack, low=0)
 
     def init() -> ParetoMTLState:
         solver = SolverReport(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
@@ -135,7 +135,7 @@ def _unit_rows(rows: Float[Array, "K T"]) -> tuple[Float[Array, "K T"], Bool[Arr
 
 def _check_preferences(num_tasks: int, preferences: Any) -> Any:
     """Returns the preferences as an array, or raises if they are misshapen or out of range."""
-    _contract.check_num_tasks("pareto_mtl", num_tasks)
+    _checks.check_num_tasks("pareto_mtl", num_tasks)
     if isinstance(preferences, jax.core.Tracer):
         table: Any = preferences
     else:

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mtl_optax import _contract
-from mtl_optax._gram import HIGHEST
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, stateless
 from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._precision import HIGHEST
 from mtl_optax._tracing import varying_like
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, stateless
 
 
 def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
@@ -51,7 +51,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         >>> tx.update(gradients, tx.init(params), params)[0]
         Array([0.5, 1.5], dtype=float32)
     """
-    _contract.check_num_tasks("pcgrad", num_tasks)
+    _checks.check_num_tasks("pcgrad", num_tasks)
     draws, reads = Draws("pcgrad", key), frozenset({"gram"})
 
     def project(evidence: Evidence, orders: Int[Array, "T T"]) -> Float[Array, "T T"]:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mtl_optax import _contract
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
 from mtl_optax._methods._draws import Draws, RandomState
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting, softmax_present
 
 Distribution = Literal["normal", "dirichlet"]
 
@@ -35,8 +35,8 @@ def rlw(
         weight is 0.22 ("normal") or 0.24 ("dirichlet").
 
     When not to use:
-        As more than a baseline: it adds noise to equal weighting, and mends neither scales nor
-        conflicts.
+        As more than a baseline: it adds noise to equal weighting, and helps against neither
+        scales nor conflicts.
 
     References:
         Lin et al., `Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
@@ -54,7 +54,7 @@ def rlw(
         >>> print(jnp.mean(jnp.stack(drawn), axis=0).round(1))
         [0.5 0.5]
     """
-    _contract.check_choice("rlw", "distribution", distribution, get_args(Distribution))
+    _checks.check_choice("rlw", "distribution", distribution, get_args(Distribution))
     draws = Draws("rlw", key)
 
     def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mtl_optax import _contract
-from mtl_optax._weighting import Evidence, Method, from_weighting, stateless
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, from_weighting, stateless
 
 
 def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) -> Method:
@@ -43,7 +43,7 @@ def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) 
         >>> tx.update(gradients, tx.init(params), params, task_losses=losses)[0]
         Array([0.25, 2.  ], dtype=float32)
     """
-    _contract.check_number("scale_invariant", "eps", eps, low=0, open_low=True)
+    _checks.check_number("scale_invariant", "eps", eps, low=0, open_low=True)
 
     def weigh(evidence: Evidence) -> Float[Array, " T"]:
         losses = evidence.losses

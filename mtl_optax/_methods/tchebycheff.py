@@ -5,16 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax import _contract
-from mtl_optax._powers import common_unit, exponent, shift
-from mtl_optax._weighting import (
-    Evidence,
-    Method,
-    from_weighting,
-    softmax_present,
-    stateless,
-    uniform,
-)
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, from_weighting, softmax_present, stateless
+from mtl_optax._precision import common_unit, exponent, shift
+from mtl_optax._solvers.simplex import uniform
 
 
 def tchebycheff(
@@ -68,11 +62,11 @@ def tchebycheff(
         >>> print(tx.update(jnp.eye(3), state, params, task_losses=jnp.array([2.0, 1.0, 2.0]))[0])
         [0.5 0.  0.5]
     """
-    _contract.check_num_tasks("tchebycheff", num_tasks)
-    scale = _contract.check_vector("tchebycheff", "weights", weights, num_tasks, positive=True)
-    origin = _contract.check_vector("tchebycheff", "reference", reference, num_tasks)
+    _checks.check_num_tasks("tchebycheff", num_tasks)
+    scale = _checks.check_vector("tchebycheff", "weights", weights, num_tasks, positive=True)
+    origin = _checks.check_vector("tchebycheff", "reference", reference, num_tasks)
     if smooth is not None:
-        _contract.check_number("tchebycheff", "smooth", smooth, low=0, open_low=True)
+        _checks.check_number("tchebycheff", "smooth", smooth, low=0, open_low=True)
 
     def weigh(evidence: Evidence) -> Float[Array, " T"]:
         losses, mask = evidence.losses, evidence.mask

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from mtl_optax import _contract
-from mtl_optax._learned import LearnedScalars, default_adam
-from mtl_optax._weighting import Evidence, Method, Weighting, from_weighting
+from mtl_optax import _checks
+from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
+from mtl_optax._methods._learned import LearnedScalars, default_adam
 
 
 def uw(
@@ -59,9 +59,9 @@ def uw(
         [0.125 0.5  ]
     """
     optimizer = default_adam(1e-3) if optimizer is None else optimizer
-    _contract.check_optimizer("uw", "optimizer", optimizer)
-    _contract.check_number("uw", "factor", factor, low=0, open_low=True)
-    _contract.check_number("uw", "clip", clip, low=0, open_low=True)
+    _checks.check_optimizer("uw", "optimizer", optimizer)
+    _checks.check_number("uw", "factor", factor, low=0, open_low=True)
+    _checks.check_number("uw", "clip", clip, low=0, open_low=True)
 
     def init() -> LearnedScalars:
         return LearnedScalars.create(optimizer, jnp.zeros(num_tasks, jnp.float32))

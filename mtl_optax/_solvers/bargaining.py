@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import HIGHEST
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.simplex import present, unit_rows
 from mtl_optax._tracing import varying_like
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import HIGHEST, root
+from mtl_optax._precision import HIGHEST, root
 from mtl_optax._solvers.simplex import lowest, present
 from mtl_optax._tracing import varying_like
 

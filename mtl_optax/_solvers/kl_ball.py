@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._powers import HELD, exponent, shift
+from mtl_optax._precision import HELD, exponent, shift
 from mtl_optax._tracing import varying_like
 
 # Kept from falling further, a task's log probability can rise again within a few steps.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtl_optax._gram import HIGHEST
+from mtl_optax._precision import HIGHEST
 from mtl_optax._solvers.conic import corrected, on_unit_rows
 from mtl_optax._solvers.simplex import Solution, lowest, present, project, uniform
 from mtl_optax._tracing import varying_like

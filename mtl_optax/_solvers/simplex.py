@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._gram import root
+from mtl_optax._precision import root
 
 
 class Solution(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.problem import Metric, Problem, mean_present
+from benchmarks.train.problem import Metric, Problem, mean_present
 
 METRICS = (Metric("sum fit", 0), Metric("first fit", 1))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cells import Cell, Store, Trial, as_read
 from benchmarks.errors import UserError
-from benchmarks.training import Curves, Timing
+from benchmarks.results.cells import Cell, Store, Trial, as_read
+from benchmarks.train.training import Curves, Timing
 from tests.benchmarks.problems import METRICS
 
 CELL = Cell(

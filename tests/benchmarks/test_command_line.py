@@ -11,13 +11,13 @@ import pytest
 
 import mtl_optax as mtl
 from benchmarks import __main__ as command_line
-from benchmarks import experiment
 from benchmarks.__main__ import COMMANDS
-from benchmarks.compiling.command import Compile
 from benchmarks.methods import registry
-from benchmarks.reporting.command import Report
+from benchmarks.show.command import Report
 from benchmarks.speed.command import Speed
+from benchmarks.speed.compiling.command import Compile
 from benchmarks.suites import SUITES, digits
+from benchmarks.train import experiment
 from tests.common import ROOT
 
 TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
@@ -77,7 +77,7 @@ for code, *arguments in {cases}:
     assert found == code, (arguments, found)
     assert not {slow} & set(sys.modules), (arguments, {slow} & set(sys.modules))
 
-import benchmarks.experiment, benchmarks.pictures, benchmarks.problems.networks
+import benchmarks.train.experiment, benchmarks.show.pictures, benchmarks.problems.networks
 
 assert {slow} <= set(sys.modules)
 """

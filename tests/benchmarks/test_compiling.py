@@ -11,8 +11,8 @@ from rich.console import Console
 
 import mtl_optax as mtl
 from benchmarks import __main__ as command_line
-from benchmarks.compiling import costs, leaves, steps
-from benchmarks.compiling.costs import Cost, Program
+from benchmarks.speed.compiling import costs, leaves, steps
+from benchmarks.speed.compiling.costs import Cost, Program
 
 COMMAND = ["compile", "--methods", "mgda", "uw", "--tasks", "2", "--leaves", "2", "--rounds", "1"]
 

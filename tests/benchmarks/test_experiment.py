@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.cells import Store
 from benchmarks.errors import InterruptedRunError, UserError
-from benchmarks.experiment import configuration, run_cells
-from benchmarks.protocol import Progress, Protocol, Row
-from benchmarks.recipes import recipe
-from benchmarks.training import Member, evaluate, goodness, train
+from benchmarks.results.cells import Store
+from benchmarks.train.experiment import configuration, run_cells
+from benchmarks.train.protocol import Progress, Protocol, Row
+from benchmarks.train.recipes import recipe
+from benchmarks.train.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
 PROTOCOL = Protocol(seeds=3, epochs=4, learning_rates=(1e-3, 0.1, 1e3))

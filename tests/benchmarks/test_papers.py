@@ -4,8 +4,8 @@ import math
 
 import mtl_optax as mtl
 from benchmarks.methods import BASELINES
-from benchmarks.papers import PAPER_RESULTS
 from benchmarks.problems.canvases import TASKS as DIGITS
+from benchmarks.show.papers import PAPER_RESULTS
 from benchmarks.suites import SUITES
 
 

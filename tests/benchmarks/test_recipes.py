@@ -8,8 +8,8 @@ import pytest
 
 import mtl_optax as mtl
 from benchmarks.methods import BASELINES
-from benchmarks.recipes import own_optimizer, recipe
-from benchmarks.training import Member, train
+from benchmarks.train.recipes import own_optimizer, recipe
+from benchmarks.train.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
 
 # One of each for all methods: what does not depend on the method is compiled once.

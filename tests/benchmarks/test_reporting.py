@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.cells import Store
-from benchmarks.papers import PaperResult
-from benchmarks.problem import Metric
-from benchmarks.reporting import heatmap, tell
+from benchmarks.results.cells import Store
+from benchmarks.show import heatmap, tell
+from benchmarks.show.papers import PaperResult
+from benchmarks.train.problem import Metric
 from tests.benchmarks.test_summary import CELLS
 
 PROTOCOL = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "learning_rates": [0.1, 0.2]}

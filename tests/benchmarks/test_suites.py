@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.cells import read_cell
 from benchmarks.data import files
 from benchmarks.errors import UserError
 from benchmarks.problems.synthetic import dominance
-from benchmarks.recipes import recipe
+from benchmarks.results.cells import read_cell
 from benchmarks.suites import SUITES, census, multimnist
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
-from benchmarks.training import Member, evaluate, train
+from benchmarks.train.recipes import recipe
+from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
 
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from benchmarks import summary
-from benchmarks.cells import Cell, Trial, as_read
-from benchmarks.pictures import _band, _line, draw
-from benchmarks.problem import Metric
-from benchmarks.report import table
-from benchmarks.training import Curves, Timing
+from benchmarks.results import summary
+from benchmarks.results.cells import Cell, Trial, as_read
+from benchmarks.show.pictures import _band, _line, draw
+from benchmarks.show.table import table
+from benchmarks.train.problem import Metric
+from benchmarks.train.training import Curves, Timing
 from tests.benchmarks.problems import METRICS
 
 EXTRA = Metric("without repeats", 0, counts=False)

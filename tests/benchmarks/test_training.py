@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import training
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.problem import mean_present, single_task
-from benchmarks.recipes import recipe
 from benchmarks.suites.digits import Digits
-from benchmarks.training import Member, evaluate, goodness, train
+from benchmarks.train import training
+from benchmarks.train.problem import mean_present, single_task
+from benchmarks.train.recipes import recipe
+from benchmarks.train.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import Rows, separate_problem, toy_problem
 
 

@@ -1,1 +1,0 @@
-"""``python -m benchmarks report``: all results on one page, and as Markdown tables."""

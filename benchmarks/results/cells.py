@@ -1,0 +1,209 @@
+"""Cells: one method trained with one seed, kept as one JSON file each.
+
+A finished cell is never trained twice with the same configuration, and never taken for another:
+the file holds the full configuration, and a run uses it again only where that is equal.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.errors import UserError
+from benchmarks.train.problem import Metric
+from benchmarks.train.training import Curves, Timing
+from benchmarks.writing import writable, write
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of the learning rates that were tried with the first seed."""
+
+    learning_rate: float
+    validation: float
+    """The best mean of the metrics on the validation split."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method trained with one seed: ``p`` epochs, ``t`` tasks, ``m`` metrics."""
+
+    method: str
+    """Its name, with hyper-parameters in brackets where these are not the defaults."""
+    seed: int
+    config: Config
+    trials: tuple[Trial, ...]
+    """What the learning rate was chosen from, the same for all seeds."""
+    learning_rate: float
+    epoch: int
+    """The epoch reported, the best on the validation split; 0 if none gave finite numbers."""
+    test: Float[np.ndarray, " m"]
+    """The metrics on the test split after that epoch."""
+    test_loss: Float[np.ndarray, " t"]
+    curves: Curves
+    timing: Timing
+
+    @property
+    def suite(self) -> str:
+        """Name of the suite."""
+        return str(self.config["suite"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.config["tasks"])
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What the metrics are."""
+        return [Metric(**metric) for metric in self.config["metrics"]]
+
+
+class Store:
+    """A folder of cells, ``<method>-seed<seed>.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = writable(folder)
+
+    def path(self, method: str, seed: int) -> Path:
+        """Where a cell is, or goes."""
+        return self.folder / f"{method}-seed{seed}.json"
+
+    def discard(self, method: str, seed: int) -> None:
+        """Remove a cell, if there is one."""
+        self.path(method, seed).unlink(missing_ok=True)
+
+    @property
+    def unfinished(self) -> Path:
+        """Where checkpoints of unfinished trainings go."""
+        return self.folder / "unfinished"
+
+    def discard_unfinished(self) -> None:
+        """Remove the checkpoints."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    def save(self, cell: Cell) -> None:
+        """Write the file whole or not at all."""
+        content = {
+            "method": cell.method,
+            "seed": cell.seed,
+            "config": cell.config,
+            **provenance(),
+            "timing": cell.timing._asdict(),
+            "trials": [
+                {"learning_rate": t.learning_rate, "validation": plain(t.validation)}
+                for t in cell.trials
+            ],
+            "learning_rate": cell.learning_rate,
+            "epoch": cell.epoch,
+            "test": plain(cell.test.tolist()),
+            "test_loss": plain(cell.test_loss.tolist()),
+            "curves": {
+                k: None if v is None else plain(v.tolist())
+                for k, v in cell.curves._asdict().items()
+            },
+        }
+        write(self.path(cell.method, cell.seed), json.dumps(content, allow_nan=False) + "\n")
+
+    def load(self, method: str, seed: int, config: Config) -> Cell | None:
+        """The finished cell, or None where there is none with this configuration."""
+        path = self.path(method, seed)
+        if not path.exists():
+            return None
+        try:
+            cell = read_cell(path)
+            if (cell.method, cell.seed) != (method, seed):
+                raise UserError(
+                    f"{path}: not a finished cell (it is of {cell.method}, seed {cell.seed})"
+                )
+        except UserError as error:
+            raise UserError(f"{error}; remove it or pass --fresh") from error
+        return cell if cell.config == config else None
+
+
+def read_cell(path: Path) -> Cell:
+    """The finished cell in a file, or an error that names the file."""
+    try:
+        content = json.loads(path.read_text())
+        cell = Cell(
+            method=str(content["method"]),
+            seed=int(content["seed"]),
+            config=dict(content["config"]),
+            trials=tuple(
+                Trial(float(t["learning_rate"]), _number(t["validation"]))
+                for t in content["trials"]
+            ),
+            learning_rate=float(content["learning_rate"]),
+            epoch=int(content["epoch"]),
+            test=_numbers(content["test"]),
+            test_loss=_numbers(content["test_loss"]),
+            curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
+            timing=_timing(content["timing"]),
+        )
+        epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
+        if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:
+            raise ValueError("its losses have the wrong length")
+        if cell.curves.validation.shape != (epochs, metrics) or len(cell.test) != metrics:
+            raise ValueError("its metrics have the wrong length")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: not a finished cell ({reason})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a finished cell (nested too deeply)") from error
+    return cell
+
+
+def as_read(config: Mapping[str, Any]) -> Config:
+    """A configuration as it reads back from a file: tuples are lists there."""
+    return dict(json.loads(json.dumps(config)))
+
+
+def plain(values: Any) -> Any:
+    """Nested lists of floats in six digits; JSON has no NaN, so that one becomes null."""
+    if isinstance(values, list):
+        return [plain(value) for value in values]
+    return float(f"{values:.6g}") if math.isfinite(values) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: Any) -> Float[np.ndarray, "..."]:
+    return np.asarray(values, float)
+
+
+def _timing(content: Mapping[str, Any]) -> Timing:
+    pace = content["seconds_per_step"]
+    return Timing(float(content["first_epoch_seconds"]), None if pace is None else float(pace))
+
+
+def _curve(values: Any) -> Any:
+    return None if values is None else _numbers(values)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a file: versions and device."""
+    packages = ("jax", "optax", "flax", "mtl_optax")
+    device = jax.devices()[0]
+    return {
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "cpus": os.cpu_count(),
+        },
+    }

@@ -1,0 +1,151 @@
+"""The figures that tables, pictures and the report show, worked out from cells."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from benchmarks.results.cells import Cell
+from benchmarks.methods import SINGLE_TASK
+from mtl_optax.metrics import delta_m
+
+Cells = Mapping[str, Sequence[Cell]]
+
+
+class Comparison(NamedTuple):
+    """A method against another, seed by seed."""
+
+    mean: float
+    """Of the differences in the mean metric; positive where the method is better."""
+    margin: float
+    """Half the width of the 95 % confidence interval by Student's t, for one comparison alone."""
+    certain: bool
+    """Whether they differ at 5 %, with Holm's correction for all methods compared."""
+    seeds: int
+    """How many both have."""
+
+
+def first_cell(cells: Cells) -> Cell:
+    """Any cell: they agree in suite, tasks and metrics."""
+    return next(iter(cells.values()))[0]
+
+
+def counted(cells: Cells) -> list[int]:
+    """Which metrics enter means, ranks and Δm."""
+    return [i for i, metric in enumerate(first_cell(cells).metrics) if metric.counts]
+
+
+def test_metrics(group: Sequence[Cell]) -> Float[np.ndarray, "s m"]:
+    """The metrics on the test split, one row for each seed."""
+    return np.stack([cell.test for cell in group])
+
+
+def mean_metric(cells: Cells, method: str) -> Float[np.ndarray, " s"]:
+    """The mean of the metrics that count."""
+    return test_metrics(cells[method])[:, counted(cells)].mean(axis=1)
+
+
+def higher_is_better(cells: Cells) -> bool:
+    """Whether more is better in the mean of the metrics."""
+    metrics = first_cell(cells).metrics
+    return all(metrics[i].higher_is_better for i in counted(cells))
+
+
+def with_common_seeds(cells: Cells, methods: Iterable[str]) -> dict[str, list[Cell]]:
+    """The cells of these methods whose seeds all of them have, in order of seed."""
+    by_seed = {method: {cell.seed: cell for cell in cells[method]} for method in methods}
+    seeds = sorted(set.intersection(*map(set, by_seed.values())))
+    return {method: [group[seed] for seed in seeds] for method, group in by_seed.items()}
+
+
+def change(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
+    """Δm in percent against the single-task networks, seed against the same seed; less is better.
+
+    None where these are not among the cells, or have no seed in common with the method.
+    """
+    if SINGLE_TASK not in cells:
+        return None
+    columns, metrics = counted(cells), first_cell(cells).metrics
+    pair = with_common_seeds(cells, (method, SINGLE_TASK))
+    if not pair[method]:
+        return None
+    ours, theirs = (test_metrics(pair[m])[:, columns] for m in (method, SINGLE_TASK))
+    return np.asarray(delta_m(ours, theirs, [metrics[i].higher_is_better for i in columns]))
+
+
+def mean_ranks(cells: Cells) -> dict[str, float]:
+    """The place of each method among all, 1 is best, mean over metrics that count and seeds.
+
+    Over the seeds that every method has; NaN where there are none.
+    """
+    metrics, columns = first_cell(cells).metrics, counted(cells)
+    groups = list(with_common_seeds(cells, cells).values())
+    if not groups[0]:
+        return dict.fromkeys(cells, math.nan)
+    values = np.stack([test_metrics(group)[:, columns] for group in groups])
+    signs = np.array([-1.0 if metrics[i].higher_is_better else 1.0 for i in columns])
+    badness = np.where(np.isfinite(values), signs * values, np.inf)
+    ranks = stats.rankdata(badness, axis=0).mean(axis=(1, 2))
+    return dict(zip(cells, ranks.tolist(), strict=True))
+
+
+def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
+    """Every other method against one, by paired t-tests over the seeds that both have.
+
+    Methods with fewer than two such seeds, and all if ``reference`` is missing, are left out.
+    """
+    if reference not in cells:
+        return {}
+    sign = 1 if higher_is_better(cells) else -1
+    found = {}
+    for method in cells.keys() - {reference}:
+        pair = with_common_seeds(cells, (method, reference))
+        seeds = len(pair[method])
+        if seeds < 2:
+            continue
+        differences = sign * (mean_metric(pair, method) - mean_metric(pair, reference))
+        if np.isfinite(differences).all():
+            error = differences.std(ddof=1) / np.sqrt(seeds)
+            margin = float(stats.t.ppf(0.975, seeds - 1) * error)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                statistic = abs(differences.mean()) / error
+            chance = 1.0 if np.isnan(statistic) else float(2 * stats.t.sf(statistic, seeds - 1))
+            found[method] = (float(differences.mean()), margin, chance, seeds)
+    certain = _holm({method: chance for method, (_, _, chance, _) in found.items()})
+    return {
+        method: Comparison(mean, margin, method in certain, seeds)
+        for method in cells
+        if method in found
+        for mean, margin, _, seeds in [found[method]]
+    }
+
+
+def _holm(chances: Mapping[str, float], level: float = 0.05) -> set[str]:
+    """Which hypotheses Holm's step-down procedure rejects."""
+    rejected: set[str] = set()
+    for place, name in enumerate(sorted(chances, key=lambda n: chances[n])):
+        if chances[name] > level / (len(chances) - place):
+            break
+        rejected.add(name)
+    return rejected
+
+
+def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
+    """Time per step as a multiple of ``reference``'s, by the fastest epoch of each."""
+    ours, theirs = (
+        [pace for cell in cells if (pace := cell.timing.seconds_per_step) is not None]
+        for cells in (group, reference)
+    )
+    return min(ours) / min(theirs) if ours and theirs else None
+
+
+def spread(values: Float[np.ndarray, " s"], sign: str = "") -> str:
+    """Mean and standard deviation over seeds, in as many digits as tell them apart."""
+    mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+    small = np.isfinite(mean) and abs(mean) < 10 and not sign
+    digits = 3 if small else 2 if 0 < deviation < 0.1 else 1
+    text = f"{mean:{sign}.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {deviation:.{digits}f}"

@@ -1,0 +1,161 @@
+"""What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.results.cells import Cell
+from benchmarks.results.gather import Lines, SuiteResults
+from benchmarks.results.summary import (
+    Cells,
+    change,
+    compare,
+    first_cell,
+    mean_metric,
+    mean_ranks,
+    spread,
+    step_time,
+    test_metrics,
+    with_common_seeds,
+)
+from benchmarks.show.papers import PAPER_RESULTS
+from benchmarks.show.table import rank_text
+from benchmarks.writing import number_of
+
+
+def verdict(cells: Cells) -> str:
+    """Which methods differ from equal weighting by more than noise."""
+    compared = compare(cells, EQUAL_WEIGHTING)
+    methods = {name: one for name, one in compared.items() if name not in BASELINES}
+    if not methods:
+        return "No method was compared with equal weighting."
+    better = [name for name, one in methods.items() if one.certain and one.mean > 0]
+    worse = [name for name, one in methods.items() if one.certain and one.mean < 0]
+    seeds = sorted({one.seeds for one in methods.values()})
+    return (
+        f"Over {_range(seeds)} seeds, by paired t-tests at 5 % with Holm's correction for "
+        f"{len(compared)} comparisons: better than equal weighting: {_names(better)}; worse: "
+        f"{_names(worse)}; the other {len(methods) - len(better) - len(worse)} cannot be told "
+        "from it."
+    )
+
+
+def caveats(cells: Cells) -> list[str]:
+    """What limits the comparison, as far as the cells show it."""
+    trained = [cell for group in cells.values() for cell in group]
+    config, found = trained[0].config, []
+    if (gone := _diverged(trained)) is not None:
+        found.append(gone)
+    compared = {EQUAL_WEIGHTING, *compare(cells, EQUAL_WEIGHTING)}
+    if EQUAL_WEIGHTING not in cells:
+        found.append(f"Nothing can be compared with {EQUAL_WEIGHTING}, which is not there.")
+    elif alone := [method for method in cells if method not in compared]:
+        found.append(f"Not compared, for want of two finite seeds in common: {_few(alone, cells)}.")
+    if SINGLE_TASK not in cells:
+        found.append(f"There is no Δm, for want of {SINGLE_TASK}.")
+    if len({frozenset(cell.seed for cell in group) for group in cells.values()}) > 1:
+        common = sorted(cell.seed for cell in next(iter(with_common_seeds(cells, cells).values())))
+        seeds = ", ".join(map(str, common)) or "none, so that there are no ranks"
+        found.append(f"Ranks are over the seeds that every method has: {seeds}.")
+    late = sum(cell.epoch == config["epochs"] for cell in trained)
+    if 2 * late > len(trained):
+        found.append(
+            f"In {late} of {len(trained)} trainings the last epoch was the best: longer ones may "
+            "end in another order."
+        )
+    rates = config["learning_rates"]
+    edge = [m for m, group in cells.items() if group[0].learning_rate in (min(rates), max(rates))]
+    if len(rates) > 2 and edge:
+        found.append(
+            "The learning rate chosen is the smallest or the largest of the grid for "
+            f"{_few(edge, cells)}: another grid may suit better."
+        )
+    return found
+
+
+def _diverged(trained: Sequence[Cell]) -> str | None:
+    found = [f"{cell.method} (seed {cell.seed})" for cell in trained if not cell.epoch]
+    return f"Without a finite result: {', '.join(found)}." if found else None
+
+
+def protocol(results: SuiteResults) -> str:
+    """What was trained, in one sentence."""
+    config = first_cell(results.cells).config
+    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    steps = config["steps_per_epoch"]
+    return (
+        f"{number_of('epoch', config['epochs'])} of {number_of('step', steps)}, batches of "
+        f"{config['batch_size']}; the learning rate is the best of {rates} on the validation "
+        "split (tried with seed 0), and so is the epoch."
+    )
+
+
+def papers_table(cells: Cells) -> tuple[Lines, list[str]] | None:
+    """The papers' numbers beside ours, and how their protocols differ."""
+    suite = first_cell(cells).suite
+    papers = [row for row in PAPER_RESULTS if row.suite == suite and row.method in cells]
+    if not papers:
+        return None
+    notes = list(dict.fromkeys(f"{row.source}: {row.protocol}." for row in papers))
+    columns = list(dict.fromkeys(row.metric for row in papers))
+    values = {(row.method, row.metric): f"{row.value:g}" for row in papers}
+    heading = ["method", *(f"{c}: {whose}" for c in columns for whose in ("paper", "here"))]
+    rows = []
+    for method in dict.fromkeys(row.method for row in papers):
+        pairs = [(values.get((method, c), "–"), _ours(cells, method, c)) for c in columns]
+        rows.append([method, *(cell for pair in pairs for cell in pair)])
+    return Lines(heading, rows), notes
+
+
+def _ours(cells: Cells, method: str, metric: str) -> str:
+    """Our figure of that name."""
+    names = [m.name for m in first_cell(cells).metrics]
+    if metric == "mean":
+        return spread(mean_metric(cells, method))
+    if metric == "Δm %":
+        drop = change(cells, method)
+        return "–" if drop is None else spread(drop, sign="+")
+    if metric == "time":
+        time = step_time(cells[method], cells.get(EQUAL_WEIGHTING, []))
+        return "–" if time is None else f"{time:.2f}"
+    if metric in names:
+        return spread(test_metrics(cells[method])[:, names.index(metric)])
+    return "–"
+
+
+def suite_ranks(suites: Sequence[SuiteResults]) -> dict[str, dict[str, float]]:
+    """Suite to method to mean rank."""
+    return {results.name: mean_ranks(results.cells) for results in suites}
+
+
+def overview(suites: Sequence[SuiteResults]) -> Lines:
+    """Rank and Δm of every method on every suite."""
+    ranks = suite_ranks(suites)
+    methods = list(dict.fromkeys(name for results in suites for name in results.cells))
+    rows = []
+    for method in methods:
+        row, places = [method], []
+        for results in suites:
+            if method not in results.cells:
+                row.append("–")
+                continue
+            places.append(ranks[results.name][method])
+            drop = change(results.cells, method)
+            drop_text = "" if drop is None or method == SINGLE_TASK else f" ({drop.mean():+.1f})"
+            row.append(f"{rank_text(places[-1])}{drop_text}")
+        rows.append([*row, rank_text(float(np.mean(places)))])
+    return Lines(["method", *ranks, "mean rank"], rows)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = numbers[0], numbers[-1]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _few(methods: Sequence[str], cells: Cells) -> str:
+    return _names(methods) if len(methods) <= 6 else f"{len(methods)} of {len(cells)} methods"
+
+
+def _names(methods: Sequence[str]) -> str:
+    return ", ".join(methods) if methods else "none"

@@ -1,1 +1,0 @@
-"""A suite over one number: ``python -m benchmarks sweep``."""

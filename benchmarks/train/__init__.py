@@ -1,0 +1,1 @@
+"""Training: one method, several seeds and rates at once."""

@@ -1,0 +1,157 @@
+"""From a method's name to what a training step needs."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import optax
+from jaxtyping import Array, Float, PyTree
+
+import mtl_optax as mtl
+from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.train.problem import Problem, single_task
+
+
+class Update(Protocol):
+    """One step of a training, less adding the updates to the parameters."""
+
+    def __call__(
+        self, rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: PyTree | None
+    ) -> tuple[Float[Array, " t"], PyTree, PyTree]:
+        """Learning rate, parameters, state and batches to losses, updates and state."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How one method trains on one problem; static under ``jax.jit``.
+
+    The learning rate comes with each step, so that one compiled program serves a whole grid.
+    """
+
+    problem: Problem
+    init: Callable[[PyTree], PyTree]
+    """Parameters to the first state."""
+    update: Update
+    query: bool = False
+    """Whether each step also takes a batch of the query split."""
+
+
+def recipe(
+    method: str, problem: Problem, hyperparameters: Mapping[str, Any] | None = None
+) -> Recipe:
+    """How a baseline or a method of the registry trains, with the problem's optimiser.
+
+    Methods that read nothing beyond the losses take one backward pass, of the weighted loss; all
+    others see the task gradients of the shared parameters. Heads follow each paper's rule.
+
+    Args:
+        method: one of `methods.BASELINES` or of the registry.
+        problem: what to train on.
+        hyperparameters: those of the method that are not to be the library's defaults.
+    """
+    if method == SINGLE_TASK:
+        return _plain(single_task(problem))
+    if method == EQUAL_WEIGHTING:
+        return _plain(problem)
+    info = mtl.method_info(method)
+    tasks = problem.num_tasks
+    given = dict(hyperparameters or {})
+    if "steps_per_epoch" in inspect.signature(info.factory).parameters:
+        given = {"steps_per_epoch": problem.steps_per_epoch, **given}
+    if info.is_optimizer:
+
+        def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
+            inner = problem.optimizer(rate)
+            transform = own_optimizer(method, tasks, inner, rate, given)
+            return mtl.on_shared(transform, problem.shared, heads=inner)
+
+        return _stacked(problem, optimizer)
+    transform = mtl.get(method, tasks, **given)
+    if info.reads <= {"losses"}:
+        return _weighted(problem, transform, info.heads)
+    return _stacked(
+        problem,
+        lambda rate: optax.chain(
+            mtl.on_shared(transform, problem.shared, heads=info.heads), problem.optimizer(rate)
+        ),
+        query="query gradients" in info.reads,
+    )
+
+
+def own_optimizer(
+    method: str,
+    num_tasks: int,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Any,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """A method that takes the optimiser's place: made of the optimiser, or of its rate alone."""
+    takes_optimizer = "optimizer" in mtl.method_info(method).arguments(num_tasks)
+    step = {"optimizer": optimizer} if takes_optimizer else {"learning_rate": learning_rate}
+    return mtl.get(method, num_tasks, **{**step, **(hyperparameters or {})})
+
+
+def default_hyperparameters(method: str) -> dict[str, Any]:
+    """Those of a method that a file can hold, at the library's defaults."""
+    parameters = inspect.signature(mtl.method_info(method).factory).parameters.values()
+    return {
+        p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)
+    }
+
+
+# An optimiser's state does not depend on its learning rate: any will do to make the first one.
+_ANY_RATE = 1.0
+
+
+def _plain(problem: Problem) -> Recipe:
+    """The gradient of the summed loss, without this library."""
+
+    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
+        losses = problem.task_losses(params, batch)
+        return losses.sum(), losses
+
+    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
+        return losses, *problem.optimizer(rate).update(grads, state, params)
+
+    return Recipe(problem, problem.optimizer(_ANY_RATE).init, update)
+
+
+def _weighted(
+    problem: Problem, method: optax.GradientTransformationExtraArgs, heads: Any
+) -> Recipe:
+    """The gradient of the weighted loss, for methods that know the weights before it."""
+    weighted_grad = mtl.weighted_value_and_grad(
+        problem.task_losses, method, shared=problem.shared, heads=heads
+    )
+
+    def init(params: PyTree) -> PyTree:
+        return method.init(params), problem.optimizer(_ANY_RATE).init(params)
+
+    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        losses, grads, of_method = weighted_grad(params, state[0], batch)
+        updates, of_optimizer = problem.optimizer(rate).update(grads, state[1], params)
+        return losses, updates, (of_method, of_optimizer)
+
+    return Recipe(problem, init, update)
+
+
+def _stacked(
+    problem: Problem,
+    optimizer: Callable[[Any], optax.GradientTransformation],
+    *,
+    query: bool = False,
+) -> Recipe:
+    """All task gradients; with ``query`` also those of a batch of the query split."""
+
+    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        losses, grads = problem.value_and_task_grads(params, batch)
+        extra = {}
+        if query is not None:
+            extra["query_gradients"] = problem.value_and_task_grads(params, query)[1]
+        step = optax.with_extra_args_support(optimizer(rate)).update
+        return losses, *step(grads, state, params, task_losses=losses, **extra)
+
+    return Recipe(problem, optimizer(_ANY_RATE).init, update, query)

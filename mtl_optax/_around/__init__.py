@@ -1,0 +1,1 @@
+"""Building blocks around a method."""

@@ -1,0 +1,1 @@
+"""What can be seen while a method works."""

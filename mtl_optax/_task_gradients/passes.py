@@ -1,0 +1,80 @@
+"""Backward passes of several tasks: all together, or one after the other."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtl_optax._tracing import has_operation, is_traced, varying_axes
+
+# Entries of the parameters from which on task gradients are computed one after the other on the
+# CPU. Together, XLA lays them out parameters first, and what reads them pays for it: with 3e5 to
+# 1e6 parameters whole steps took 1.3 to 4 times as long.
+LARGE = 300_000
+
+
+# Tasks up to which one backward pass after the other is written out where it has convolutions: XLA
+# runs these 15 to 25 times slower in a loop on the CPU. Compiling takes T times as long.
+_FEW_TASKS = 16
+
+
+def for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:
+    """Calls `pull` for each row and stacks what it returns."""
+    together = for_all_rows(pull)
+    if sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)) < LARGE:
+        return together(rows)
+    return in_turn(pull, rows, elsewhere=together)
+
+
+def for_all_rows(pull: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Makes a function of several rows at once of the pullback of one."""
+    if hasattr(jax.lax, "pcast") or not jax.sharding.get_abstract_mesh().manual_axes:
+        return jax.vmap(pull)
+    # JAX 0.8.1 has no rule for several of the sums over devices that a pullback may end in.
+    return functools.partial(jax.lax.map, pull)
+
+
+def in_turn(
+    function: Callable[[Array], Any],
+    rows: Float[Array, "T T"],
+    elsewhere: Callable[[Array], Any] | None = None,
+) -> Any:
+    """Calls `function` for one row after the other and stacks the results.
+
+    Args:
+        function: a function of a row.
+        rows: the rows.
+        elsewhere: what serves all rows on other devices than CPUs; a loop by default.
+    """
+    if not is_traced(rows):
+        return _stack([function(row) for row in rows])
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(rows[0])
+    structure: Any = jax.tree.structure(shapes)
+
+    def once(row: Array) -> Any:
+        return structure.unflatten(jax.core.eval_jaxpr(closed.jaxpr, closed.consts, row))
+
+    def written_out(rows: Array) -> Any:
+        results: list[Any] = []
+        for row in rows:
+            # Begin when the last one has ended, for the sake of memory. What differs from device
+            # to device would make the row differ, and the row the results.
+            if results and len({*map(varying_axes, jax.tree.leaves((row, results[-1])))}) == 1:
+                row, results[-1] = jax.lax.optimization_barrier((row, results[-1]))
+            results.append(once(row))
+        return _stack(results)
+
+    loop = functools.partial(jax.lax.map, once)
+    convolves = has_operation(closed.jaxpr, "conv_general_dilated")
+    on_cpu = written_out if convolves and len(rows) <= _FEW_TASKS else loop
+    elsewhere = elsewhere or loop
+    if on_cpu is elsewhere:
+        return loop(rows)
+    return jax.lax.platform_dependent(rows, cpu=on_cpu, default=elsewhere)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
