@@ -141,8 +141,8 @@ class Method(optax.GradientTransformationExtraArgs):
 
     def __new__(
         cls,
-        init: optax.TransformInitFn,
-        update: optax.TransformUpdateExtraArgsFn,
+        init: Any,  # Whatever JAX puts in the functions' places as it builds a tree.
+        update: Any,
         weighting: Weighting | None = None,
     ) -> "Method":
         method = super().__new__(cls, init, update)
