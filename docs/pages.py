@@ -19,6 +19,7 @@ CONTENTS = {
     "First steps": ["docs/getting-started", "docs/which-method", "docs/gallery", "docs/notebooks"],
     "How to": [
         "docs/guides/heads",
+        "docs/guides/freezing",
         "docs/guides/frameworks",
         "docs/guides/missing-tasks",
         "docs/guides/accumulation",

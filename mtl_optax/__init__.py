@@ -63,6 +63,7 @@ from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_
 
 # Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
 from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
+from mtl_optax._around.check_updates import check_updates as check_updates
 from mtl_optax._around.on_shared import on_shared as on_shared
 from mtl_optax._around.per_task import per_task as per_task
 from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite

@@ -33,6 +33,12 @@ _MIXED = (
     "Of a tree in which the shared leaves alone are stacked, mtl_optax.on_shared(method, shared) "
     "shows the method those."
 )
+_UNCOMBINED = (
+    " Added to it, it would make the parameter grow. No method has combined these task gradients: "
+    "none is in the chain; or it has combine=False, and no mtl_optax.sum_tasks follows; or it is "
+    "inside optax.masked, optax.partition or optax.selective_transform and was not given the leaf. "
+    "Put it before these; freeze with optax.chain(optax.freeze(mask), method, optimizer)."
+)
 _AROUND_A_METHOD = (
     "If optax.MultiSteps stands around the method, use mtl_optax.accumulate_task_gradients instead."
 )
@@ -248,6 +254,29 @@ def check_task_gradients(
             raise ValueError(
                 f"{method}: {name} has shape {leaf.shape}, wanted a leading axis of num_tasks="
                 f"{num_tasks}: one gradient per task. {_HOW_TO_STACK}"
+            )
+
+
+def check_like_params(caller: str, updates: Any, params: Any | None) -> None:
+    """Raises unless every update has the shape of its parameter."""
+    if params is None:
+        raise ValueError(
+            f"{caller}: params is missing, and updates are compared with it. Call "
+            "tx.update(task_gradients, state, params)."
+        )
+    leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
+    wanted_structure = jax.tree_util.tree_structure(params)
+    if wanted_structure != structure:  # type: ignore[operator]
+        raise ValueError(
+            f"{caller}: updates and params must have the same tree structure, got {structure} and "
+            f"{wanted_structure}.{_unpaired('updates', leaves, params)}"
+        )
+    for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
+        found, wanted = jnp.shape(leaf), jnp.shape(param)
+        if found != wanted:
+            raise ValueError(
+                f"{caller}: {leaf_name('updates', path)} has shape {found}, wanted that of its "
+                f"parameter, {wanted}.{_UNCOMBINED if found[1:] == wanted and found else ''}"
             )
 
 

@@ -607,6 +607,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_checks.py": [
         (
+            "an update of another rank alone is of another shape",
+            "        if found != wanted:\n",
+            "        if len(found) < len(wanted):\n",
+        ),
+        (
             "an open end is closed",
             "number <= bottom if open_low or",
             "number < bottom if open_low or",
@@ -674,6 +679,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "gradients beside steps pass",
             "            told.append(_check_directions(method, heads, trunk, head, extra))\n",
             "            pass\n",
+        ),
+    ],
+    "mtl_optax/_around/check_updates.py": [
+        (
+            "updates are not checked",
+            '        _checks.check_like_params("check_updates", updates, params)\n',
+            "",
         ),
     ],
     "mtl_optax/_around/guard.py": [

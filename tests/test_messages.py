@@ -144,6 +144,12 @@ row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), True, heads="weigthed"), Val
 row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), {"a": False}).init({"a": ONES}), ValueError, r"^on_shared: shared selects no leaf of params \(params\['a'\]\).*jax.tree_util.keystr")
 row("on_shared", lambda: mtl.on_shared(mtl.graddrop(T), {"a": True, "b": False}, heads="weighted").init({"a": ONES, "b": ONES}), ValueError, '^on_shared: heads="weighted" needs a method that weights tasks.*Use heads="unweighted"')
 
+row("check_updates", lambda: mtl.check_updates(optax.adam), TypeError, r"^check_updates: transformation must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
+row("check_updates", lambda: updated(mtl.check_updates(mtl.mgda(T))), ValueError, r"^check_updates: params is missing, .*Call tx.update\(task_gradients, state, params\)")
+row("check_updates", lambda: updated(mtl.check_updates(SGD), params=ONES[0]), ValueError, r"^check_updates: updates has shape \(2, 3\), wanted that of its parameter, \(3,\)\. .*grow.*optax.chain\(optax.freeze\(mask\), method, optimizer\)")
+row("check_updates", lambda: updated(mtl.check_updates(SGD), {"a": ONES[0]}, {"a": ONES[0], "b": ONES[0]}), ValueError, r"^check_updates: updates and params must have the same tree structure, .*Only one of them has params\['b'\]\.")
+row("check_updates", lambda: updated(mtl.check_updates(SGD), ONES[:, :1], ONES), ValueError, r"^check_updates: updates has shape \(2, 1\), wanted that of its parameter, \(2, 3\)\.(?! Added)")
+
 # Diagnostics.
 row("conflict", lambda: mtl.conflict([[1.0, 0.0]]), TypeError, "^conflict: gram must be an array, got list .*jnp.asarray")
 row("conflict", lambda: mtl.conflict(ONES), ValueError, r"^conflict: gram has shape \(2, 3\), wanted \(T, T\). Get it from mtl_optax.gram")

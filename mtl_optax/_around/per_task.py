@@ -29,8 +29,9 @@ def per_task(
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `(T, *p.shape)`.
-        All copies see the same `params` and extra arguments. An absent task (`task_mask`) gets a
-        zero update and its copy's state stands still.
+        All copies see the same `params` and extra arguments, and draw the same random numbers:
+        for noise that differs from task to task, leave `per_task` out. An absent task (`task_mask`)
+        gets a zero update and its copy's state stands still.
 
     Example:
         Clip every task's gradient to norm one, then sum:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_optax._precision import HIGHEST, root
+from mtl_optax._precision import HIGHEST, power_of_two, root
 from mtl_optax._solvers.simplex import lowest, present
 from mtl_optax._tracing import varying_like
 
@@ -65,8 +65,11 @@ class UnitRows(NamedTuple):
 
     def value(self, point: Float[Array, " T"]) -> Float[Array, ""]:
         """Returns the objective, as a share of `min(D)`."""
-        square = jnp.dot(point, self.product(point), precision=HIGHEST)
-        return jnp.dot(self.slopes, point, precision=HIGHEST) + self.kappa * root(square)
+        # Beside a row of zeros a point is so long that its square overflows.
+        unit = power_of_two(jnp.max(jnp.abs(point)))
+        part = point / unit
+        length = unit * root(jnp.dot(part, self.product(part), precision=HIGHEST))
+        return jnp.dot(self.slopes, point, precision=HIGHEST) + self.kappa * length
 
 
 class _Active(NamedTuple):

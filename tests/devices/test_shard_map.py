@@ -190,7 +190,7 @@ def test_what_measures_and_what_is_around(replicated):
         tx = mtl.on_shared(
             mtl.cagrad(T), {"shared": True, "own": False}, heads=optax.scale_by_adam()
         )
-        updated = tx.update(mixed, tx.init(model), model)
+        updated = mtl.check_updates(tx).update(mixed, tx.init(model), model)
         adversary = mtl.adversarial
 
         def reversed_by(fun):

@@ -248,6 +248,7 @@ EVERY = {
     "on_shared": lambda: steps_of(
         mtl.on_shared(mtl.uw(FEW), {"dense": True, "scale": True}, heads="weighted"), FEW
     ),
+    "check_updates": lambda: steps_of(mtl.check_updates(then_adam(FEW)), FEW),
     "skip_nonfinite": lambda: steps_of(mtl.skip_nonfinite(then_adam(FEW)), FEW),
     "skip_nonfinite skip_step": lambda: steps_of(
         mtl.skip_nonfinite(mtl.mgda(FEW), policy="skip_step"), FEW

@@ -303,6 +303,18 @@ def test_a_zero_row_has_no_multiplier(kappa):
     assert conic(jnp.zeros_like(linear), gram, 1.0).multipliers[1] == 0
 
 
+def test_the_gap_is_known_beside_a_zero_row_however_far_apart_the_others_are():
+    """For κ = 0 the optimum is the least `b_t`."""
+    for seed in range(6):
+        matrix = rows("far apart", NUM_TASKS, seed)
+        matrix[1] = 0
+        gram = matrix @ matrix.T
+        linear = gram @ np.full(NUM_TASKS, 1 / NUM_TASKS)
+        solution = conic(jnp.asarray(linear, jnp.float32), jnp.asarray(gram, jnp.float32), 0.0)
+        weights = np.asarray(solution.weights, np.float64)
+        assert abs(solution.gap - (linear @ weights - linear.min())) < 1e-6
+
+
 def test_a_cap_on_steps_is_kept():
     matrix = rows("gaussian", 5, 0)
     gram = jnp.asarray(matrix @ matrix.T, jnp.float32)

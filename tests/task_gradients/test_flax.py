@@ -180,3 +180,28 @@ def test_linen_train_state_step():
     assert np.all(np.asarray(history[-1]) < 0.5 * np.asarray(history[0]))
     assert optax.tree_utils.tree_get(state.opt_state, "weights").shape == (T,)
     assert state.step == 60
+
+
+def test_a_forgotten_method_is_named_with_flax():
+    """`nnx.Optimizer` and `apply_gradients` would let the parameters grow."""
+    x, y = data()
+    tx = mtl.check_updates(optax.sgd(0.1))
+    model = Trunk(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def train_step(model, optimizer):
+        losses_of = lambda model: jnp.mean((model(x) - y) ** 2, axis=0)
+        _, gradients = mtl.nnx_value_and_task_grads(losses_of)(model)
+        optimizer.update(model, gradients)
+
+    message = r"check_updates: updates\['heads'\]\['bias'\] has shape \(2, 2\), .* \(2,\)"
+    with pytest.raises(ValueError, match=message):
+        train_step(model, optimizer)
+    linen = LinenModel()
+    params = linen.init(jax.random.key(0), x)["params"]
+    state = TrainState.create(apply_fn=linen.apply, params=params, tx=tx)
+    losses_of = lambda p: jnp.mean((linen.apply({"params": p}, x) - y) ** 2, axis=0)
+    gradients = jax.eval_shape(mtl.value_and_task_grads(losses_of), params)[1]
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda state, g: state.apply_gradients(grads=g), state, gradients)
