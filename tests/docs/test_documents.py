@@ -99,6 +99,44 @@ def test_examples_give_params_to_update():
     assert calls > 60
 
 
+ANSWERS = {
+    "docs/faq.md": [
+        "LoRA",
+        "L-BFGS",
+        "copy=True",
+        "Complex",
+        "shard_map",
+        "save a state",
+        "`params`",
+    ],
+    "docs/guides/missing-tasks.md": ["`0/0`"],
+    "docs/guides/heads.md": ["track_conflict"],
+    "docs/guides/logging.md": ["on_shared"],
+    "docs/guides/frameworks.md": ["## Equinox", "## Haiku", "## Keras", "list"],
+    "docs/guides/physics-informed.md": ["scale_invariant", "nash_mtl", "uw"],
+    "docs/glossary.md": [
+        "**Gram matrix.**",
+        "**Reads.**",
+        "**Scale.**",
+        "**Shared.**",
+        "**Heads.**",
+    ],
+    "docs/devices.md": ["## Inside shard_map"],
+}
+
+
+@pytest.mark.parametrize("page", ANSWERS)
+def test_what_users_ask_stands_where_they_look(page):
+    text = (ROOT / page).read_text("utf-8")
+    assert [word for word in ANSWERS[page] if word not in text] == []
+
+
+def test_examples_read_weights_by_type():
+    """By its name alone `tree_get` fails where a parameter is called so, and for two methods."""
+    for where, script in examples():
+        assert not re.search(r"tree_get\([^)]*[\"'](weights|gap|residual|norms)", script), where
+
+
 # With a point or an exponent; whole numbers are words, and printed as said.
 NUMBER = re.compile(r"-?\b\d+(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)")
 
