@@ -390,6 +390,7 @@ class Contract:
     def __init__(self, method: str, num_tasks: int, reads: Iterable[str] = ()) -> None:
         self._method, self._num_tasks, self._reads = method, num_tasks, frozenset(reads)
         self._seen: dict[Any, set[tuple[tuple[int, ...], ...]]] = {}
+        self._warned = False
 
     def start(self, params: Any) -> None:
         """Is called by every `init`."""
@@ -410,7 +411,7 @@ class Contract:
     def _told_by_init(self, task_gradients: Any) -> Any | None:
         """Returns the parameters' shapes if the gradients have them, and so are not stacked.
 
-        Warns where nothing tells: gradients of the parameters' own shapes pass, and lose their
+        Warns, once, where nothing tells: gradients of the parameters' own shapes pass, and lose their
         leading axis, wherever that happens to be `num_tasks`. Ranks decide, because inside
         `jax.shard_map` the shapes are those of a piece.
         """
@@ -423,6 +424,9 @@ class Contract:
         for of in seen:
             if any(g == p for g, p in zip(shapes, of, strict=True)):
                 return structure.unflatten(jax.ShapeDtypeStruct(p, jnp.float32) for p in of)
+        if self._warned:
+            return None
+        self._warned = True
         _checks.warn(
             f"{self._method}: params is missing, and init of this transformation has seen none of "
             "this structure and these ranks. So nothing tells task gradients from gradients of "

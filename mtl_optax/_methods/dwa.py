@@ -34,7 +34,7 @@ def dwa(
     num_tasks: int,
     *,
     temperature: float = 2.0,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: int | Array = 1,
     combine: bool = True,
 ) -> Method:
     """Weights tasks by how slowly their losses fall: `d = Σ_t w_t g_t`, `w = T softmax(r / τ)`.

@@ -35,7 +35,7 @@ def nash_mtl(
     num_tasks: int,
     *,
     max_norm: float | None = 1.0,
-    update_every: int = 1,
+    update_every: int | Array = 1,
     combine: bool = True,
 ) -> Method:
     """Lets the tasks bargain over the direction: `d = Σ_t a_t g_t` with `Ma = 1/a`, `a > 0`.

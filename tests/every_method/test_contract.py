@@ -251,10 +251,11 @@ def test_missing_params_warn_at_the_users_line_where_nothing_tells(name):
 
 
 def test_missing_params_warn_once():
+    tx, state = mtl.mgda(T), mtl.mgda(T).init(jnp.zeros(T))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(2):
-            mtl.mgda(T).update(jnp.eye(T), mtl.mgda(T).init(jnp.zeros(T)))
+            tx.update(jnp.eye(T), state)
     assert len(caught) == 1
 
 
