@@ -411,7 +411,7 @@ class Contract:
     def _told_by_init(self, task_gradients: Any) -> Any | None:
         """Returns the parameters' shapes if the gradients have them, and so are not stacked.
 
-        Warns, once, where nothing tells: gradients of the parameters' own shapes pass, and lose their
+        Warns once where nothing tells: gradients of the parameters' own shapes pass, and lose their
         leading axis, wherever that happens to be `num_tasks`. Ranks decide, because inside
         `jax.shard_map` the shapes are those of a piece.
         """
