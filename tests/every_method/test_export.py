@@ -25,7 +25,7 @@ def lower(fun, *examples):
 @pytest.mark.parametrize(
     ("name", "options"),
     [*((name, {}) for name in METHODS), *OPTIONS, ("mgda", {"combine": False})],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_a_method_lowers(name, options):
     tx, given = make(name, FEW, **options), inputs(FEW)
