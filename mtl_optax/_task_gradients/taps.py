@@ -115,7 +115,7 @@ class Site(NamedTuple):
         if self.kind == "gather":
             return self.kind, self.view.made
         precision = self.params["precision"]
-        return self.kind, self.view.made, *_weight_axes(self), self.dtype, precision
+        return self.kind, self.view.made, *_weight_axes(self), self.result.dtype, precision
 
 
 Plan = dict[int, Any]  # The sites and the inner plans, by the numbers of the equations.
