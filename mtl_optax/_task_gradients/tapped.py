@@ -101,8 +101,8 @@ class _Dense:
     def largest(self, dtype: Any) -> Float[Array, " T"]:
         """Returns what no entry of a task's gradient is larger than."""
         inputs, d = jnp.abs(self.inputs), jnp.abs(self.cotangents)
-        most = jnp.max(inputs).astype(dtype) * (d.shape[-3] * d.shape[-2])
-        return most * jnp.max(d, axis=(1, 2, 3)).astype(dtype)
+        most = jnp.max(inputs, initial=0).astype(dtype) * (d.shape[-3] * d.shape[-2])
+        return most * jnp.max(d, axis=(1, 2, 3), initial=0).astype(dtype)
 
     @property
     def columns(self) -> int:
@@ -182,7 +182,7 @@ class _Lookups:
         return jax.vmap(add)(place, d)
 
     def largest(self, dtype: Any) -> Float[Array, " T"]:
-        most = jnp.max(jnp.abs(self.cotangents), axis=(1, 2)).astype(dtype)
+        most = jnp.max(jnp.abs(self.cotangents), axis=(1, 2), initial=0).astype(dtype)
         return most * self.cotangents.shape[1]
 
     @property
