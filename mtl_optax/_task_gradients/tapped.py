@@ -100,9 +100,11 @@ class _Dense:
 
     def largest(self, dtype: Any) -> Float[Array, " T"]:
         """Returns what no entry of a task's gradient is larger than."""
-        inputs, d = jnp.abs(self.inputs), jnp.abs(self.cotangents)
-        most = jnp.max(inputs, initial=0).astype(dtype) * (d.shape[-3] * d.shape[-2])
-        return most * jnp.max(d, axis=(1, 2, 3), initial=0).astype(dtype)
+        # Row by row, for inputs that no loss depends on can be as large as they like.
+        of_row = lambda z: jnp.max(jnp.abs(z), axis=-1, initial=0).astype(dtype)
+        x, d = of_row(self.inputs), of_row(self.cotangents)
+        products = d * (x if self._own else jnp.expand_dims(x, 0))
+        return jnp.max(products, axis=(1, 2), initial=0) * d.shape[-1]
 
     @property
     def columns(self) -> int:

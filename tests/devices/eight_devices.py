@@ -305,7 +305,72 @@ def check_shard_map():
         assert relative_error(got, one) < 1e-5
 
 
+def table_losses(params, data):
+    """Losses of a model with a table, a dense layer that is worth tapping, and marked features."""
+    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    place = {"out_sharding": P("data", None)} if explicit else {}
+    looked_up = whole(params["table"]).at[data["token"]].get(**place)
+    z = jnp.tanh(data["x"] @ whole(params["w"]) + looked_up + whole(params["b"])[None])
+    return jnp.mean((mtl.mark_features(z) @ params["heads"] - data["y"]) ** 2, axis=0)
+
+
+def check_unstacked():
+    """Each way to gather an object, the batch cut over devices, against one device."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    params = {"table": draw(200, 64), "w": draw(80, 64) / 9, "b": draw(64), "heads": draw(64, T)}
+    data = {"x": draw(8, 80), "y": draw(8, T), "token": jnp.arange(8) * 5 % 7}
+    tx = mtl.on_shared(mtl.mgda(T), ["table", "w", "b"])
+    cut = jax.tree.map(lambda x: P("data", *(None,) * (x.ndim - 1)), data)
+
+    def step(way, fun=table_losses):
+        def step(params, data):
+            shared = ["table", "w", "b"]
+            gather = mtl.value_and_task_grads(
+                fun, shared=shared, stacked=not way, way=way or "taps"
+            )
+            losses, gradients = gather(params, data)
+            updates, state = tx.update(gradients, tx.init(params), params)
+            return losses, updates, state.shared.weights
+
+        return step
+
+    parts = {"table": P("data", None), "w": P(None, "data"), "b": P("data"), "heads": P()}
+    layouts = {"data": jax.tree.map(lambda _: P(), params), "fsdp": parts}
+    averaged = lambda *args: jax.lax.pmean(table_losses(*args), "data")
+    stacked = jax.jit(step(None))(params, data)
+    for way in ("taps", "rows", "features"):
+        wanted = jax.jit(step(way))(params, data) if way == "features" else stacked
+        for layout, specs in layouts.items():
+            for kind in KINDS:
+                mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+                with jax.set_mesh(mesh):
+                    at, batch = place(params, specs, mesh), place(data, cut, mesh)
+                    compiled = jax.jit(step(way)).lower(at, batch).compile()
+                    found = compiled(at, batch)
+                where = way, layout, kind.name
+                for got, one in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+                    assert relative_error(got, one) < 1e-5, where
+                if kind == AxisType.Explicit:
+                    assert placed_like(found[1], at), where
+                # Activations move, and no task gradient does, but where types say how arrays lie.
+                most = params["table"].size
+                if way == "taps" and kind == AxisType.Explicit:
+                    most *= T
+                assert all(size <= most for _, size in collectives(compiled)), where
+        in_parts = jax.shard_map(
+            step(way, averaged),
+            mesh=jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)),
+            in_specs=(P(), P("data")),
+            out_specs=P(),
+        )
+        found = jax.jit(in_parts)(params, data)
+        for got, one in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            assert relative_error(got, one) < 1e-5, way
+
+
 CHECKS = {
+    "unstacked": check_unstacked,
     "methods": check_methods,
     "diagnostics": check_diagnostics,
     "ways": check_ways,

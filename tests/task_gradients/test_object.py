@@ -395,7 +395,7 @@ def told(error):
     return " ".join(texts)
 
 
-NO_ARRAY = "takes gradients.stack()"
+NO_ARRAY = ".stack()"  # What to do, in the error or in how it shows the object.
 MISTAKES = {
     "other number of tasks": (
         lambda g: mtl.mgda(T + 1).update(g, None),

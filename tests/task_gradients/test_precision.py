@@ -83,6 +83,23 @@ def test_weights_at_any_scale(way, scales):
     np.testing.assert_allclose(weights(MODEL), wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_large_inputs_that_no_loss_depends_on():
+    """The square of what fills a batch up overflows, and counts for nothing."""
+    x = X.at[3].set(1e25)
+    used = lambda x: (jnp.arange(len(x)) != 3)[:, None]
+
+    @jax.jit
+    def gram(p):
+        fun = lambda p: jnp.mean(((jnp.where(used(x), x @ p["a"], 0) @ p["b"]) @ p["h"]) ** 2, 0)
+        return mtl.value_and_task_grads(fun, stacked=False)(p)[1].gram()
+
+    zeros = X.at[3].set(0)
+    rows = rows_of(
+        jax.jacrev(lambda p: jnp.mean((zeros @ p["a"] @ p["b"] @ p["h"]) ** 2, axis=0))(MODEL)
+    )
+    np.testing.assert_allclose(gram(MODEL), rows @ rows.T, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("way", ["taps", "rows", "features"])
 def test_half_precision(way, dtype):

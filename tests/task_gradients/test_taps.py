@@ -287,7 +287,8 @@ def rounded(p):
 
 
 def complex_layer(p):
-    z = jnp.tanh(X @ p["a"]) @ p["z"]
+    z = jnp.tanh(X @ p["a"])
+    z = jax.lax.complex(z, jnp.zeros_like(z)) @ p["z"]
     return ends(jnp.real(z) * jnp.imag(z) + jnp.abs(z), p)
 
 
