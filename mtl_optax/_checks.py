@@ -9,6 +9,9 @@ import itertools
 import math
 import numbers
 import re
+import sys
+import traceback
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -201,20 +204,15 @@ def _meant_argument(given: str) -> str | None:
     return near[0] if near else None
 
 
-def check_step(
-    method: str,
-    num_tasks: int,
-    task_gradients: Any,
-    params: Any | None,
-    extra: Mapping[str, Any],
-) -> None:
-    """Checks what every `update` is given.
+_BETWEEN = {"contextlib", "functools", "jax", "jaxtyping", "mtl_optax", "optax"}
 
-    Without `params`, gradients of the parameters' own shapes pass wherever their leading axes
-    happen to be `num_tasks`.
-    """
-    check_extra(method, extra)
-    check_task_gradients(method, num_tasks, task_gradients, params)
+
+def warn(message: str) -> None:
+    """Warns at the user's line, where Python shows it once, whatever lies between."""
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    packages = (str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames)
+    level = next((n for n, package in enumerate(packages, 2) if package not in _BETWEEN), 2)
+    warnings.warn(message, stacklevel=level)
 
 
 def check_task_gradients(
@@ -326,19 +324,25 @@ def check_params(caller: str, params: Any) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{caller}: params has no array leaves to differentiate, got {params!r}.")
+    check_arrays(caller, params)
     for path, leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"{caller}: {leaf_name('params', path)} has dtype "
+                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
+                "other values out of the differentiated argument."
+            )
+
+
+def check_arrays(caller: str, params: Any) -> None:
+    """Raises unless every leaf is an array or a number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, numbers.Number) and not hasattr(leaf, "dtype"):
             raise TypeError(
                 f"{caller}: {leaf_name('params', path)} is no array but {type(leaf).__name__} "
                 f"{leaf!r}. Differentiate the arrays alone: in Equinox, params, static = "
                 "eqx.partition(model, eqx.is_inexact_array), and eqx.combine(params, static) in "
                 "the loss function."
-            )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise TypeError(
-                f"{caller}: {leaf_name('params', path)} has dtype "
-                f"{jnp.result_type(leaf)}; gradients need floating or complex parameters. Keep "
-                "other values out of the differentiated argument."
             )
 
 

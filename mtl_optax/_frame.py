@@ -6,7 +6,7 @@ weighting serves however the evidence was gathered.
 """
 
 import contextvars
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from mtl_optax._gram import (
 )
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax._trees import Shared, shared_leaves
-from mtl_optax._unstacked import TaskGradients, checked
+from mtl_optax._unstacked import TaskGradients, unwrapped
 
 _UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
 
@@ -151,8 +151,8 @@ class Method(optax.GradientTransformationExtraArgs):
 
     def __new__(
         cls,
-        init: optax.TransformInitFn,
-        update: optax.TransformUpdateExtraArgsFn,
+        init: Any,  # Whatever JAX puts in the functions' places as it builds a tree.
+        update: Any,
         weighting: Weighting | None = None,
     ) -> "Method":
         method = super().__new__(cls, init, update)
@@ -213,8 +213,9 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         ...     mtl.stateless("inverse_loss", 2, frozenset({"losses"}), inverse_loss)
         ... )
         >>> gradients = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> state = tx.init(jnp.zeros(2))
-        >>> updates, state = tx.update(gradients, state, task_losses=jnp.array([2.0, 4.0]))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(gradients, state, params, task_losses=jnp.array([2.0, 4.0]))
         >>> updates
         Array([0.5 , 0.25], dtype=float32)
     """
@@ -231,9 +232,11 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
             f"{name}: reads must be a subset of {sorted(_READS)}, got {sorted(unknown)} too."
         )
 
+    arguments = {"task_losses"} if "losses" in weighting.reads else set()
+    contract = Contract(name, num_tasks, arguments)
+
     def init_fn(params: optax.Params) -> WeightingState:
-        arguments = ["task_losses"] if "losses" in weighting.reads else []
-        declare(name, num_tasks, arguments)
+        contract.start(params)
         state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
         return varying_like(state, params)
 
@@ -246,7 +249,8 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         task_mask: Array | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, WeightingState]:
-        task_gradients = checked(name, num_tasks, task_gradients, params, extra)
+        task_gradients = unwrapped(task_gradients)
+        contract.check_step(task_gradients, params, extra)
         if isinstance(task_gradients, TaskGradients) and task_losses is None:
             task_losses = task_gradients.losses
         evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
@@ -380,3 +384,62 @@ def init_and_listen(
         return transformation.init(params), heard
     finally:
         _HEARD.reset(token)
+
+
+class Contract:
+    """What one transformation of task gradients is made for, and what it checks at every step.
+
+    It remembers the shapes of the parameters that `init` was given, so that an `update` that is
+    not given them is checked against those.
+    """
+
+    def __init__(self, method: str, num_tasks: int, reads: Iterable[str] = ()) -> None:
+        self._method, self._num_tasks, self._reads = method, num_tasks, frozenset(reads)
+        self._seen: dict[Any, set[tuple[tuple[int, ...], ...]]] = {}
+        self._warned = False
+
+    def start(self, params: Any) -> None:
+        """Is called by every `init`."""
+        _checks.check_arrays(self._method, params)
+        declare(self._method, self._num_tasks, self._reads)
+        leaves, structure = jax.tree.flatten(params)
+        shapes = tuple(tuple(getattr(leaf, "shape", ())) for leaf in leaves)
+        self._seen.setdefault(structure, set()).add(shapes)
+
+    def check_step(self, task_gradients: Any, params: Any | None, extra: Mapping[str, Any]) -> None:
+        """Checks what every `update` is given, a stack or what stands for one."""
+        if isinstance(task_gradients, TaskGradients):
+            task_gradients.check(self._method, self._num_tasks, params, extra)
+            return
+        _checks.check_extra(self._method, extra)
+        _checks.check_task_gradients(self._method, self._num_tasks, task_gradients, params)
+        if params is None:
+            told = self._told_by_init(task_gradients)
+            _checks.check_task_gradients(self._method, self._num_tasks, task_gradients, told)
+
+    def _told_by_init(self, task_gradients: Any) -> Any | None:
+        """Returns the parameters' shapes if the gradients have them, and so are not stacked.
+
+        Warns once where nothing tells: gradients of the parameters' own shapes pass, and lose their
+        leading axis, wherever that happens to be `num_tasks`. Ranks decide, because inside
+        `jax.shard_map` the shapes are those of a piece.
+        """
+        structure: Any
+        leaves, structure = jax.tree.flatten(task_gradients)
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        seen = self._seen.get(structure, set())
+        if any(all(len(g) == len(p) + 1 for g, p in zip(shapes, of, strict=True)) for of in seen):
+            return None
+        for of in seen:
+            if any(g == p for g, p in zip(shapes, of, strict=True)):
+                return structure.unflatten(jax.ShapeDtypeStruct(p, jnp.float32) for p in of)
+        if self._warned:
+            return None
+        self._warned = True
+        _checks.warn(
+            f"{self._method}: params is missing, and init of this transformation has seen none of "
+            "this structure and these ranks. So nothing tells task gradients from gradients of "
+            f"one loss whose leading axes happen to be num_tasks={self._num_tasks}. Pass params: "
+            "tx.update(task_gradients, state, params)."
+        )
+        return None

@@ -12,7 +12,8 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def at_least_float32(*arrays: Any) -> jnp.dtype[Any]:
     """Returns the real dtype to compute in: float64 if any array has its digits, else float32."""
     double = (jnp.float64, jnp.complex128)
-    return jnp.dtype(jnp.float64 if any(a.dtype in double for a in arrays) else jnp.float32)
+    wide = any(jnp.result_type(array) in double for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 def root(x: Float[Array, " *n"]) -> Float[Array, " *n"]:

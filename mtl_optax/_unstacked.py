@@ -324,16 +324,6 @@ def as_stack(tree: Any) -> Any:
     return tree.stack() if isinstance(tree, TaskGradients) else tree
 
 
-def checked(method: str, num_tasks: int, tree: Any, params: Any, extra: Any) -> Any:
-    """Checks what an `update` is given, and returns the object itself, or the stacked tree."""
-    tree = unwrapped(tree)
-    if isinstance(tree, TaskGradients):
-        tree.check(method, num_tasks, params, extra)
-    else:
-        _checks.check_step(method, num_tasks, tree, params, extra)
-    return tree
-
-
 def unwrapped(tree: Any) -> Any:
     """Returns the object itself where it stands alone in a tree, as in an `nnx.State`."""
     if isinstance(tree, TaskGradients):

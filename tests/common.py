@@ -149,15 +149,15 @@ def environment_of(devices: int) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
 
 
-def run_on_devices(count: int, *arguments: str) -> None:
-    """Runs Python in a process of its own with `count` host devices."""
+def run_on_devices(count: int, *arguments: str) -> str:
+    """Runs Python in a process of its own with `count` host devices; returns what it prints."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
         env=environment_of(count),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -38,16 +38,20 @@ def pytest_addoption(parser):
     parser.addoption(
         "--shapes", action="store_true", help="check each call against the shapes of its signature"
     )
+    parser.addoption(
+        "--all-shapes", action="store_true", help="--shapes, and fail if a function is not called"
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nans: makes a NaN on purpose, with JAX_DEBUG_NANS=1 too")
-    if config.getoption("shapes"):
+    config.option.shapes |= config.option.all_shapes
+    if config.option.shapes:
         # Else Optax's protocols cannot be asked whether a function is one of them.
         for protocol in (optax.TransformInitFn, optax.TransformUpdateExtraArgsFn):
             typing.runtime_checkable(protocol)
-        importlib.import_module("tests.shapes")
         jaxtyping.install_import_hook("mtl_optax", "tests.shapes.checked")
+        config.pluginmanager.register(_Shapes(importlib.import_module("tests.shapes")))
     if config.getoption("fuzz"):
         hypothesis.settings.register_profile(
             "fuzz",
@@ -56,6 +60,31 @@ def pytest_configure(config):
             max_examples=config.getoption("fuzz"),
         )
         hypothesis.settings.load_profile("fuzz")
+
+
+class _Shapes:
+    """Says at the end which functions with arrays in their signatures no test has called."""
+
+    def __init__(self, shapes):
+        self.shapes = shapes
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node):
+        self.shapes.called.update(node.workeroutput["called"])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session):
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["called"] = sorted(self.shapes.called)
+        elif session.config.option.all_shapes and self.not_called():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        for name in self.not_called():
+            terminalreporter.line(f"not called: {name}")
+
+    def not_called(self):
+        return sorted(self.shapes.with_arrays() - self.shapes.called)
 
 
 @pytest.fixture(scope="session", autouse=True)

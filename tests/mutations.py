@@ -414,8 +414,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("the power overflows", "half = n // 2", "half = n"),
         (
             "one float64 among others is float32",
-            "jnp.float64 if any(a.dtype",
-            "jnp.float64 if all(a.dtype",
+            "wide = any(jnp.result_type(array)",
+            "wide = all(jnp.result_type(array)",
         ),
     ],
     "mtl_optax/_solvers/kl_ball.py": [
@@ -557,6 +557,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_frame.py": [
+        (
+            "gradients of the parameters' own shapes pass without params",
+            "if any(g == p for g, p in zip(shapes, of, strict=True)):",
+            "if all(g != p for g, p in zip(shapes, of, strict=True)):",
+        ),
         (
             "a loss of NaN is swallowed",
             "for read in evidence[1:]:",

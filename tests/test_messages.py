@@ -15,6 +15,10 @@ T = 2
 ONES = jnp.ones((T, 3))
 INTEGERS = jnp.ones((T, 3), jnp.int32)
 SGD = optax.sgd(0.1)
+WITH_A_FUNCTION = {"kernel": ONES[0], "activation": jnp.tanh}
+NO_ARRAY = (
+    r"^{}: params\['activation'\] is no array but .*Differentiate the arrays alone: in Equinox"
+)
 STATE = mtl.mgda(T).init(ONES[0])
 STATES = jax.tree.map(lambda x: jnp.stack([x, x]), STATE)
 CASES: list[tuple[str, object, type[Exception], str]] = []
@@ -45,6 +49,7 @@ for _name in METHODS:
     def _made(num_tasks=T, _info=_info, **options):
         return _info.factory(num_tasks, **{**_info.arguments(T), **options})
 
+    row(_name, lambda made=_made: made().init(WITH_A_FUNCTION), TypeError, NO_ARRAY.format(_name))
     row(_name, lambda made=_made: made("2"), TypeError, r"num_tasks must be a Python int, got '2'.*static_args")
     for _parameter in inspect.signature(_info.factory).parameters.values():
         _option, _default = _parameter.name, _parameter.default
@@ -97,6 +102,7 @@ for _name in ("value_and_task_grads", "per_task_value_and_grad"):
     row(_name, lambda of=_of: of(losses_of)({"w": ONES, "act": [len]}), TypeError, rf"^{_name}: params\['act'\]\[0\] is no array but builtin_function.*eqx.partition")
     row(_name, lambda of=_of: of(losses_of)({}), ValueError, rf"^{_name}: params has no array leaves to differentiate, got {{}}")
     row(_name, lambda of=_of: of(losses_of, shared={"b": True})({"a": ONES}), ValueError, f"^{_name}: shared must be a tree of booleans with the structure of params")
+row("nnx_value_and_task_grads", lambda: mtl.nnx_value_and_task_grads(losses_of)({"w": ONES}), ValueError, r"^nnx_value_and_task_grads: model must be an nnx.Module .*Param.*, got dict\. For a plain tree .* use value_and_task_grads")
 row("nnx_value_and_task_grads", lambda: mtl.nnx_value_and_task_grads(3), TypeError, "^nnx_value_and_task_grads: fun must be a function, got 3")
 row("value_and_task_grads", lambda: mtl.value_and_task_grads(jnp.sum)(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(\).*jnp.stack")
 row("value_and_task_grads", lambda: mtl.value_and_task_grads(lambda p: p[:0, 0])(ONES), ValueError, r"^value_and_task_grads: the function must return one loss per task, .*got shape \(0,\)")
@@ -138,6 +144,9 @@ row("skip_nonfinite", lambda: mtl.skip_nonfinite("mgda"), TypeError, "^skip_nonf
 row("skip_nonfinite", lambda: mtl.skip_nonfinite(mtl.mgda(T), policy="drop_tasks"), ValueError, "^skip_nonfinite: policy must be one of .*Did you mean 'drop_task'")
 row("skip_nonfinite", lambda: mtl.skip_nonfinite(mtl.mgda(T), max_consecutive=0), ValueError, "^skip_nonfinite: max_consecutive must be at least 1, got 0")
 row("skip_nonfinite", lambda: mtl.skip_nonfinite(optax.adam(0.1)).init(ONES), TypeError, "^skip_nonfinite: method must be .*optax.apply_if_finite")
+row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 2, then=mtl.mgda(T)).init(WITH_A_FUNCTION), TypeError, NO_ARRAY.format("accumulate_task_gradients"))
+row("imtl", lambda: mtl.imtl("2", clip=-1.0), TypeError, "^imtl: num_tasks must be a Python int")
+row("tchebycheff", lambda: mtl.tchebycheff("2", weights=[1.0, 2.0]), TypeError, "^tchebycheff: num_tasks must be a Python int")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(2.0, 2, then=SGD), TypeError, "^accumulate_task_gradients: num_tasks must be a Python int, got 2.0")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 0, then=SGD), ValueError, "^accumulate_task_gradients: every_k must be at least 1, got 0")
 row("accumulate_task_gradients", lambda: mtl.accumulate_task_gradients(T, 2), TypeError, "^accumulate_task_gradients: then is missing.*then=optax.chain")

@@ -84,9 +84,10 @@ def accumulate_task_gradients(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> chain = optax.chain(mtl.mean_tasks(2), optax.sgd(0.5))
         >>> tx = mtl.accumulate_task_gradients(2, every_k=2, then=chain)
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for gradients in (jnp.eye(2), 3 * jnp.eye(2)):
-        ...     updates, state = tx.update(gradients, state)
+        ...     updates, state = tx.update(gradients, state, params)
         ...     print(updates)
         [0. 0.]
         [-0.5 -0.5]
@@ -103,6 +104,7 @@ def accumulate_task_gradients(
     following = optax.with_extra_args_support(then)
 
     def init_fn(params: optax.Params) -> AccumulationState:
+        _checks.check_arrays(name, params)
         stacked = shared_leaves(name, shared, params)
         trunk, heads = split_tree(stacked, params)
         rows = lambda: stacked_zeros(num_tasks, trunk, accumulator)

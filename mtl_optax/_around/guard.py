@@ -71,7 +71,8 @@ def skip_nonfinite(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.skip_nonfinite(mtl.mean_tasks(3))
         >>> gradients = jnp.array([[1.0, 0.0], [jnp.inf, jnp.nan], [0.0, 3.0]])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
         >>> print(updates, mtl.task_weights(state), state.dropped)
         [0.5 1.5] [0.5 0.  0.5] [0 1 0]
     """

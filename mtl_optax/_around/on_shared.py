@@ -61,7 +61,8 @@ def on_shared(
         Gradients point up the loss and an optimiser's steps down, so that one of the two parts
         would climb if the other is of another kind. AdaTask with gradients passed through to the
         heads is an error; so is any other pair where the two turn gradients of ones in opposite
-        directions, found out when `update` is first traced.
+        directions, found out when `update` is first traced. So heads may have `optax.scale(-lr)`,
+        which is gradient descent, beside an optimiser, and not beside a method that is none.
 
     Example:
         >>> import jax, jax.numpy as jnp, mtl_optax as mtl

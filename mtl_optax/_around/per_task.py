@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array
 
 from mtl_optax import _checks
-from mtl_optax._frame import declare
+from mtl_optax._frame import Contract
 from mtl_optax._trees import select_tasks, zero_absent
 from mtl_optax._unstacked import as_stack
 
@@ -41,7 +41,8 @@ def per_task(
         >>> clip = mtl.per_task(2, optax.clip_by_global_norm(1.0))
         >>> tx = optax.chain(clip, mtl.sum_tasks(2))
         >>> gradients = jnp.array([[3.0, 4.0], [0.0, 0.5]])
-        >>> updates, _ = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, _ = tx.update(gradients, tx.init(params), params)
         >>> print([round(float(u), 3) for u in updates])
         [0.6, 1.3]
     """
@@ -55,9 +56,10 @@ def lifted_as(
 ) -> optax.GradientTransformationExtraArgs:
     """Is `per_task`, for errors to be about the function called `name`."""
     lifted = optax.with_extra_args_support(transformation)
+    contract = Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> PerTaskState:
-        declare(name, num_tasks)
+        contract.start(params)
         return PerTaskState(jax.vmap(lifted.init, in_axes=None, axis_size=num_tasks)(params))
 
     def update_fn(
@@ -69,7 +71,7 @@ def lifted_as(
         **extra: Any,
     ) -> tuple[optax.Updates, PerTaskState]:
         task_gradients = as_stack(task_gradients)
-        _checks.check_step(name, num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         updates, inner = jax.vmap(lambda g, s: lifted.update(g, s, params, **extra))(
             task_gradients, state.inner
         )

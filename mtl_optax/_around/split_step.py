@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
-from mtl_optax._frame import declare
+from mtl_optax._frame import Contract
 from mtl_optax._gram import combine
 from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
@@ -59,18 +59,20 @@ def split_step(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.split_step(2, optax.adam(0.1), momentum=0.9)
         >>> gradients = jnp.array([[3.0, 1.0], [1.0, -2.0]])
-        >>> print(tx.update(gradients, tx.init(jnp.zeros(2)))[0].round(3))
+        >>> params = jnp.zeros(2)
+        >>> print(tx.update(gradients, tx.init(params), params)[0].round(3))
         [[-0.075 -0.1  ]
          [-0.025  0.2  ]]
     """
     _checks.check_num_tasks("split_step", num_tasks)
+    contract = Contract("split_step", num_tasks)
     _checks.check_optimizer("split_step", "optimizer", optimizer)
     if momentum is not None:
         _checks.check_number("split_step", "momentum", momentum, low=0, high=1, open_high=True)
     joint = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: optax.Params) -> SplitStepState:
-        declare("split_step", num_tasks)
+        contract.start(params)
         zeros = lambda: stacked_zeros(num_tasks, as_real(params), at_least_float32)
         moments = () if momentum is None else zeros()
         return SplitStepState(joint.init(params), moments)
@@ -84,7 +86,7 @@ def split_step(
         **extra: Any,
     ) -> tuple[optax.Updates, SplitStepState]:
         task_gradients = as_stack(task_gradients)
-        _checks.check_step("split_step", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         mask = _checks.check_mask("split_step", num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         summed = combine(jnp.ones(num_tasks, jnp.float32), task_gradients)

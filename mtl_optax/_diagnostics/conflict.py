@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
-from mtl_optax._frame import declare
+from mtl_optax._frame import Contract
 from mtl_optax._gram import relative, scaled_gram
 from mtl_optax._tracing import varying_like
-from mtl_optax._unstacked import checked
+from mtl_optax._unstacked import unwrapped
 
 
 class Conflict(NamedTuple):
@@ -90,16 +90,18 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = optax.chain(mtl.track_conflict(2), mtl.pcgrad(2), optax.sgd(0.1))
         >>> gradients = jnp.array([[1.0, 0.0], [-3.0, 4.0]])
-        >>> _, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> _, state = tx.update(gradients, tx.init(params), params)
         >>> print(optax.tree_utils.tree_get(state, "conflicting"))
         1.0
         >>> print(optax.tree_utils.tree_get(state, "cosines")[0, 1].round(3))
         -0.6
     """
     _checks.check_num_tasks("track_conflict", num_tasks)
+    contract = Contract("track_conflict", num_tasks)
 
     def init_fn(params: optax.Params) -> Conflict:
-        declare("track_conflict", num_tasks)
+        contract.start(params)
         zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
         state = Conflict(zeros(num_tasks, num_tasks), zeros(), zeros(num_tasks), zeros(num_tasks))
         return varying_like(state, params)
@@ -113,7 +115,8 @@ def track_conflict(num_tasks: int) -> optax.GradientTransformationExtraArgs:
         **extra: Any,
     ) -> tuple[optax.Updates, Conflict]:
         del state
-        task_gradients = checked("track_conflict", num_tasks, task_gradients, params, extra)
+        task_gradients = unwrapped(task_gradients)
+        contract.check_step(task_gradients, params, extra)
         mask = _checks.check_mask("track_conflict", num_tasks, task_mask)
         held = scaled_gram(task_gradients, mask)
         shares, unit = relative(held)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _checks
 from mtl_optax._checks import KeyPath
 from mtl_optax._complex import as_real
-from mtl_optax._frame import declare
+from mtl_optax._frame import Contract
 from mtl_optax._precision import at_least_float32
 from mtl_optax._trees import layer_names, select_tasks, stacked_zeros
 from mtl_optax._unstacked import as_stack
@@ -70,17 +70,19 @@ def track_dominance(
         ...     mtl.split_step(2, optax.rmsprop(0.1)), mtl.track_dominance(2), mtl.sum_tasks(2)
         ... )
         >>> gradients = jnp.array([[3.0, 1.0], [1.0, 1.0]])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
         >>> squares = optax.tree_utils.tree_get(state, "squares")
         >>> print((100 * mtl.dominance_ratio(squares)).round())
         [[90. 50.]
          [10. 50.]]
     """
     _checks.check_num_tasks("track_dominance", num_tasks)
+    contract = Contract("track_dominance", num_tasks)
     _checks.check_number("track_dominance", "decay", decay, low=0, high=1, open_high=True)
 
     def init_fn(params: optax.Params) -> DominanceState:
-        declare("track_dominance", num_tasks)
+        contract.start(params)
         real = as_real(params)
         return DominanceState(stacked_zeros(num_tasks, real, at_least_float32))
 
@@ -93,7 +95,7 @@ def track_dominance(
         **extra: Any,
     ) -> tuple[optax.Updates, DominanceState]:
         stacked = as_stack(task_steps)
-        _checks.check_step("track_dominance", num_tasks, stacked, params, extra)
+        contract.check_step(stacked, params, extra)
         mask = _checks.check_mask("track_dominance", num_tasks, task_mask)
 
         def average(old: Array, step: Array) -> Array:

@@ -52,7 +52,8 @@ def task_weights(state: optax.OptState, which: int = -1) -> Float[Array, " T"]:
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = optax.chain(mtl.mgda(2), optax.adam(0.1))
-        >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 1.0]]), tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 1.0]]), tx.init(params), params)
         >>> print(mtl.task_weights(state))
         [0.5 0.5]
     """
@@ -96,7 +97,8 @@ def scalars(state: optax.OptState, *, tasks: Sequence[str] | None = None) -> dic
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = optax.chain(mtl.mgda(2), optax.sgd(0.1))
-        >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 1.0]]), tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 1.0]]), tx.init(params), params)
         >>> mtl.scalars(state, tasks=["depth", "edges"])
         {'weights/depth': 0.5, 'weights/edges': 0.5, 'gap': 0.0, 'iterations': 1.0}
     """

@@ -44,13 +44,14 @@ def adatask(
         combine: if False, return the tasks' own steps, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, to be
-        used as the last transformation if `optimizer` holds the learning rate: an optimiser behind
-        it would take the steps for gradients, and climb. The state is T
-        times that of `optimizer`. It is not linear in the gradients, so it has no task weights.
-        Its numbers are the optimiser's: optax's Adam squares gradients, so that in float32 a task
-        beyond 1e19 takes no step, and below its epsilon, 1e-8, steps shrink with the gradient.
-        With heads: `on_shared(adatask(T, optax.adam(lr)), shared, heads=optax.adam(lr))`.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`, to be used as the last transformation if
+        `optimizer` holds the learning rate: an optimiser behind it would take the steps for
+        gradients, and climb. The state is T times that of `optimizer`. It is not linear in the
+        gradients, so it has no task weights. Its numbers are the optimiser's: optax's Adam squares
+        gradients, so that in float32 a task beyond 1e19 takes no step, and below its epsilon, 1e-8,
+        steps shrink with the gradient. With heads:
+        `on_shared(adatask(T, optax.adam(lr)), shared, heads=optax.adam(lr))`.
 
     When not to use:
         With an optimiser that decays weights, such as `optax.adamw(lr)`: each task's step decays
@@ -70,7 +71,8 @@ def adatask(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.adatask(2, optax.adam(0.1))
         >>> gradients = jnp.array([[1000.0, 0.0], [0.0, 1.0]])
-        >>> print(tx.update(gradients, tx.init(jnp.zeros(2)))[0].round(3))
+        >>> params = jnp.zeros(2)
+        >>> print(tx.update(gradients, tx.init(params), params)[0].round(3))
         [-0.1 -0.1]
     """
     _checks.check_num_tasks("adatask", num_tasks)

@@ -52,10 +52,11 @@ def bandit_mtl(
         combine: if False, return the rows `p_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: mean (`Σp = 1`). Losses may have either sign: adding a
-        constant to all of them changes nothing. With `r >= log T` the ball holds every
-        distribution, and `p` collapses onto the task of the largest loss.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: mean (`Σp = 1`).
+        Losses may have either sign: adding a constant to all of them changes nothing. With
+        `r >= log T` the ball holds every distribution, and `p` collapses onto the task of the
+        largest loss.
 
     When not to use:
         Where losses have different units, or floors of different height: the largest gets the
@@ -71,9 +72,10 @@ def bandit_mtl(
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.bandit_mtl(3, rho=0.1)
-        >>> state, losses = tx.init(jnp.zeros(3)), jnp.array([3.0, 1.0, 1.0])
+        >>> params = jnp.zeros(3)
+        >>> state, losses = tx.init(params), jnp.array([3.0, 1.0, 1.0])
         >>> for _ in range(3):
-        ...     updates, state = tx.update(jnp.eye(3), state, task_losses=losses)
+        ...     updates, state = tx.update(jnp.eye(3), state, params, task_losses=losses)
         ...     print([round(float(u), 3) for u in updates])
         [0.333, 0.333, 0.333]
         [0.552, 0.224, 0.224]

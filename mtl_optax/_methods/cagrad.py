@@ -42,9 +42,10 @@ def cagrad(
             sum is not CAGrad's direction.)
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
-        state reports the duality gap and the iterations. Scale: mean; equal gradients `g` give
-        `(1 + c) g` with rescale="none". Where `g_w` vanishes, `d` stays within the ball.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Its state reports the duality gap and the
+        iterations. Scale: mean; equal gradients `g` give `(1 + c) g` with rescale="none". Where
+        `g_w` vanishes, `d` stays within the ball.
 
     When not to use:
         Where tasks differ in scale: the mean, around which its ball lies, is that of the longest
@@ -60,7 +61,8 @@ def cagrad(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.cagrad(2, c=0.5)
         >>> gradients = jnp.array([[2.0, 0.0], [0.0, 2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([1.5, 1.5], dtype=float32)
     """
     _checks.check_number("cagrad", "c", c, low=0)

@@ -34,7 +34,7 @@ def dwa(
     num_tasks: int,
     *,
     temperature: float = 2.0,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: int | Array = 1,
     combine: bool = True,
 ) -> Method:
     """Weights tasks by how slowly their losses fall: `d = Σ_t w_t g_t`, `w = T softmax(r / τ)`.
@@ -51,11 +51,11 @@ def dwa(
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
-        A task's mean is over the steps of the epoch in which it is present; an epoch in which it
-        never is does not count for it. A ratio to a mean of zero counts as one; losses of either
-        sign are taken as they come.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum (`Σw = T`, with T
+        the number of present tasks). A task's mean is over the steps of the epoch in which it is
+        present; an epoch in which it never is does not count for it. A ratio to a mean of zero
+        counts as one; losses of either sign are taken as they come.
 
     When not to use:
         Where tasks differ in scale: it knows their losses' rates alone, and its weights stay within
@@ -72,10 +72,11 @@ def dwa(
 
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.dwa(2)
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for loss in (4.0, 2.0, 1.0):
         ...     losses = jnp.array([loss, 3.0])
-        ...     updates, state = tx.update(jnp.eye(2), state, task_losses=losses)
+        ...     updates, state = tx.update(jnp.eye(2), state, params, task_losses=losses)
         ...     print([round(float(u), 3) for u in updates])
         [1.0, 1.0]
         [1.0, 1.0]

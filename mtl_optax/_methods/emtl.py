@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -61,12 +60,13 @@ def emtl(
         combine: if False, return the rows `W_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: its own. The first term scales with the gradients and
-        the second does not; T equal gradients `g` give `(g / T) [mix + (1 - mix) / (T ‖g‖)]`. A
-        task to which the base gives no weight, or whose gradient is zero, plays no part, and a
-        negative loss makes the adversary turn away from its task. Where the base's weights are
-        not unique, as MGDA's are not for linearly dependent gradients, neither is the update.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: its own. The first
+        term scales with the gradients and the second does not; T equal gradients `g` give
+        `(g / T) [mix + (1 - mix) / (T ‖g‖)]`. A task to which the base gives no weight, or whose
+        gradient is zero, plays no part, and a negative loss makes the adversary turn away from its
+        task. Where the base's weights are not unique, as MGDA's are not for linearly dependent
+        gradients, neither is the update.
 
     When not to use:
         Where a task's gradient vanishes: the update divides by its length. Where a loss can be
@@ -81,7 +81,8 @@ def emtl(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.emtl(3)
         >>> gradients, losses = jnp.diag(jnp.array([1.0, 2.0, 2.0])), jnp.array([3.0, 1.0, 1.0])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(3)), task_losses=losses)
+        >>> params = jnp.zeros(3)
+        >>> updates, state = tx.update(gradients, tx.init(params), params, task_losses=losses)
         >>> print([round(float(w), 3) for w in state.weights])
         [0.135, 0.011, 0.011]
     """
@@ -92,11 +93,10 @@ def emtl(
     _checks.check_number("emtl", "mix", mix, low=0, high=1)
     inner = _base_weighting(num_tasks, base)
     if isinstance(rho, numbers.Real) and num_tasks > 1 and math.sqrt(rho) >= math.log(num_tasks):
-        warnings.warn(
+        _checks.warn(
             f"emtl: the ball is inactive: with rho={rho!r}, sqrt(rho) is not below log({num_tasks})"
             f" = {math.log(num_tasks):.3f}, so that nothing keeps p near uniform. Choose rho below "
-            f"{math.log(num_tasks) ** 2:.3f}.",
-            stacklevel=2,
+            f"{math.log(num_tasks) ** 2:.3f}."
         )
 
     def init() -> EMTLState:

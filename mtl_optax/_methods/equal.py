@@ -17,8 +17,8 @@ def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
         combine: if False, return the rows `g_t`, leaves `(T, *p.shape)`, unchanged.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: sum.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: sum.
 
     When not to use:
         Where tasks differ in scale: the largest takes the step, and the smallest stays almost
@@ -32,7 +32,8 @@ def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.sum_tasks(2)
         >>> gradients = jnp.array([[1.0, 0.0], [-0.5, 2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([0.5, 2. ], dtype=float32)
     """
     return from_weighting(
@@ -49,8 +50,8 @@ def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
         combine: if False, return the rows `g_t / T`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: mean.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: mean.
 
     When not to use:
         Where tasks differ in scale, as for `sum_tasks`. With SGD each task's step falls as tasks
@@ -63,7 +64,8 @@ def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.mean_tasks(2)
         >>> gradients = jnp.array([[1.0, 0.0], [-0.5, 2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([0.25, 1.  ], dtype=float32)
     """
 

@@ -69,12 +69,12 @@ def getmtl(
         combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
-        state reports the gap and the iterations of stage two (of `x` for "official"). Scale: mean;
-        one task gives `g / (1 - a)`. Where `g_0 = 0` the update is zero. "official" is T times
-        that, and not zero there. MGDA's weights of tasks 1e6 apart fall to the 1e-6 below which a
-        task sits out stage two, so that in float32 rounding can choose who does, and move `d` by
-        some per cent.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Its state reports the gap and the iterations of
+        stage two (of `x` for "official"). Scale: mean; one task gives `g / (1 - a)`. Where
+        `g_0 = 0` the update is zero. "official" is T times that, and not zero there. MGDA's weights
+        of tasks 1e6 apart fall to the 1e-6 below which a task sits out stage two, so that in
+        float32 rounding can choose who does, and move `d` by some per cent.
 
     When not to use:
         With the default ε where gradients are short: at a mean gradient of length one it is equal
@@ -91,7 +91,8 @@ def getmtl(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.getmtl(2, epsilon=0.5, radius="relative")
         >>> gradients = jnp.array([[2.0, 0.0], [0.0, 2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([2., 2.], dtype=float32)
     """
     _checks.check_number("getmtl", "epsilon", epsilon, low=0)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, UInt32
 
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
-from mtl_optax._frame import declare
+from mtl_optax._frame import Contract
 from mtl_optax._gram import fold_tasks
 from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._precision import at_least_float32
@@ -37,8 +37,9 @@ def graddrop(
         combine: if False, return the masked rows, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: sum. It is not linear in the gradients, so it has no task weights.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: sum. It is not linear in the gradients,
+        so it has no task weights.
 
     When not to use:
         Where tasks differ in scale: the sign of the larger gradient is kept nearly always. With
@@ -56,16 +57,17 @@ def graddrop(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.graddrop(2, key=1)
         >>> gradients = jnp.array([[1.0, 1.0, 1.0], [2.0, -2.0, -2.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(3)))[0]
+        >>> params = jnp.zeros(3)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([ 3.,  1., -2.], dtype=float32)
     """
     _checks.check_num_tasks("graddrop", num_tasks)
+    contract = Contract("graddrop", num_tasks)
     _checks.check_number("graddrop", "leak", leak, low=0, high=1)
     draws = Draws("graddrop", key)
 
     def init_fn(params: optax.Params) -> RandomState:
-        del params
-        declare("graddrop", num_tasks)
+        contract.start(params)
         return draws.init()
 
     def update_fn(
@@ -77,7 +79,7 @@ def graddrop(
         **extra: Any,
     ) -> tuple[optax.Updates, RandomState]:
         task_gradients = as_stack(task_gradients)
-        _checks.check_step("graddrop", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         if task_mask is not None:
             mask = _checks.check_mask("graddrop", num_tasks, task_mask)
             task_gradients = zero_absent(mask, task_gradients)

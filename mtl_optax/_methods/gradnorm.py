@@ -59,11 +59,12 @@ def gradnorm(
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum (`Σw = T`, with T the number of present tasks).
-        A negative `r_t` counts as zero. `L_t(0)` is the loss at the task's first presence; a zero
-        counts as 1e-12. The slopes of `w` have the size of the gradients, at most 1e18: where
-        norms fall to the optimiser's epsilon, 1e-8 for Adam, the weights come to rest.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum (`Σw = T`, with T
+        the number of present tasks). A negative `r_t` counts as zero. `L_t(0)` is the loss at the
+        task's first presence; a zero counts as 1e-12. The slopes of `w` have the size of the
+        gradients, at most 1e18: where norms fall to the optimiser's epsilon, 1e-8 for Adam, the
+        weights come to rest.
 
     When not to use:
         Where a loss cannot fall much, for noise in its labels say: it passes for a task that trains
@@ -82,9 +83,10 @@ def gradnorm(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.gradnorm(2)
         >>> gradients, losses = jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.ones(2)
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for _ in range(100):
-        ...     updates, state = tx.update(gradients, state, task_losses=losses)
+        ...     updates, state = tx.update(gradients, state, params, task_losses=losses)
         >>> print([round(float(w), 1) for w in state.weights])
         [0.5, 1.5]
     """

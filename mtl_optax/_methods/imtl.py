@@ -34,12 +34,12 @@ def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method
         combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: mean. A zero gradient takes no part. Where `|1'v| < 1e-5 Σ|v_t|`, `d` would have no
-        bound; it gets the length that ConFIG gives it, over T: the mean projection of the `g_t`.
-        Of linearly dependent gradients, `M⁻¹` is the pseudo-inverse on the cosines where equal
-        projections exist, equal gradients for instance; where they do not, as for opposite
-        gradients, `d` is zero, to which it tends there.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: mean. A zero gradient takes no part.
+        Where `|1'v| < 1e-5 Σ|v_t|`, `d` would have no bound; it gets the length that ConFIG gives
+        it, over T: the mean projection of the `g_t`. Of linearly dependent gradients, `M⁻¹` is the
+        pseudo-inverse on the cosines where equal projections exist, equal gradients for instance;
+        where they do not, as for opposite gradients, `d` is zero, to which it tends there.
 
     When not to use:
         Where a task has converged: the update is about as short as the shortest gradient. Where
@@ -56,7 +56,8 @@ def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.imtl_g(2)
         >>> gradients = jnp.array([[3.0, 0.0], [0.0, 1.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([0.75, 0.75], dtype=float32)
     """
 
@@ -89,9 +90,10 @@ def imtl_l(
         combine: if False, return the rows `e^{s_t} g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum at the start. Heads are to be weighted too:
-        `on_shared(imtl_l(T), shared, heads="weighted")`, or give it all the parameters.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum at the start.
+        Heads are to be weighted too: `on_shared(imtl_l(T), shared, heads="weighted")`, or give it
+        all the parameters.
 
     When not to use:
         As for `uw`, of which it is another form: where a loss can be negative, in short runs with
@@ -104,9 +106,10 @@ def imtl_l(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.imtl_l(2, optax.sgd(0.1))
         >>> gradients, losses = jnp.eye(2), jnp.array([4.0, 1.0])
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for _ in range(200):
-        ...     updates, state = tx.update(gradients, state, task_losses=losses)
+        ...     updates, state = tx.update(gradients, state, params, task_losses=losses)
         >>> print(state.weights.round(3))
         [0.25 1.  ]
     """
@@ -136,9 +139,10 @@ def imtl(
         combine: if False, return the rows `α_t e^{s_t} g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: mean at the start. The paper's heads get `e^{s_t}`
-        times their own gradients, without `α`; `s` is `values` in the state.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: mean at the start.
+        The paper's heads get `e^{s_t}` times their own gradients, without `α`; `s` is `values` in
+        the state.
 
     When not to use:
         Where a task has converged, as for `imtl_g`, or a loss can be negative, as for `imtl_l`.
@@ -151,9 +155,10 @@ def imtl(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.imtl(2, optax.sgd(0.1))
         >>> gradients, losses = jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.array([4.0, 1.0])
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for _ in range(200):
-        ...     updates, state = tx.update(gradients, state, task_losses=losses)
+        ...     updates, state = tx.update(gradients, state, params, task_losses=losses)
         >>> print([round(float(u), 3) for u in updates])  # e^s g is now [0.75, 0] and [0, 1].
         [0.429, 0.429]
     """
@@ -175,6 +180,7 @@ def _loss_scales(
     Callable[[Evidence, LearnedScalars], tuple[Float[Array, " T"], LearnedScalars]],
 ]:
     """Makes the start of `s`, and the step that returns `e^s` and learns from the losses."""
+    _checks.check_num_tasks(method, num_tasks)
     optimizer = default_adam(1e-3) if optimizer is None else optimizer
     _checks.check_optimizer(method, "optimizer", optimizer)
     _checks.check_number(method, "clip", clip, low=0, open_low=True)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _checks
 from mtl_optax._checks import KeyPath
 from mtl_optax._complex import as_given, as_real
-from mtl_optax._frame import OptimizerMethod, declare
+from mtl_optax._frame import Contract, OptimizerMethod
 from mtl_optax._gram import fold_tasks, norms
 from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
@@ -81,10 +81,11 @@ def layerwise_adatask(
         combine: if False, return the tasks' own steps, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`: final
-        updates, the learning rate included; an optimiser behind them would climb. T equal
-        tasks make T times the step of one. Scale: that of the steps of RMSProp, whatever the
-        gradients'. With heads: `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`: final updates, the learning rate included; an
+        optimiser behind them would climb. T equal tasks make T times the step of one. Scale: that
+        of the steps of RMSProp, whatever the gradients'. With heads:
+        `on_shared(layerwise_adatask(T), shared, heads=optax.rmsprop(lr))`.
 
     When not to use:
         Where a layer mixes parameters of which some are a task's own: one whose gradient exceeds
@@ -125,9 +126,10 @@ def layerwise_adatask(
     if group is not None:
         _checks.check_callable(name, "group", group)
     _checks.check_choice(name, "total", total, get_args(Total))
+    contract = Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
-        declare(name, num_tasks)
+        contract.start(params)
         layers = len(set(layer_names(name, params, group)))
         zeros = lambda p: jnp.zeros_like(p, dtype=at_least_float32(p))
         return LayerwiseAdaTaskState(
@@ -145,7 +147,7 @@ def layerwise_adatask(
         **extra: Any,
     ) -> tuple[optax.Updates, LayerwiseAdaTaskState]:
         task_gradients = as_stack(task_gradients)
-        _checks.check_step(name, num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         mask = _checks.check_mask(name, num_tasks, task_mask)
         task_gradients = zero_absent(mask, task_gradients)
         rows, structure = jax.tree.flatten(as_real(task_gradients))

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
-from mtl_optax._frame import SolverReport, declare, no_report, report
+from mtl_optax._frame import Contract, SolverReport, no_report, report
 from mtl_optax._gram import ScaledGram, cross_gram, relative, weigh_rows
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._precision import HIGHEST
@@ -66,12 +66,12 @@ def meta_weighting(
         combine: if False, return the rows `w_t s_t / T`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `query_gradients`, a stack like that of the task gradients. Scale: mean, at
-        the start. The state holds the support gradients; of the two stacks only a `(T, T)` matrix
-        is formed. The step of `w` is quadratic in the scale of the gradients, and ends in infinity
-        where their squares do, at 1e19 in float32. With `task_mask`, T is the number of present
-        tasks.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, query_gradients=...)`, a stack like that of the
+        task gradients. Scale: mean, at the start. The state holds the support gradients; of the two
+        stacks only a `(T, T)` matrix is formed. The step of `w` is quadratic in the scale of the
+        gradients, and ends in infinity where their squares do, at 1e19 in float32. With
+        `task_mask`, T is the number of present tasks.
 
     When not to use:
         Where a second batch, and its T gradients, cost too much. Where gradients are short and
@@ -86,10 +86,11 @@ def meta_weighting(
 
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.meta_weighting(2, step_size=1.0)
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> support, query = jnp.eye(2), jnp.array([[0.0, 1.0], [0.0, 1.0]])
         >>> for _ in range(3):
-        ...     updates, state = tx.update(support, state, query_gradients=query)
+        ...     updates, state = tx.update(support, state, params, query_gradients=query)
         ...     print(state.values)
         [1. 1.]
         [1.  1.5]
@@ -99,9 +100,10 @@ def meta_weighting(
     _checks.check_number("meta_weighting", "step_size", step_size, low=0)
     _checks.check_number("meta_weighting", "learning_rate", learning_rate, low=0)
     _checks.check_choice("meta_weighting", "project", project, get_args(Project))
+    contract = Contract("meta_weighting", num_tasks, {"query_gradients"})
 
     def init_fn(params: optax.Params) -> MetaWeightingState:
-        declare("meta_weighting", num_tasks, {"query_gradients"})
+        contract.start(params)
         support = stacked_zeros(num_tasks, params, jnp.result_type)
         zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
         weights, values, solver = varying_like((zeros, ones, no_report()), params)
@@ -117,7 +119,7 @@ def meta_weighting(
         **extra: Any,
     ) -> tuple[optax.Updates, MetaWeightingState]:
         task_gradients = as_stack(task_gradients)
-        _checks.check_step("meta_weighting", num_tasks, task_gradients, params, extra)
+        contract.check_step(task_gradients, params, extra)
         query_gradients = _checked_query(num_tasks, query_gradients, state.support)
         mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)

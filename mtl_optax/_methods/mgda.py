@@ -52,10 +52,10 @@ def mgda(
         combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
-        state reports the duality gap and the iterations. Scale: mean (`Σα = 1`). A task whose
-        gradient is zero gets all the weight, so that `d = 0`. "loss" and "loss+" read
-        `task_losses`, which count as at least 1e-8.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Its state reports the duality gap and the
+        iterations. Scale: mean (`Σα = 1`). A task whose gradient is zero gets all the weight, so
+        that `d = 0`. "loss" and "loss+" read `task_losses`, which count as at least 1e-8.
 
     When not to use:
         Where the shortest gradient belongs to a task that matters least, or that has converged: the
@@ -74,7 +74,8 @@ def mgda(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.mgda(2)
         >>> gradients = jnp.array([[2.0, 0.0], [0.0, 1.0]])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
         >>> print(updates.round(3), state.weights.round(3))
         [0.4 0.8] [0.2 0.8]
     """

@@ -35,7 +35,7 @@ def nash_mtl(
     num_tasks: int,
     *,
     max_norm: float | None = 1.0,
-    update_every: int = 1,
+    update_every: int | Array = 1,
     combine: bool = True,
 ) -> Method:
     """Lets the tasks bargain over the direction: `d = Σ_t a_t g_t` with `Ma = 1/a`, `a > 0`.
@@ -55,10 +55,11 @@ def nash_mtl(
         combine: if False, return the rows `a_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`. Its
-        state reports the residual and the Newton steps. Scale: unit, whatever that of the
-        gradients: one task gives `g / ‖g‖`. A zero gradient takes no part. Pareto stationary
-        gradients, opposite ones for instance, have no solution: the update is zero.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Its state reports the residual and the Newton
+        steps. Scale: unit, whatever that of the gradients: one task gives `g / ‖g‖`. A zero
+        gradient takes no part. Pareto stationary gradients, opposite ones for instance, have no
+        solution: the update is zero.
 
     When not to use:
         With a learning rate that does not decay: near an optimum its steps grow no shorter. Where a
@@ -75,7 +76,8 @@ def nash_mtl(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.nash_mtl(2)
         >>> gradients = jnp.array([[100.0, 0.0], [0.0, 0.1]])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)))
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
         >>> print(updates.round(3), state.inner.solution.round(3))
         [0.707 0.707] [ 0.01 10.  ]
     """

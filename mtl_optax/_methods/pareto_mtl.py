@@ -58,12 +58,12 @@ def pareto_mtl(
         combine: if False, return the rows `α_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum (`Σ|α| = T`) once feasible; before, `α` is as the
-        hull has it. Weights can be negative. Losses that are all zero have no angle, and activate
-        no constraint unless there is slack; negative ones are taken as they come. With `K = 1` it
-        is T times MGDA. The columns of absent tasks are left out, and with them the preferences
-        that name no other task.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum (`Σ|α| = T`) once
+        feasible; before, `α` is as the hull has it. Weights can be negative. Losses that are all
+        zero have no angle, and activate no constraint unless there is slack; negative ones are
+        taken as they come. With `K = 1` it is T times MGDA. The columns of absent tasks are left
+        out, and with them the preferences that name no other task.
 
     When not to use:
         Where losses have different units, or floors above zero: a preference is a ray in the losses
@@ -79,7 +79,8 @@ def pareto_mtl(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.pareto_mtl(2, [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], index=0)
         >>> gradients, losses = jnp.eye(2), jnp.array([1.0, 1.0])
-        >>> updates, state = tx.update(gradients, tx.init(jnp.zeros(2)), task_losses=losses)
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(gradients, tx.init(params), params, task_losses=losses)
         >>> print(state.weights.round(3))  # The second loss is too large, so it is to fall faster.
         [-0.293  0.707]
     """

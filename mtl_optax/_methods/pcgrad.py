@@ -28,8 +28,9 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
             on PCGrad: `chain(pcgrad(T, combine=False), per_task(T, optimizer), sum_tasks(T))`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: sum. For two tasks `d` conflicts with neither; for more it may.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: sum. For two tasks `d` conflicts with
+        neither; for more it may.
 
     When not to use:
         Where tasks differ in scale: as in the plain sum, the longest gradient leads. Where hardly
@@ -46,7 +47,8 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.pcgrad(2)
         >>> gradients = jnp.array([[1.0, 0.0], [-1.0, 1.0]])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)))[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params)[0]
         Array([0.5, 1.5], dtype=float32)
     """
     _checks.check_num_tasks("pcgrad", num_tasks)

@@ -29,10 +29,10 @@ def rlw(
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`.
-        Scale: mean (`Σw = 1`, and each weight is `1/T` on average, with T the number of present
-        tasks). For three tasks the standard deviation of a weight is 0.22 ("normal") or 0.24
-        ("dirichlet").
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params)`. Scale: mean (`Σw = 1`, and each weight is `1/T`
+        on average, with T the number of present tasks). For three tasks the standard deviation of a
+        weight is 0.22 ("normal") or 0.24 ("dirichlet").
 
     When not to use:
         As more than a baseline: it adds noise to equal weighting, and helps against neither
@@ -46,9 +46,10 @@ def rlw(
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.rlw(2)
-        >>> state, drawn = tx.init(jnp.zeros(2)), []
+        >>> params = jnp.zeros(2)
+        >>> state, drawn = tx.init(params), []
         >>> for _ in range(100):
-        ...     _, state = tx.update(jnp.eye(2), state)
+        ...     _, state = tx.update(jnp.eye(2), state, params)
         ...     drawn.append(state.weights)
         >>> print(jnp.mean(jnp.stack(drawn), axis=0).round(1))
         [0.5 0.5]

@@ -19,10 +19,10 @@ def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) 
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum, where all losses are one. The logarithm needs
-        positive losses: a loss at or below zero counts as zero, whose weight is `1/ε`, large but
-        finite.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum, where all losses
+        are one. The logarithm needs positive losses: a loss at or below zero counts as zero, whose
+        weight is `1/ε`, large but finite.
 
     When not to use:
         Where a loss can reach zero, as residuals of equations, penalties and fitted tasks do: the
@@ -39,7 +39,8 @@ def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) 
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.scale_invariant(2)
         >>> gradients, losses = jnp.eye(2), jnp.array([4.0, 0.5])
-        >>> tx.update(gradients, tx.init(jnp.zeros(2)), task_losses=losses)[0]
+        >>> params = jnp.zeros(2)
+        >>> tx.update(gradients, tx.init(params), params, task_losses=losses)[0]
         Array([0.25, 2.  ], dtype=float32)
     """
     _checks.check_number("scale_invariant", "eps", eps, low=0, open_low=True)

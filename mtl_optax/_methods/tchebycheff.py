@@ -36,11 +36,11 @@ def tchebycheff(
         combine: if False, return the weighted rows, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: mean (with `w` of ones, the weights of the step sum to
-        one). Losses may have either sign. Heads are best updated by each task's own gradient,
-        `on_shared(tchebycheff(T), shared)`: weighted, the heads of all tasks but the worst would
-        stand still.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: mean (with `w` of
+        ones, the weights of the step sum to one). Losses may have either sign. Heads are best
+        updated by each task's own gradient, `on_shared(tchebycheff(T), shared)`: weighted, the
+        heads of all tasks but the worst would stand still.
 
     When not to use:
         Where losses have different units, or floors of different height, without `weights` and
@@ -57,10 +57,12 @@ def tchebycheff(
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.tchebycheff(3)
-        >>> state = tx.init(jnp.zeros(3))
-        >>> print(tx.update(jnp.eye(3), state, task_losses=jnp.array([2.0, 1.0, 2.0]))[0])
+        >>> params = jnp.zeros(3)
+        >>> state = tx.init(params)
+        >>> print(tx.update(jnp.eye(3), state, params, task_losses=jnp.array([2.0, 1.0, 2.0]))[0])
         [0.5 0.  0.5]
     """
+    _checks.check_num_tasks("tchebycheff", num_tasks)
     scale = _checks.check_vector("tchebycheff", "weights", weights, num_tasks, positive=True)
     origin = _checks.check_vector("tchebycheff", "reference", reference, num_tasks)
     if smooth is not None:

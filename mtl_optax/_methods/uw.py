@@ -33,9 +33,10 @@ def uw(
         combine: if False, return the rows `w_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
-        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, whose
-        `update` reads `task_losses`. Scale: sum times `f` at the start. Heads are to be weighted
-        too: `on_shared(uw(T), shared, heads="weighted")`, or give it all the parameters.
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: sum times `f` at the
+        start. Heads are to be weighted too: `on_shared(uw(T), shared, heads="weighted")`, or give
+        it all the parameters.
 
     When not to use:
         Where a loss can be negative: its weight grows up to `clip`. In short runs with the default
@@ -50,9 +51,10 @@ def uw(
         >>> import jax.numpy as jnp, mtl_optax as mtl, optax
         >>> tx = mtl.uw(2, optax.sgd(0.1))
         >>> gradients, losses = jnp.eye(2), jnp.array([4.0, 1.0])
-        >>> state = tx.init(jnp.zeros(2))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
         >>> for _ in range(200):
-        ...     updates, state = tx.update(gradients, state, task_losses=losses)
+        ...     updates, state = tx.update(gradients, state, params, task_losses=losses)
         >>> print(state.weights.round(3))
         [0.125 0.5  ]
     """

@@ -89,6 +89,12 @@ def nnx_value_and_task_grads(
             return losses, (aux, split(copy, *filters)[2])
 
         params = chosen.get("model", {})
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                f"{name}: model must be an nnx.Module with variables that are differentiated "
+                f"(wrt={wrt or nnx.Param!r}), got {type(model).__name__}. For a plain tree of "
+                "parameters use value_and_task_grads."
+            )
         _checks.check_params(name, params)
         gradients: Any
         if stacked:

@@ -101,7 +101,7 @@ def test_on_shared_chains_with_rows_that_keep_the_task_axis():
     )
     updates, _ = jax.jit(tx.update)(gradients, tx.init(p), p)
     rows, _ = mtl.pcgrad(T, combine=False).update(
-        gradients["trunk"], mtl.pcgrad(T).init(p["trunk"])
+        gradients["trunk"], mtl.pcgrad(T).init(p["trunk"]), p["trunk"]
     )
     rows = np.concatenate([np.asarray(rows[k]).reshape(T, -1) for k in ("w", "b")], axis=1)
     wanted = -0.1 * (rows / (np.abs(rows) + 1e-8)).sum(0)
@@ -196,6 +196,7 @@ def test_every_method_moves_trunk_and_heads_the_same_way_with_the_heads_it_recom
             "heads",
         ),
         (lambda: mtl.sum_tasks(2), ADAM, "method"),
+        (lambda: mtl.sum_tasks(2), optax.scale(-1.0), "method"),
         (lambda: mtl.adatask(2, optax.scale_by_adam()), ADAM, "method"),
         (lambda: optax.chain(mtl.adatask(2, ADAM), ADAM), ADAM, "method"),
     ],
@@ -212,6 +213,7 @@ def test_steps_beside_gradients_are_an_error(method, heads, climbing, compiled):
     ("method", "heads"),
     [
         (lambda: mtl.per_task(2, ADAM), ADAM),
+        (lambda: mtl.adatask(2, ADAM), optax.scale(-1.0)),
         (lambda: optax.chain(mtl.sum_tasks(2), ADAM), optax.sgd(1.0)),
         (lambda: mtl.adatask(2, optax.scale_by_adam()), optax.identity()),
         (lambda: mtl.per_task(2, optax.clip(0.5)), "unweighted"),

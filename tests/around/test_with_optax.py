@@ -12,7 +12,16 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import ROOT, flat, from_matrix, inputs, relative_error, step, weights_of
+from tests.common import (
+    ROOT,
+    first_update,
+    flat,
+    from_matrix,
+    inputs,
+    relative_error,
+    step,
+    weights_of,
+)
 from tests.task_gradients.test_stacked import SHARED, batch, close, losses_of, params
 
 DOCUMENT = (ROOT / "docs" / "composition.md").read_text(encoding="utf-8")
@@ -207,7 +216,9 @@ def test_masked_leaves_the_other_leaves_stacked():
     assert got["scale"].shape == (T,)
     both = optax.chain(optax.masked(mtl.mgda(T), trunk), optax.masked(mtl.sum_tasks(T), heads))
     got, _ = after_steps(both, p, steps=1)
-    alone, _ = mtl.mgda(T).update(given.gradients["dense"], mtl.mgda(T).init(p["dense"]))
+    alone, _ = mtl.mgda(T).update(
+        given.gradients["dense"], mtl.mgda(T).init(p["dense"]), p["dense"]
+    )
     close(got, {"dense": alone, "scale": given.gradients["scale"].sum()})
 
 
@@ -233,7 +244,7 @@ def test_lookahead_around_passes_no_arguments_on():
     p = optax.LookaheadParams(given.params, given.params)
     ahead = lambda method: optax.lookahead(optax.chain(method, optax.sgd(0.1)), 2, 0.5)
     tx, alone = ahead(mtl.mgda(T)), optax.lookahead(optax.sgd(0.1), 2, 0.5)
-    combined, _ = mtl.mgda(T).update(given.gradients, mtl.mgda(T).init(given.params))
+    combined, _ = first_update(mtl.mgda(T), given)
     got, _ = tx.update(given.gradients, tx.init(p), p)
     close(got, alone.update(combined, alone.init(p), p)[0])
     with pytest.raises(TypeError, match="unexpected keyword argument 'task_losses'"):
@@ -251,10 +262,14 @@ def test_sam_around_passes_no_arguments_on():
     chain = lambda rate: optax.chain(mtl.mgda(T), optax.sgd(rate))
     tx = optax.contrib.sam(chain(0.1), chain(0.01))
     got, _ = tx.update(given.gradients, tx.init(given.params), given.params)
-    combined, _ = mtl.mgda(T).update(given.gradients, mtl.mgda(T).init(given.params))
+    combined, _ = first_update(mtl.mgda(T), given)
     np.testing.assert_allclose(flat(got), 0.01 * flat(combined), rtol=1e-5, atol=1e-7)
     with pytest.raises(TypeError, match="unexpected keyword argument 'task_losses'"):
         step(tx, tx.init(given.params), given)
+    grown = optax.contrib.sam(chain(0.1), optax.sgd(0.01))
+    with jax.numpy_rank_promotion("allow"):
+        got, _ = grown.update(given.gradients, grown.init(given.params), given.params)
+    assert got["scale"].shape == (T,)
 
 
 def test_sam_after_takes_no_losses():

@@ -224,5 +224,5 @@ def test_fields_of_a_weighting_of_ones_own_are_logged():
 
     init = lambda: Mine(jnp.zeros(()))
     tx = mtl.from_weighting(mtl.Weighting("mine", 2, frozenset({"losses"}), init, update))
-    _, state = tx.update(jnp.eye(2), tx.init(None), task_losses=jnp.array([2.0, 4.0]))
+    _, state = tx.update(jnp.eye(2), tx.init(jnp.zeros(2)), task_losses=jnp.array([2.0, 4.0]))
     assert mtl.scalars(state) == {"weights/0": 0.5, "weights/1": 0.25, "gap": 2.0}

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import mtl_optax as mtl
 from tests.common import (
@@ -211,6 +213,61 @@ def test_the_leading_axis_is_checked_without_params(name):
             task_losses=given.losses,
             query_gradients=given.query_gradients,
         )
+
+
+# Parameters whose own leading axes happen to be T, and whose gradients so pass for a stack.
+LIKE_A_STACK = {"kernel": jnp.zeros((T, 2)), "bias": jnp.zeros(T)}
+
+
+def without_params(tx, state, gradients):
+    extra = {"task_losses": jnp.ones(T), "query_gradients": gradients}
+    return jax.eval_shape(lambda: tx.update(gradients, state, **extra))
+
+
+@every_method
+def test_without_params_the_shapes_given_to_init_are_looked_at(name):
+    tx = make(name, T)
+    state = tx.init(LIKE_A_STACK)
+    stacked = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), LIKE_A_STACK)
+    assert without_params(tx, state, stacked)
+    for bad in (LIKE_A_STACK, {**stacked, "bias": LIKE_A_STACK["bias"]}):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: .*'bias'\] has shape \(5,\), wanted \(5, 5"
+        ):
+            without_params(tx, state, bad)
+
+
+@every_method
+def test_missing_params_warn_at_the_users_line_where_nothing_tells(name):
+    given = inputs(T)
+    state = (make(name, T).init(given.params), optax.EmptyState())
+    tx = optax.chain(make(name, T), optax.identity())
+    wanted = rf"^{name}: params is missing.*tx\.update\(task_gradients, state, params\)"
+    with pytest.warns(UserWarning, match=wanted) as caught:
+        without_params(tx, state, given.gradients)
+    assert [warning.filename for warning in caught] == [__file__]
+    tx.init(given.params)
+    without_params(tx, state, given.gradients)
+
+
+def test_missing_params_warn_once():
+    tx, state = mtl.mgda(T), mtl.mgda(T).init(jnp.zeros(T))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            tx.update(jnp.eye(T), state)
+    assert len(caught) == 1
+
+
+def test_what_init_saw_tells_inside_shard_map_and_vmap_too():
+    tx, mesh = mtl.sum_tasks(2), jax.make_mesh((1,), ("x",))
+    state = tx.init(jnp.zeros((2, 3)))
+    gradients = jnp.ones((2, 2, 3))
+    piece = jax.shard_map(
+        lambda g: tx.update(g[..., :2], state)[0], mesh=mesh, in_specs=P(), out_specs=P()
+    )
+    assert piece(gradients).shape == (2, 2)
+    assert jax.vmap(lambda g: tx.update(g, state)[0])(gradients[None]).shape == (1, 2, 3)
 
 
 @every_method
@@ -454,6 +511,7 @@ def test_docstring_states_what_the_contract_asks_for(name):
         "num_tasks: the number T of tasks",
     ):
         assert part in text
+    assert "called as `update(task_gradients, state, params" in " ".join(text.split())
     assert "scale" in text.lower()
     for parameter in inspect.signature(mtl.method_info(name).factory).parameters:
         assert f"{parameter}: " in text

@@ -3,10 +3,12 @@
 import jax
 import jax.export
 import jax.numpy as jnp
+import optax
 import pytest
 
 import mtl_optax as mtl
 from tests.common import METHODS, inputs, make, one_step, step
+from tests.every_method.test_eager import FEW, OPTIONS
 from tests.task_gradients.test_stacked import SHARED, T, batch, features, params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,9 +22,13 @@ def lower(fun, *examples):
     return exported
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_lowers(name):
-    tx, given = make(name, T), inputs(T)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in METHODS), *OPTIONS, ("mgda", {"combine": False})],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_method_lowers(name, options):
+    tx, given = make(name, FEW, **options), inputs(FEW)
     state = tx.init(given.params)
     exported = lower(lambda state, given: step(tx, state, given), state, given)
     wanted = jax.tree.structure((given.params, state))
@@ -35,18 +41,20 @@ def marked_losses_of(p, data):
 
 
 @pytest.mark.parametrize(
-    ("way", "method"),
+    ("way", "method", "heads"),
     [
-        ("stacked", mtl.nash_mtl(T)),
-        ("taps", mtl.bandit_mtl(T)),
-        ("taps", mtl.cagrad(T)),
-        ("rows", mtl.mgda(T)),
-        ("rows", mtl.gradnorm(T)),
-        ("features", mtl.imtl(T)),
+        ("stacked", mtl.nash_mtl(T), "unweighted"),
+        ("stacked", mtl.uw(T), "weighted"),
+        ("stacked", mtl.adatask(T, optax.sgd(1.0)), optax.sgd(1.0)),
+        ("taps", mtl.bandit_mtl(T), "weighted"),
+        ("taps", mtl.cagrad(T), "unweighted"),
+        ("rows", mtl.mgda(T), "unweighted"),
+        ("rows", mtl.gradnorm(T), "unweighted"),
+        ("features", mtl.imtl(T), "unweighted"),
     ],
 )
-def test_a_way_lowers(way, method):
-    step, init = one_step(marked_losses_of, method, way, shared=SHARED)
+def test_a_way_lowers(way, method, heads):
+    step, init = one_step(marked_losses_of, method, way, shared=SHARED, heads=heads)
     p, data = params(), batch()
     exported = lower(step, p, init(p), data)
     wanted = jax.tree.structure((data["y"], p, init(p)))

@@ -18,7 +18,7 @@ def run(losses, **hyperparameters):
         _, state = tx.update(jnp.eye(losses.shape[1]), state, task_losses=now)
         return state, state.weights
 
-    state, weights = jax.jit(lambda s: jax.lax.scan(body, s, losses))(tx.init(0))
+    state, weights = jax.jit(lambda s: jax.lax.scan(body, s, losses))(tx.init(losses[0]))
     return np.asarray(weights, np.float64), state
 
 
@@ -108,7 +108,7 @@ def test_by_default_the_ball_restrains_for_every_number_of_tasks(num_tasks):
 def test_by_default_the_ball_is_that_of_the_present_tasks():
     mask, losses = jnp.array([True, False, True]), jnp.array([9.0, 99.0, 0.0])
     tx = mtl.bandit_mtl(3)
-    _, state = tx.update(jnp.eye(3), tx.init(0), task_losses=losses, task_mask=mask)
+    _, state = tx.update(jnp.eye(3), tx.init(losses), task_losses=losses, task_mask=mask)
     _, state = tx.update(jnp.eye(3), state, task_losses=losses, task_mask=mask)
     np.testing.assert_allclose(state.weights[0], edge(2, np.log(2) / 2), rtol=1e-5)
 

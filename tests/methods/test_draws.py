@@ -30,7 +30,7 @@ def test_where_nothing_is_drawn_there_is_no_key(num_tasks):
 @pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_draws_are_those_of_jax_with_the_key_of_any_kind(kind):
     key, tx = jax.random.key(5, impl=kind), mtl.rlw(4, key=jax.random.key(5, impl=kind))
-    state = tx.init(None)
+    state = tx.init(jnp.zeros(4))
     for _ in range(3):
         key, now = jax.random.split(key)
         _, state = tx.update(jnp.eye(4), state)

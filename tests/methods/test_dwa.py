@@ -19,7 +19,9 @@ def run(losses, masks=None, **hyperparameters):
         _, state = tx.update(jnp.eye(num_tasks), state, task_losses=now[0], task_mask=now[1])
         return state, (state.weights, state.inner)
 
-    _, (weights, inner) = jax.jit(lambda s: jax.lax.scan(body, s, (losses, masks)))(tx.init(0))
+    _, (weights, inner) = jax.jit(lambda s: jax.lax.scan(body, s, (losses, masks)))(
+        tx.init(losses[0])
+    )
     return np.asarray(weights, np.float64), inner
 
 

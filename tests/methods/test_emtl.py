@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 
 import mtl_optax as mtl
-from tests.common import flat, inputs, relative_error, step, weights_of
+from tests.common import first_update, flat, inputs, relative_error, step, weights_of
 
 
 def min_norm_weights(matrix):
@@ -81,9 +81,7 @@ BASES = {
     ),
     "one with a matrix of coefficients": (
         lambda: mtl.pcgrad(3, key=4),
-        lambda g, m: weights_of(
-            mtl.pcgrad(3, key=4).update(g.gradients, mtl.pcgrad(3, key=4).init(None))[1]
-        ),
+        lambda g, m: weights_of(first_update(mtl.pcgrad(3, key=4), g)[1]),
     ),
 }
 
@@ -98,7 +96,7 @@ def test_any_weighting_serves_as_base(kind):
 
 def test_the_bases_state_is_carried_along():
     tx, alone = mtl.emtl(3, base=mtl.dwa(3), mix=1.0), mtl.dwa(3)
-    state, alone_state = tx.init(None), alone.init(None)
+    state, alone_state = (tx.init(inputs(3).params) for tx in (tx, alone))
     for seed in range(4):
         given = inputs(3, seed)
         updates, state = step(tx, state, given)
@@ -110,9 +108,9 @@ def test_the_bases_state_is_carried_along():
 def test_a_common_factor_on_gradients_and_losses_leaves_the_second_term():
     """R and p stay; with mix = 0 so does the update, and the first term grows with the factor."""
     given = inputs(3)
-    plain = [step(mtl.emtl(3, mix=m), mtl.emtl(3).init(None), given) for m in (0.0, 1.0)]
+    plain = [step(mtl.emtl(3, mix=m), mtl.emtl(3).init(given.params), given) for m in (0.0, 1.0)]
     scaled = jax.tree.map(lambda x: 100 * x, given)
-    grown = [step(mtl.emtl(3, mix=m), mtl.emtl(3).init(None), scaled) for m in (0.0, 1.0)]
+    grown = [step(mtl.emtl(3, mix=m), mtl.emtl(3).init(given.params), scaled) for m in (0.0, 1.0)]
     np.testing.assert_allclose(grown[0][1].inner.scores, plain[0][1].inner.scores, atol=1e-5)
     assert relative_error(flat(grown[0][0]), flat(plain[0][0])) < 1e-5
     assert relative_error(flat(grown[1][0]), 100 * flat(plain[1][0])) < 1e-5
@@ -124,10 +122,10 @@ def test_a_task_without_gradient_plays_no_part():
     losses = jnp.array([3.0, 1.0, 100.0])
     base = lambda n: mtl.mean_tasks(n)
     tx = mtl.emtl(3, base=base(3), mix=0.0, rho=0.2)
-    _, state = tx.update(rows, tx.init(None), task_losses=losses)
+    _, state = tx.update(rows, tx.init(rows[0]), task_losses=losses)
     small = mtl.emtl(2, base=base(2), mix=0.0, rho=0.2)
     two = jnp.array([3.0, 1.0]) * (2 / 3)  # α is 1/3 instead of 1/2.
-    _, wanted = small.update(rows[:2], small.init(None), task_losses=two)
+    _, wanted = small.update(rows[:2], small.init(rows[0]), task_losses=two)
     np.testing.assert_allclose(state.inner.scores[:2], wanted.inner.scores, rtol=1e-5)
     assert state.inner.scores[2] == 0
     assert state.weights[2] == 0
@@ -138,7 +136,7 @@ def test_gradients_of_any_scale_keep_the_ball(scale):
     given = inputs(3)
     given = given._replace(gradients=jax.tree.map(lambda g: scale * g, given.gradients))
     tx = mtl.emtl(3)
-    _, state = step(tx, tx.init(None), given)
+    _, state = step(tx, tx.init(given.params), given)
     p = np.exp(np.asarray(state.inner.scores, np.float64)) / 3
     assert np.all(np.isfinite(state.weights))
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
@@ -150,7 +148,7 @@ def test_gradients_of_any_scale_keep_the_ball(scale):
 def test_contributions_beyond_float32_weigh_as_in_float64(size, losses):
     rows, rho = size * jnp.eye(2), 0.3
     tx = mtl.emtl(2, rho=rho, base=mtl.mean_tasks(2))
-    _, state = tx.update(rows, tx.init(None), task_losses=jnp.array(losses))
+    _, state = tx.update(rows, tx.init(rows[0]), task_losses=jnp.array(losses))
     norm = np.float64(np.float32(size))
     rewards = 0.5 * np.float64(losses) / norm
     p = adversary(np.full(2, 0.5), rewards, 0.5, np.sqrt(rho))
@@ -162,7 +160,9 @@ def test_a_zero_contribution_is_no_reward_beside_any_other():
     """A loss of zero has no size that the others could be counted in."""
     sizes = jnp.array([1e-30, 1.0, 1.0])
     tx = mtl.emtl(3, base=mtl.mean_tasks(3), mix=0.0, rho=0.9)
-    _, state = tx.update(jnp.diag(sizes), tx.init(None), task_losses=jnp.array([0.0, 3.0, 1.0]))
+    _, state = tx.update(
+        jnp.diag(sizes), tx.init(jnp.zeros(3)), task_losses=jnp.array([0.0, 3.0, 1.0])
+    )
     p = adversary(np.full(3, 1 / 3), np.array([0.0, 1.0, 1 / 3]), 0.5, np.sqrt(0.9))
     np.testing.assert_allclose(state.weights * sizes, p / 9, rtol=1e-5)
 
@@ -172,7 +172,9 @@ def test_a_contribution_beyond_float32_leaves_the_others_their_own():
     sizes, losses = np.array([1e-20, 1.0, 1.0]), np.array([-1e20, 3.0, 9.0])
     tx = mtl.emtl(3, base=mtl.mean_tasks(3), mix=0.0, rho=0.9)
     _, state = tx.update(
-        jnp.diag(jnp.array(sizes)), tx.init(None), task_losses=jnp.array(losses, jnp.float32)
+        jnp.diag(jnp.array(sizes)),
+        tx.init(jnp.zeros(3)),
+        task_losses=jnp.array(losses, jnp.float32),
     )
     p = adversary(np.full(3, 1 / 3), losses / sizes / 3, 0.5, np.sqrt(0.9))
     np.testing.assert_allclose(state.weights[1:], p[1:] / 9, rtol=1e-5)
@@ -182,7 +184,7 @@ def test_a_contribution_beyond_float32_leaves_the_others_their_own():
 def test_by_default_the_ball_restrains_and_nothing_warns(num_tasks):
     tx = mtl.emtl(num_tasks, base=mtl.mean_tasks(num_tasks))
     losses = jnp.zeros(num_tasks).at[1].set(1e9)
-    _, state = tx.update(jnp.eye(num_tasks), tx.init(None), task_losses=losses)
+    _, state = tx.update(jnp.eye(num_tasks), tx.init(losses), task_losses=losses)
     p = np.exp(np.asarray(state.inner.scores, np.float64)) / num_tasks
     np.testing.assert_allclose(np.sum(p * np.log(num_tasks * p)), np.log(num_tasks) / 2, rtol=1e-5)
 

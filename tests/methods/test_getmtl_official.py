@@ -140,5 +140,5 @@ def test_finite_at_the_edges(radius, scale):
 def test_only_this_variant_reads_the_losses():
     rows = jnp.eye(2)
     with pytest.raises(ValueError, match="getmtl: task_losses is missing"):
-        mtl.getmtl(2, variant="official").update(rows, mtl.getmtl(2).init(rows[0]))
-    mtl.getmtl(2, variant="exact").update(rows, mtl.getmtl(2).init(rows[0]))
+        mtl.getmtl(2, variant="official").update(rows, mtl.getmtl(2).init(rows[0]), rows[0])
+    mtl.getmtl(2, variant="exact").update(rows, mtl.getmtl(2).init(rows[0]), rows[0])

@@ -145,7 +145,8 @@ def test_equal_norms_and_rates_leave_the_weights_alone():
 
 def test_weights_stay_positive():
     tx = mtl.gradnorm(2, optimizer=optax.sgd(1.0))
-    _, state = tx.update(jnp.diag(jnp.array([100.0, 1.0])), tx.init(0), task_losses=jnp.ones(2))
+    ones = jnp.ones(2)
+    _, state = tx.update(jnp.diag(jnp.array([100.0, 1.0])), tx.init(ones), task_losses=ones)
     np.testing.assert_allclose(state.inner.learned.values, [1e-3, 2.0 - 1e-3], rtol=2e-3)
 
 
@@ -153,7 +154,7 @@ def test_weights_stay_positive():
 def test_initial_losses_are_those_of_each_tasks_first_presence():
     """And the weights of all tasks go on summing to T, whoever is present."""
     tx = mtl.gradnorm(3)
-    state = tx.init(0)
+    state = tx.init(jnp.zeros(3))
     for k, mask in enumerate([[1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]):
         losses = jnp.where(jnp.array(mask, bool), 1.0 + k, jnp.nan)
         _, state = tx.update(jnp.eye(3), state, task_losses=losses, task_mask=jnp.array(mask, bool))
@@ -165,7 +166,7 @@ def test_initial_losses_are_those_of_each_tasks_first_presence():
 @pytest.mark.parametrize("losses", [[0.0, 0.0], [0.0, 1e12], [-1.0, 2.0], [1e-12, 1e12]])
 def test_losses_and_gradients_of_any_size_stay_finite(scale, losses):
     tx = mtl.gradnorm(2)
-    state = tx.init(0)
+    state = tx.init(jnp.zeros(2))
     for factor in (1.0, 1e12, 1e-12, 0.0):
         _, state = tx.update(scale * jnp.eye(2), state, task_losses=factor * jnp.array(losses))
         assert np.all(np.isfinite(state.weights))

@@ -35,7 +35,7 @@ def transcription(rows, losses, preferences, k, feasible):
 def update(rows, state, losses, preferences, index, slack, mask):
     """One compilation for each number of tasks and of preferences."""
     tx = mtl.pareto_mtl(rows.shape[0], preferences, index, slack=slack)
-    return tx.update(rows, state, task_losses=losses, task_mask=mask)
+    return tx.update(rows, state, rows[0], task_losses=losses, task_mask=mask)
 
 
 def run(rows, losses, preferences, index, state=None, mask=None, slack=0.0):

@@ -20,7 +20,9 @@ def draw(num_tasks, mask=None, draws=DRAWS, **hyperparameters):
         _, state = tx.update(jnp.eye(num_tasks), state, task_mask=mask)
         return state, state.weights
 
-    return np.asarray(jax.jit(lambda s: jax.lax.scan(body, s, length=draws))(tx.init(0))[1])
+    return np.asarray(
+        jax.jit(lambda s: jax.lax.scan(body, s, length=draws))(tx.init(jnp.zeros(num_tasks)))[1]
+    )
 
 
 def test_normal_is_the_softmax_of_standard_normals():

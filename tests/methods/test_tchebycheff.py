@@ -92,7 +92,7 @@ def test_losses_of_any_size_weigh_as_in_extended_precision(w, z):
     for smooth in (None, 1e-30, 1e-3, 1e30):
         tx = mtl.tchebycheff(2, weights=list(w), reference=list(z), smooth=smooth)
         update = jax.jit(
-            jax.vmap(lambda x, tx=tx: tx.update(jnp.eye(2), tx.init(0), task_losses=x))
+            jax.vmap(lambda x, tx=tx: tx.update(jnp.eye(2), tx.init(x), task_losses=x))
         )
         _, state = update(jnp.array(LOSSES_OF_ANY_SIZE, jnp.float32))
         for got, losses in zip(state.weights, LOSSES_OF_ANY_SIZE, strict=True):

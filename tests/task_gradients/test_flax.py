@@ -175,7 +175,10 @@ def test_mistakes_with_nnx_are_named():
         ways()(model, x)
     with pytest.raises(TypeError, match=r"nnx_value_and_task_grads: .* \(losses, aux\)"):
         ways(has_aux=True)(model, x)
-    with pytest.raises(ValueError, match="nnx_value_and_task_grads: params has no array leaves"):
+    with pytest.raises(
+        ValueError,
+        match="nnx_value_and_task_grads: model must be an nnx.Module .*LoRAParam.*got Trunk",
+    ):
         ways(wrt=nnx.LoRAParam)(model, x)
     with pytest.raises(ValueError, match="nnx_value_and_task_grads: shared selects no leaf"):
         ways(shared=lambda path: False)(model, x)

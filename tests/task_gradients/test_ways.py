@@ -222,7 +222,8 @@ def test_mgda_ub_is_the_min_norm_point_of_the_feature_gradients():
     z, heads = np.asarray(encode(p, data)), np.asarray(p["heads"])
     errors = z @ heads.T - np.asarray(data["y"])
     rows = np.stack([np.outer(2 * errors[:, t] / len(z), heads[t]).ravel() for t in range(T)])
-    weights = mtl.mgda(T).update(jnp.asarray(rows), mtl.mgda(T).init(None))[1].weights
+    tx, rows = mtl.mgda(T), jnp.asarray(rows)
+    weights = tx.update(rows, tx.init(rows[0]), rows[0])[1].weights
     np.testing.assert_allclose(found, weights, atol=1e-5)
     trunk = lambda q: jnp.dot(jax.lax.stop_gradient(found), losses_of(q, data))
     close(gradient["trunk"], jax.grad(trunk)(p)["trunk"])
