@@ -79,7 +79,8 @@ def test_weights_at_any_scale(way, scales):
         _, g = mtl.value_and_task_grads(scaled, stacked=False, way=way)(p)
         return tx.update(g, tx.init(p), p)[1].weights
 
-    wanted = tx.update(jnp.asarray(rows, jnp.float32), tx.init(None))[1].weights
+    rows = jnp.asarray(rows, jnp.float32)
+    wanted = tx.update(rows, tx.init(rows[0]), rows[0])[1].weights
     np.testing.assert_allclose(weights(MODEL), wanted, rtol=1e-4, atol=1e-6)
 
 
