@@ -69,7 +69,8 @@ def test_nnx_optimizer_takes_gradients_that_are_not_stacked(way, heads):
     rows = jax.jacrev(lambda p: losses_of(nnx.merge(graph, nnx.State(p))))(start)
     stack = rows["hidden"]
     tx = mtl.mgda(T)
-    wanted = tx.update(stack, tx.init(stack[0]), stack[0])[1].weights
+    of_trunk = start["hidden"]
+    wanted = tx.update(stack, tx.init(of_trunk), of_trunk)[1].weights
     np.testing.assert_allclose(weights, wanted, atol=1e-4)
     of_heads = wanted if heads == "weighted" else jnp.ones(T)
     moves = {"hidden": mtl.combine(wanted, stack), "heads": mtl.combine(of_heads, rows["heads"])}
