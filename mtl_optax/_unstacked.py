@@ -1,5 +1,6 @@
 """Task gradients that are not stacked: what every way of gathering them answers."""
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from mtl_optax import _checks
 from mtl_optax._trees import shared_leaves, zero_absent
 
 
-class Way:
+class Way(abc.ABC):
     """One forward pass, and how task gradients are gathered from it.
 
     Leaves of the parameters go by their numbers, `slots`. A mask of None says that all tasks are
@@ -30,20 +31,21 @@ class Way:
     losses: Float[Array, " T"]
     leaves: Sequence[jax.ShapeDtypeStruct]
 
+    @abc.abstractmethod
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
         """Returns the `ScaledGram` of the present tasks."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def norms(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Float[Array, " T"]:
         """Returns the norms; any number for absent tasks."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def combine(
         self, weights: Float[Array, " T"], slots: Sequence[int], mask: Bool[Array, " T"] | None
     ) -> list[Array]:
         """Returns the leaves of `Σ_t w_t g_t`, the gradient of the weighted loss."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def mix(
         self,
         coefficients: Float[Array, "S T"],
@@ -51,15 +53,14 @@ class Way:
         mask: Bool[Array, " T"] | None,
     ) -> list[Array]:
         """Returns the leaves `(S, *p.shape)` of combinations of the task gradients."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stack(self, slots: Sequence[int]) -> list[Array]:
         """Returns the stacked leaves `(T, *p.shape)`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         """Says of each task whether its gradient is finite, as far as that costs nothing."""
-        raise NotImplementedError
 
 
 class TaskGradients:

@@ -60,7 +60,8 @@ def _with_arrays(module: ast.Module) -> Iterator[str]:
                 inside = f"{outside}{child.name}.<locals>."
                 signature = [child.args, child.returns or ast.Constant(None)]
                 names = (n for part in signature for n in ast.walk(part) if isinstance(n, ast.Name))
-                if any(name.id in arrays for name in names):
+                abstract = any(ast.unparse(d) == "abc.abstractmethod" for d in child.decorator_list)
+                if not abstract and any(name.id in arrays for name in names):
                     yield f"{outside}{child.name}"
             yield from walk(child, inside)
 

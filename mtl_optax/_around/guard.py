@@ -203,7 +203,7 @@ def _structure(tree: Any) -> Any:
     return jax.tree.structure(tree)
 
 
-def _split(stacked: Any, tree: Any) -> tuple[list[Array], list[Array]]:
+def _split(stacked: Any, tree: Any) -> tuple[list[Any], list[Any]]:
     """Returns the leaves that have a task axis, and the others."""
     pairs = list(zip(jax.tree.leaves(stacked), jax.tree.leaves(tree), strict=True))
     return [leaf for yes, leaf in pairs if yes], [leaf for yes, leaf in pairs if not yes]

@@ -485,3 +485,39 @@ def test_mistakes_are_named():
         trace(lambda p: gather("taps")({**p, "n": 3}) and 0)
     with pytest.raises(ValueError, match="one loss per task"):
         trace(lambda p: gather("taps", lambda q: losses_of(q).sum())(p) and 0)
+
+
+@jax.custom_vjp
+def in_rounds(h):
+    return jnp.tanh(h)
+
+
+def in_rounds_back(h, cotangent):
+    # JAX has no transpose of a loop with a condition.
+    halve = lambda carry: (carry[0] - 1, carry[1] / 2)
+    _, found = jax.lax.while_loop(lambda carry: carry[0] > 0, halve, (3, 8 * cotangent))
+    return (found * (1 - jnp.tanh(h) ** 2),)
+
+
+in_rounds.defvjp(lambda h: (jnp.tanh(h), h), in_rounds_back)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_where_a_backward_pass_has_no_transpose(compiled):
+    x = jax.random.normal(jax.random.key(0), (6, 4))
+    p = jax.random.normal(jax.random.key(1), (4, 3))
+
+    def answers(p):
+        losses_of = lambda p: jnp.mean(in_rounds(x @ p) ** 2, axis=0) + jnp.sum(p**3) / 10
+        _, g = mtl.value_and_task_grads(losses_of, stacked=False, way="rows")(p)
+        return g.gram(), g.norms(), g.combine(jnp.arange(3.0))
+
+    gram, norms, combined = (jax.jit(answers) if compiled else answers)(p)
+    h, (a, b) = np.tanh(np.float64(x) @ np.float64(p)), p.shape
+    rows = np.zeros((b, a, b))
+    for t in range(b):  # The derivative of each mean by hand, and of the cubes.
+        rows[t, :, t] = np.float64(x).T @ (2 * h * (1 - h**2) / len(x))[:, t]
+        rows[t] += 0.3 * np.float64(p) ** 2
+    np.testing.assert_allclose(gram, np.einsum("sab,tab->st", rows, rows), rtol=1e-5)
+    np.testing.assert_allclose(norms, np.linalg.norm(rows.reshape(b, -1), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(combined, np.tensordot(np.arange(b), rows, 1), rtol=1e-5, atol=1e-6)
