@@ -56,7 +56,8 @@ class RowByRow(Stacked):
 
     def _look(self, slots: Sequence[int]) -> tuple[Float[Array, "T T"], Float[Array, " T"]]:
         """Returns the rows of the Gram matrix for `gram_from_rows`, and the norms."""
-        room = math.sqrt(jnp.finfo(self.losses.dtype).max)
+        # Of the losses, and of the units, which are those of the parameters.
+        room = math.sqrt(min(jnp.finfo(d).max for d in (self.losses.dtype, jnp.float32)))
         pull = lambda row: self._some(slots, row)
 
         def scaled(leaf: Array, unit: Float[Array, ""]) -> Array:

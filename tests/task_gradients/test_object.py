@@ -345,6 +345,7 @@ def test_a_batch_for_each_task(way):
     close(*results(BATCHES), atol=1e-5)
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_task_whose_batch_is_not_finite_is_kept_out(bad):
     """By a mask, and by the guard; infinite inputs have losses and cotangents that are finite."""
@@ -521,3 +522,17 @@ def test_rows_where_a_backward_pass_has_no_transpose(compiled):
     np.testing.assert_allclose(gram, np.einsum("sab,tab->st", rows, rows), rtol=1e-5)
     np.testing.assert_allclose(norms, np.linalg.norm(rows.reshape(b, -1), axis=1), rtol=1e-5)
     np.testing.assert_allclose(combined, np.tensordot(np.arange(b), rows, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.nans
+@pytest.mark.parametrize(("way", "compiled"), [("rows", True), ("taps", False)])
+def test_what_is_not_finite_is_told_in_every_way(way, compiled):
+    """The gradient of one task leaves the dtype, and its loss does not."""
+    large = jnp.asarray(1e30, jnp.float32)
+
+    def told(p, large):
+        losses_of = lambda p: jnp.stack([p[0], (p[1] * large - large) * large, p[2]])
+        return mtl.value_and_task_grads(losses_of, stacked=False, way=way)(p)[1].finite()
+
+    found = (jax.jit(told) if compiled else told)(jnp.ones(3, jnp.float32), large)
+    np.testing.assert_array_equal(found, [True, False, True])

@@ -29,7 +29,7 @@ X, Y = draw(0, N, WIDTH), draw(1, N, T)
 A, B = draw(2, WIDTH, HIDDEN) / 6, draw(3, HIDDEN, HIDDEN) / 6
 HEAD, BIAS = draw(5, WIDTH, T) / 6, draw(6, HIDDEN) / 8
 TABLE = draw(8, 300, 6)
-TOKENS = jnp.asarray(np.random.default_rng(9).integers(0, 20, (N, 4)))
+TOKENS = jnp.asarray(np.random.default_rng(9).integers(0, 20, (N, 4)), jnp.int32)
 MODEL = {"a": A, "b": B, "bias": BIAS, "h": HEAD[:HIDDEN]}
 STACK = {"l": draw(7, 4, WIDTH, WIDTH) / 6, "h": HEAD}
 EXPERTS = {"l": draw(7, 4, HIDDEN, HIDDEN) / 6, "a": A, "h": HEAD[:HIDDEN]}
@@ -114,7 +114,7 @@ def over_time(p, **options):
         hidden = jnp.tanh(x @ p["a"] + hidden @ p["b"] + p["bias"][None])
         return hidden, hidden.sum()
 
-    hidden, sums = jax.lax.scan(body, jnp.zeros((1, HIDDEN)), X[:, None], **options)
+    hidden, sums = jax.lax.scan(body, jnp.zeros((1, HIDDEN), X.dtype), X[:, None], **options)
     return jnp.mean((hidden @ p["h"]) ** 2, axis=0) + sums.mean()
 
 
@@ -129,7 +129,7 @@ def over_layers_and_time(p):
             carry = jnp.tanh(x @ w.T + carry)
             return carry, carry
 
-        return jax.lax.scan(time, jnp.zeros((1, WIDTH)), z[:, None])[1][:, 0], None
+        return jax.lax.scan(time, jnp.zeros((1, WIDTH), z.dtype), z[:, None])[1][:, 0], None
 
     return ends(jax.lax.scan(one, X, p["l"])[0], p)
 
@@ -232,7 +232,7 @@ def solved(p):
 def pinn(p):
     u = lambda x: jnp.tanh(jnp.tanh(x @ p["a"] + p["bias"]) @ p["b"]) @ p["h"]
     second = lambda x, v: jax.jvp(lambda x: jax.jvp(u, (x,), (v,))[1], (x,), (v,))[1]
-    v = jnp.eye(WIDTH)[0]
+    v = jnp.eye(WIDTH, dtype=X.dtype)[0]
     return jnp.mean(jax.vmap(lambda x: second(x, v) + u(x))(X) ** 2, axis=0)
 
 
@@ -266,7 +266,7 @@ def tokens_in_a_loop(p):
     def body(z, tokens):
         return jnp.tanh(z + p["e"][tokens] @ p["u"]), None
 
-    z = jax.lax.scan(body, jnp.zeros((N, 6)), TOKENS.T)[0]
+    z = jax.lax.scan(body, jnp.zeros((N, 6), jnp.float32), TOKENS.T)[0]
     return ends(z, p)
 
 
