@@ -260,7 +260,10 @@ def test_missing_params_warn_once():
 
 
 def test_what_init_saw_tells_inside_shard_map_and_vmap_too():
-    tx, mesh = mtl.sum_tasks(2), jax.make_mesh((1,), ("x",))
+    tx, mesh = (
+        mtl.sum_tasks(2),
+        jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)),
+    )
     state = tx.init(jnp.zeros((2, 3)))
     gradients = jnp.ones((2, 2, 3))
     piece = jax.shard_map(
