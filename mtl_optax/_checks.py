@@ -223,19 +223,14 @@ def check_task_gradients(
     argument: str = "task_gradients",
 ) -> None:
     """Raises unless every leaf is a floating array of shape `(num_tasks, *p.shape)`."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
+    leaves = jax.tree_util.tree_leaves_with_path(task_gradients)
     if not leaves:
         raise ValueError(
             f"{method}: {argument} has no array leaves, got {task_gradients!r}. {_HOW_TO_STACK}"
         )
     wanted: list[tuple[int, ...] | None] = [None] * len(leaves)
     if params is not None:
-        wanted_structure = jax.tree_util.tree_structure(params)
-        if wanted_structure != structure:  # type: ignore[operator]
-            raise ValueError(
-                f"{method}: {argument} and params must have the same tree structure, got "
-                f"{structure} and {wanted_structure}.{_unpaired(argument, leaves, params)}"
-            )
+        _check_structure(method, argument, task_gradients, params)
         wanted = [jnp.shape(p) for p in jax.tree.leaves(params)]
     for (path, leaf), shape in zip(leaves, wanted, strict=True):
         name = leaf_name(argument, path)
@@ -259,13 +254,8 @@ def check_task_gradients(
 
 def check_same_shapes(method: str, task_gradients: Any, params: Any) -> None:
     """Raises unless the parameters are those that task gradients, not stacked, were gathered of."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(task_gradients)
-    wanted_structure: Any = jax.tree_util.tree_structure(params)
-    if wanted_structure != structure:
-        raise ValueError(
-            f"{method}: task_gradients and params must have the same tree structure, got "
-            f"{structure} and {wanted_structure}.{_unpaired('task_gradients', leaves, params)}"
-        )
+    leaves = jax.tree_util.tree_leaves_with_path(task_gradients)
+    _check_structure(method, "task_gradients", task_gradients, params)
     for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
         if leaf.shape != jnp.shape(param):
             raise ValueError(
@@ -281,13 +271,8 @@ def check_like_params(caller: str, updates: Any, params: Any | None) -> None:
             f"{caller}: params is missing, and updates are compared with it. Call "
             "tx.update(task_gradients, state, params)."
         )
-    leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
-    wanted_structure = jax.tree_util.tree_structure(params)
-    if wanted_structure != structure:  # type: ignore[operator]
-        raise ValueError(
-            f"{caller}: updates and params must have the same tree structure, got {structure} and "
-            f"{wanted_structure}.{_unpaired('updates', leaves, params)}"
-        )
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    _check_structure(caller, "updates", updates, params)
     for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
         found, wanted = jnp.shape(leaf), jnp.shape(param)
         if found != wanted:
@@ -297,13 +282,21 @@ def check_like_params(caller: str, updates: Any, params: Any | None) -> None:
             )
 
 
-def _unpaired(argument: str, leaves: Sequence[tuple[KeyPath, Any]], params: Any) -> str:
-    """Returns a sentence that names a leaf which only the one or the other tree has, if any."""
-    ours = {path: argument for path, _ in leaves}
+def _check_structure(caller: str, argument: str, tree: Any, params: Any) -> None:
+    """Raises unless a tree has the structure of params, and names a leaf that has no pair."""
+    structure: Any = jax.tree.structure(tree)
+    wanted: Any = jax.tree.structure(params)
+    if structure == wanted:
+        return
+    ours = {path: argument for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
     theirs = {path: "params" for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     alone = [path for path in (theirs | ours) if (path in ours) != (path in theirs)]
     names = [leaf_name((theirs | ours)[path], path) for path in alone]
-    return f" Only one of them has {some(names)}." if names else ""
+    unpaired = f" Only one of them has {some(names)}." if names else ""
+    raise ValueError(
+        f"{caller}: {argument} and params must have the same tree structure, got {structure} and "
+        f"{wanted}.{unpaired}"
+    )
 
 
 def check_stack(caller: str, argument: str, tree: Any) -> int:

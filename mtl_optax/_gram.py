@@ -129,12 +129,16 @@ def _scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     rows = as_real(task_gradients)
 
     def held(products: Float[Array, "T T"], units: Units) -> tuple[ScaledGram, Float[Array, " T"]]:
-        squares = jnp.diagonal(products)
-        scale = power_of_two(jnp.sqrt(squares))
-        matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-        return ScaledGram(matrix, scale if units is None else units[0] * scale), squares
+        return in_scales(products, None if units is None else units[0]), jnp.diagonal(products)
 
     return _at_any_scale(rows, rows, mask, held)
+
+
+def in_scales(products: Float[Array, "T T"], units: Float[Array, " T"] | None) -> ScaledGram:
+    """Holds products of gradients that were each divided by its unit."""
+    scale = power_of_two(root(jnp.diagonal(products)))
+    matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
+    return ScaledGram(matrix, scale if units is None else units * scale)
 
 
 def _at_any_scale(

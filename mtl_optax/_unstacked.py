@@ -1,7 +1,7 @@
 """Task gradients that are not stacked: what every way of gathering them answers."""
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -142,19 +142,20 @@ class TaskGradients:
         """Shapes and dtypes of what `stack` returns."""
         rows = lambda p: jax.ShapeDtypeStruct((self.num_tasks, *p.shape), p.dtype)
         leaves = self._way.leaves
-        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
-        laid = [rows(leaves[s]) if s in self._slots else x for s, x in enumerate(laid)]
-        laid = [leaves[s] if s in self._heads else x for s, x in enumerate(laid)]
-        return self._structure.unflatten(laid)
+        stacked = {slot: rows(leaves[slot]) for slot in self._slots}
+        return self._lay(stacked | {slot: leaves[slot] for slot in self._heads})
 
     def _tree(self, values: Sequence[Any], heads: bool = True) -> Any:
-        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
-        for slot, value in zip(self._slots, values, strict=True):
-            laid[slot] = value
+        laid = dict(zip(self._slots, values, strict=True))
         if heads and self._heads:
-            for slot, value in zip(self._heads, self.heads, strict=True):
-                laid[slot] = value
-        return self._structure.unflatten(laid)
+            laid.update(zip(self._heads, self.heads, strict=True))
+        return self._lay(laid)
+
+    def _lay(self, values: Mapping[int, Any]) -> Any:
+        """Makes the tree of values by their slots, with placeholders for the others."""
+        hidden = optax.MaskedNode()
+        slots = range(self._structure.num_leaves)
+        return self._structure.unflatten([values.get(slot, hidden) for slot in slots])
 
     @property
     def heads(self) -> list[Array]:
@@ -301,10 +302,7 @@ class TaskGradients:
     ) -> tuple[list[int], list[int]]:
         """Returns the slots that a choice of leaves picks, and the others."""
         covered = sorted({*self._slots, *heads})
-        laid: list[Any] = [optax.MaskedNode()] * self._structure.num_leaves
-        for slot in covered:
-            laid[slot] = self._way.leaves[slot]
-        tree = self._structure.unflatten(laid)
+        tree = self._lay({slot: self._way.leaves[slot] for slot in covered})
         mask = shared_leaves(f"TaskGradients.{caller}", choice, tree, argument=argument)
         picked = jax.tree.leaves(mask)
         chosen = [slot for slot, pick in zip(covered, picked, strict=True) if pick]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax import _checks
 from mtl_optax._gram import ScaledGram, norms, scaled_gram
 from mtl_optax._precision import power_of_two
-from mtl_optax._task_gradients.passes import for_all_rows
+from mtl_optax._task_gradients.passes import for_all_rows, one_for_each
 from mtl_optax._task_gradients.rows import RowByRow
 from mtl_optax._tracing import varying_axes
 
@@ -84,7 +84,7 @@ class AtFeatures(RowByRow):
 
     def _at_features(self) -> Any:
         if self._features is None:
-            features = for_all_rows(self._pull_features)(self._rows())
+            features = for_all_rows(self._pull_features)(one_for_each(self.losses))
             self._pieces = tuple(sorted(varying_axes(features) - varying_axes(self.losses)))
             self._features = _once(features, frozenset(self._pieces))
         return self._features

@@ -76,9 +76,7 @@ def gather(
         losses, pullback, aux = jax.vjp(on_leaves, leaves, has_aux=True)
         kind = RowByRow if way == "rows" else Stacked
         gathered = kind(losses, leaves, lambda row: pullback(row)[0])
-    slots = [slot for slot, pick in enumerate(chosen) if pick]
-    heads = [slot for slot, pick in enumerate(chosen) if not pick]
-    return gathered.losses, aux, TaskGradients(gathered, structure, slots, heads)
+    return gathered.losses, aux, TaskGradients(gathered, structure, *_slots(chosen))
 
 
 def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tuple[Tapped, Any]:
@@ -103,8 +101,14 @@ def _from_taps(fun: _Function, leaves: list[Any], shared: Sequence[bool]) -> tup
         gradients, taps = pullback(row)
         return Rows(dict(zip(direct, gradients, strict=True)), taps)
 
-    heads = frozenset(slot for slot, pick in enumerate(shared) if not pick)
+    heads = frozenset(_slots(shared)[1])
     return Tapped(losses, leaves, sites, met, pull, heads), aux
+
+
+def _slots(shared: Sequence[bool]) -> tuple[list[int], list[int]]:
+    """Returns the numbers of the shared leaves, and of the heads."""
+    slots = range(len(shared))
+    return [slot for slot in slots if shared[slot]], [slot for slot in slots if not shared[slot]]
 
 
 def _traced(fun: _Function, leaves: list[Any]) -> tuple[Any, int, Callable[[Any], Any]]:
@@ -155,8 +159,7 @@ def gather_own(
     Returns:
         the losses, auxiliary output, and the object.
     """
-    slots = [slot for slot, pick in enumerate(shared) if pick]
-    heads = [slot for slot, pick in enumerate(shared) if not pick]
+    slots, heads = _slots(shared)
     aval = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
     slice_of = lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
     one = [aval(x) if pick else slice_of(x) for x, pick in zip(leaves, shared, strict=True)]
@@ -193,8 +196,7 @@ def of_stacks(
     losses: Any, stacks: list[Any], leaves: list[Any], shared: Sequence[bool], structure: Any
 ) -> TaskGradients:
     """Returns the object for leaves `(T, *p.shape)`, and heads `p.shape`, that are there."""
-    slots = [slot for slot, pick in enumerate(shared) if pick]
-    heads = [slot for slot, pick in enumerate(shared) if not pick]
+    slots, heads = _slots(shared)
     rows = Rows(dict(enumerate(stacks)), {})
     way = OwnBatches(losses, leaves, {}, {}, rows, frozenset(heads))
     return TaskGradients(way, structure, slots, heads)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mtl_optax._tracing import has_operation, is_traced, varying_axes
+from mtl_optax._tracing import has_operation, is_traced, varying_axes, varying_like
 
 # Entries of the parameters from which on task gradients are computed one after the other on the
 # CPU. Together, XLA lays them out parameters first, and what reads them pays for it: with 3e5 to
@@ -20,6 +20,11 @@ LARGE = 300_000
 # Tasks up to which one backward pass after the other is written out where it has convolutions: XLA
 # runs these 15 to 25 times slower in a loop on the CPU. Compiling takes T times as long.
 _FEW_TASKS = 16
+
+
+def one_for_each(losses: Float[Array, " T"]) -> Float[Array, "T T"]:
+    """Returns the rows that a pullback of the losses makes each task's gradient of."""
+    return varying_like(jnp.eye(len(losses), dtype=losses.dtype), losses)
 
 
 def for_each_row(pull: Callable[[Array], Any], rows: Float[Array, "T T"], params: Any) -> Any:

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax._complex import by_parts
 from mtl_optax._gram import gram_from_rows, norms
 from mtl_optax._precision import power_of_two
-from mtl_optax._task_gradients.passes import in_turn
+from mtl_optax._task_gradients.passes import in_turn, one_for_each
 from mtl_optax._task_gradients.ways import Stacked, of_present, of_weighted_sum
-from mtl_optax._tracing import varying_axes, varying_like
+from mtl_optax._tracing import varying_axes
 
 
 class RowByRow(Stacked):
@@ -36,7 +36,7 @@ class RowByRow(Stacked):
             _check_pieces(gradient, self.losses)
             return _length(gradient)
 
-        return in_turn(length_of, self._rows())
+        return in_turn(length_of, one_for_each(self.losses))
 
     def finite(self, slots: Sequence[int]) -> Bool[Array, " T"]:
         return jnp.isfinite(self.norms(slots, jnp.ones(len(self.losses), bool)))
@@ -46,9 +46,6 @@ class RowByRow(Stacked):
     ) -> list[Array]:
         weights = of_present(weights, mask)
         return of_weighted_sum(lambda row: self._some(slots, row), weights, self.losses)
-
-    def _rows(self) -> Float[Array, "T T"]:
-        return varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)
 
     def _some(self, slots: Sequence[int], row: Array) -> list[Array]:
         gradients = self._pull(row)
@@ -90,16 +87,16 @@ class RowByRow(Stacked):
                 sums = [_inner(g, h, unit) for g, h in zip(gradient, pull(other), strict=True)]
                 return sum(sums, jnp.zeros((), length.dtype))
 
-            return in_turn(product, self._rows()), length
+            return in_turn(product, one_for_each(self.losses)), length
 
         try:
-            jax.eval_shape(look, self._rows()[0])
+            jax.eval_shape(look, one_for_each(self.losses)[0])
         except _PiecesError:
             raise
         except _NO_TRANSPOSE:
             # A backward pass that cannot be transposed runs again for every pair of tasks.
-            return in_turn(pair, self._rows())
-        return in_turn(look, self._rows())
+            return in_turn(pair, one_for_each(self.losses))
+        return in_turn(look, one_for_each(self.losses))
 
 
 class _PiecesError(ValueError):

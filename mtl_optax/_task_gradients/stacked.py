@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from mtl_optax import _checks
 from mtl_optax._task_gradients.calls import as_tuple, check_task_losses, differentiated, split_aux
 from mtl_optax._task_gradients.gather import check_way, gather
-from mtl_optax._task_gradients.passes import for_each_row
-from mtl_optax._tracing import is_traced, varying_like
+from mtl_optax._task_gradients.passes import for_each_row, one_for_each
+from mtl_optax._tracing import is_traced
 from mtl_optax._trees import Shared, shared_leaves
 
 
@@ -111,7 +111,7 @@ def losses_and_gradients(
     trunk = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
     heads = [leaf for leaf, pick in zip(leaves, chosen, strict=True) if not pick]
     losses, pullback, aux = jax.vjp(on_leaves, trunk, heads, has_aux=True)
-    rows = varying_like(jnp.eye(len(losses), dtype=losses.dtype), losses)
+    rows = one_for_each(losses)
     stacked = iter(for_each_row(lambda row: pullback(row)[0], rows, trunk))
     summed = iter(pullback(jnp.ones_like(losses))[1] if heads else [])
     gradients = jax.tree.unflatten(

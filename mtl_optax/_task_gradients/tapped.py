@@ -13,6 +13,7 @@ from mtl_optax._gram import (
     ScaledGram,
     combine,
     gathered,
+    in_scales,
     largest_entries,
     own_products,
     scaled_gram,
@@ -21,9 +22,8 @@ from mtl_optax._gram import (
 from mtl_optax._gram import products as inner_products
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
 from mtl_optax._task_gradients import taps as t
-from mtl_optax._task_gradients.passes import all_rows
+from mtl_optax._task_gradients.passes import all_rows, one_for_each
 from mtl_optax._task_gradients.ways import Gathered, finite_rows, of_present, of_weighted_sum
-from mtl_optax._tracing import varying_like
 from mtl_optax._trees import zero_absent
 
 # Lookups up to which each is compared with each; beyond, those of one row are found by sorting.
@@ -253,8 +253,7 @@ class Tapped(Gathered):
         pull: Callable[[Array], Rows],
         heads: frozenset[int],
     ) -> None:
-        self.losses = losses
-        self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
+        super().__init__(losses, leaves)
         self._sites = sites
         self._met = met
         self._pull = pull
@@ -264,14 +263,13 @@ class Tapped(Gathered):
 
     def _rows(self) -> Rows:
         if self._gathered is None:
-            rows = varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)
             direct = set(range(len(self.leaves))) - self._heads - set(self._sites)
 
             def pull(row: Array) -> Rows:
                 found = self._pull(row)
                 return found._replace(direct={slot: found.direct[slot] for slot in sorted(direct)})
 
-            self._gathered = all_rows(pull, rows)
+            self._gathered = all_rows(pull, one_for_each(self.losses))
         return self._gathered
 
     def _leaf(self, slot: int, taps: Mapping[int, Array], mask: Any = None) -> Any:
@@ -388,9 +386,7 @@ def _scaled_gram(
     quick = lambda: (products, jnp.ones_like(squares))
     products, units = jax.lax.cond(jnp.all(safe | ~mask), quick, careful)
     products = jnp.where(jnp.outer(mask, mask), products, 0)
-    scale = power_of_two(root(jnp.diagonal(products)))
-    matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-    return ScaledGram(matrix, units * scale)
+    return in_scales(products, units)
 
 
 class OwnBatches(Tapped):

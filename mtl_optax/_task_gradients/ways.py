@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax._complex import by_parts
 from mtl_optax._gram import combine, norms, scaled_gram
 from mtl_optax._precision import at_least_float32, power_of_two
-from mtl_optax._task_gradients.passes import for_each_row
+from mtl_optax._task_gradients.passes import for_each_row, one_for_each
 from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax._trees import zero_absent
 from mtl_optax._unstacked import Way
@@ -20,6 +20,10 @@ Pull = Callable[[Array], list[Array]]
 
 class Gathered(Way):
     """What ways have in common."""
+
+    def __init__(self, losses: Float[Array, " T"], leaves: Sequence[Any]) -> None:
+        self.losses = losses
+        self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
 
     def mix(
         self,
@@ -43,18 +47,18 @@ class Stacked(Gathered):
         pull: Pull,
     ) -> None:
         """Takes the pullback `pull` of a row of weights to the gradients of all leaves."""
-        self.losses = losses
-        self.leaves = [jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)) for p in leaves]
+        super().__init__(losses, leaves)
         self._pull = pull
         self._stacked: dict[int, Array] = {}
 
     def stack(self, slots: Sequence[int]) -> list[Array]:
         missing = [slot for slot in slots if slot not in self._stacked]
         if missing:
-            rows = varying_like(jnp.eye(len(self.losses), dtype=self.losses.dtype), self.losses)
             some = lambda row: [self._pull(row)[slot] for slot in missing]
             leaves = [self.leaves[slot] for slot in missing]
-            self._stacked.update(zip(missing, for_each_row(some, rows, leaves), strict=True))
+            self._stacked.update(
+                zip(missing, for_each_row(some, one_for_each(self.losses), leaves), strict=True)
+            )
         return [self._stacked[slot] for slot in slots]
 
     def scaled_gram(self, slots: Sequence[int], mask: Bool[Array, " T"]) -> Any:
