@@ -156,6 +156,13 @@ def carried(p):
     return ends(jax.lax.scan(body, (X @ p["a"], p["b"]), length=2)[0][0], p)
 
 
+def carried_and_replaced(p):
+    """The parameter is met in the first step alone; what follows it is data."""
+    data = 0.1 * jnp.outer(X[0, :HIDDEN], X[1, :HIDDEN])
+    body = lambda carry, _: ((jnp.tanh(carry[0] @ carry[1]), data), None)
+    return ends(jax.lax.scan(body, (jnp.tanh(X @ p["a"]), p["b"]), length=3)[0][0], p)
+
+
 def carried_and_returned(p):
     """The parameter itself comes out of the loop, as a carry and as a slice."""
     body = lambda w, row: (w.T, -row)
@@ -344,6 +351,7 @@ MODELS = {
     ),
     "from a number": Model(from_a_number, MODEL, "a"),
     "carried": Model(carried, MODEL, "a"),
+    "carried and replaced": Model(carried_and_replaced, MODEL, "a"),
     "carried and returned": Model(carried_and_returned, MODEL, ""),
     "counted loop": layer(
         lambda z, p: jax.lax.fori_loop(0, 3, lambda _, z: jnp.tanh(z @ p["b"]), z), tapped="ab"
