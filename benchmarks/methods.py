@@ -16,6 +16,16 @@ BASELINES = {
     SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
     EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",
 }
+ALL = "all"
+# What a run trains where nothing else is said: those that the five papers propose or compare with.
+# fmt: off
+PAPERS = [
+    "sum_tasks", "mean_tasks", "rlw", "mgda", "pcgrad", "cagrad", "getmtl", "imtl_g",
+    "nash_mtl", "scale_invariant", "dwa", "uw", "imtl_l", "imtl", "pareto_mtl", "graddrop",
+    "bandit_mtl", "tchebycheff", "gradnorm", "emtl", "meta_weighting", "adatask",
+    "layerwise_adatask",
+]
+# fmt: on
 
 
 class Entry(NamedTuple):
@@ -31,18 +41,31 @@ def registry() -> dict[str, Entry]:
     package = importlib.util.find_spec("mtl_optax")
     if package is None or package.origin is None:
         raise UserError('mtl_optax is not installed: pip install -e ".[bench]"')
-    tree = ast.parse(Path(package.origin).with_name("_registry.py").read_text(encoding="utf-8"))
-    entries = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MethodInfo":
-            name, _, summary, source = (getattr(word, "value", "") for word in node.args[:4])
-            entries[name] = Entry(summary, source)
-    return entries
+    face = ast.parse(Path(package.origin).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(face) if isinstance(node, ast.ImportFrom)]
+    files = dict.fromkeys(node.module for node in imports if "._methods." in f"{node.module}")
+    rows = {}
+    for file in files:
+        path = Path(package.origin).with_name("_methods") / f"{str(file).split('.')[-1]}.py"
+        for function in ast.parse(path.read_text(encoding="utf-8")).body:
+            for call in getattr(function, "decorator_list", []):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "register":
+                    summary, source = (getattr(word, "value", "") for word in call.args)
+                    rows[getattr(function, "name", "")] = Entry(summary, source)
+    return rows
+
+
+def chosen(given: Iterable[str]) -> list[str]:
+    """The methods that ``--methods`` names: those of the papers where it is not given."""
+    names = list(given) or PAPERS
+    return list(
+        dict.fromkeys(one for name in names for one in (registry() if name == ALL else [name]))
+    )
 
 
 def check_names(option: str, given: Iterable[str], *, also: Iterable[str] = ()) -> None:
     """Raise for a name that is neither a method's nor in ``also``, and suggest one."""
-    known = [*registry(), *also]
+    known = [*registry(), ALL, *also]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

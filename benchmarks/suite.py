@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 
 from benchmarks.command import Command, Methods, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, check_names, registry
+from benchmarks.methods import BASELINES, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
@@ -47,7 +47,7 @@ class Suite(Command):
     presets: ClassVar[Mapping[PresetName, Preset]]
 
     methods: Methods = ()
-    """Methods to train; the baselines that they are compared with come along."""
+    """Methods to train, or all; the baselines that they are compared with come along."""
     preset: PresetName = "quick"
     """quick: minutes on four cores. paper: the schedule of the paper."""
     seeds: int = 3
@@ -123,7 +123,7 @@ class Suite(Command):
         from benchmarks.show.pictures import draw
         from benchmarks.show.table import show
 
-        methods = dict.fromkeys([*BASELINES, *(self.methods or registry())])
+        methods = dict.fromkeys([*BASELINES, *chosen(self.methods)])
         cells = self.train([Row(method) for method in methods], self.folder)
         draw(cells, self.folder)
         self.draw_more(cells)

@@ -1,37 +1,24 @@
-"""One row per method. Tests, the README's table and the benchmarks are driven by it."""
+"""The table of methods, a row each. Tests, the README's table and the benchmarks are driven by it.
+
+A row stands beside its method, as the arguments of `register`.
+"""
 
 import dataclasses
 import inspect
+import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 import optax
 
 from mtl_optax import _checks
 from mtl_optax._around.on_shared import Heads
-from mtl_optax._methods.adatask import adatask
-from mtl_optax._methods.bandit_mtl import bandit_mtl
-from mtl_optax._methods.cagrad import cagrad
-from mtl_optax._methods.dwa import dwa
-from mtl_optax._methods.emtl import emtl
-from mtl_optax._methods.equal import mean_tasks, sum_tasks
-from mtl_optax._methods.getmtl import getmtl
-from mtl_optax._methods.graddrop import graddrop
-from mtl_optax._methods.gradnorm import gradnorm
-from mtl_optax._methods.imtl import imtl, imtl_g, imtl_l
-from mtl_optax._methods.layerwise_adatask import layerwise_adatask
-from mtl_optax._methods.meta_weighting import meta_weighting
-from mtl_optax._methods.mgda import mgda
-from mtl_optax._methods.nash_mtl import nash_mtl
-from mtl_optax._methods.pareto_mtl import pareto_mtl
-from mtl_optax._methods.pcgrad import pcgrad
-from mtl_optax._methods.rlw import rlw
-from mtl_optax._methods.scale_invariant import scale_invariant
-from mtl_optax._methods.tchebycheff import tchebycheff
-from mtl_optax._methods.uw import uw
 
 Read = Literal["gram", "norms", "losses", "query gradients", "coordinates"]
+Scale = Literal["sum", "mean", "unit", "step", "own"]
+Ambiguous = Literal["linearly dependent", "affinely dependent"]
+Arguments = Callable[[int], dict[str, Any]]
+Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformationExtraArgs])
 
 PROPERTIES: Mapping[str, str] = {
     "linear": "the update is a weighted sum of the task gradients",
@@ -79,12 +66,12 @@ class MethodInfo:
     summary: str
     source: str
     reads: frozenset[Read]
-    scale: Literal["sum", "mean", "unit", "step", "own"]
+    scale: Scale
     properties: frozenset[str]
     heads: Heads | optax.GradientTransformation = "unweighted"
     is_optimizer: bool = False
-    ambiguous: Literal["linearly dependent", "affinely dependent"] | None = None
-    arguments: Callable[[int], dict[str, Any]] = lambda num_tasks: {}
+    ambiguous: Ambiguous | None = None
+    arguments: Arguments = lambda num_tasks: {}
 
     @property
     def update_arguments(self) -> frozenset[str]:
@@ -115,254 +102,44 @@ class MethodInfo:
         return f"{passes}, own state" if self.is_optimizer else passes
 
 
-_GRAM_METHOD = frozenset({"linear", "rotation"})
-_ADAM = optax.adam(1e-3)
+_ROWS: dict[str, MethodInfo] = {}
+METHODS: Mapping[str, MethodInfo] = types.MappingProxyType(_ROWS)
 
-_METHODS = (
-    MethodInfo(
-        "sum_tasks",
-        sum_tasks,
-        "Equal weighting: the gradient of the summed loss.",
-        "baseline",
-        frozenset(),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
-    ),
-    MethodInfo(
-        "mean_tasks",
-        mean_tasks,
-        "Equal weighting: the gradient of the mean loss.",
-        "baseline",
-        frozenset(),
-        "mean",
-        _GRAM_METHOD
-        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
-    ),
-    MethodInfo(
-        "rlw",
-        rlw,
-        "Draws new task weights at every step.",
-        "Lin et al. 2022, https://arxiv.org/abs/2111.10603",
-        frozenset(),
-        "mean",
-        _GRAM_METHOD | {"one task", "homogeneous", "convex", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "mgda",
-        mgda,
-        "The shortest vector in the convex hull of the task gradients.",
-        "Sener and Koltun 2018, https://arxiv.org/abs/1810.04650",
-        frozenset({"gram"}),
-        "mean",
-        _GRAM_METHOD
-        | {
-            "deterministic",
-            "equivariant",
-            "one task",
-            "homogeneous",
-            "non-conflicting",
-            "convex",
-            "conic",
-        },
-    ),
-    MethodInfo(
-        "pcgrad",
-        pcgrad,
-        "Projects each task's gradient off those it conflicts with.",
-        "Yu et al. 2020, https://arxiv.org/abs/2001.06782",
-        frozenset({"gram"}),
-        "sum",
-        _GRAM_METHOD | {"one task", "homogeneous", "conic"},
-    ),
-    MethodInfo(
-        "cagrad",
-        cagrad,
-        "The best worst-task improvement within a ball around the mean gradient.",
-        "Liu et al. 2021, https://arxiv.org/abs/2110.14048",
-        frozenset({"gram"}),
-        "mean",
-        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
-    ),
-    MethodInfo(
-        "getmtl",
-        getmtl,
-        "CAGrad's trade-off on gradients weighted by MGDA, in a cone around the mean.",
-        "Chai et al. 2023, https://aclanthology.org/2023.acl-long.144/",
-        frozenset({"gram"}),
-        "mean",
-        _GRAM_METHOD | {"deterministic", "equivariant", "conic"},
-        ambiguous="linearly dependent",
-    ),
-    MethodInfo(
-        "imtl_g",
-        imtl_g,
-        "Weights gradients so that the update projects equally on each of them.",
-        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
-        frozenset({"gram"}),
-        "mean",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
-    ),
-    MethodInfo(
-        "nash_mtl",
-        nash_mtl,
-        "The bargaining solution, which maximises the product of the tasks' gains.",
-        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
-        frozenset({"gram"}),
-        "unit",
-        _GRAM_METHOD | {"deterministic", "equivariant", "non-conflicting", "conic"},
-    ),
-    MethodInfo(
-        "scale_invariant",
-        scale_invariant,
-        "Descends the sum of log losses, whatever their scales.",
-        "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
-        frozenset({"losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "dwa",
-        dwa,
-        "Weights losses by how slowly they fall from epoch to epoch.",
-        "Liu et al. 2019, https://arxiv.org/abs/1803.10704",
-        frozenset({"losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "uw",
-        uw,
-        "Weights losses by a learned uncertainty of each task.",
-        "Kendall et al. 2018, https://arxiv.org/abs/1705.07115",
-        frozenset({"losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "imtl_l",
-        imtl_l,
-        "Weights losses by learned scales that keep all of them at one.",
-        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
-        frozenset({"losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "imtl",
-        imtl,
-        "IMTL-G on the gradients that IMTL-L has scaled.",
-        "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
-        frozenset({"gram", "losses"}),
-        "mean",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
-    ),
-    MethodInfo(
-        "pareto_mtl",
-        pareto_mtl,
-        "Descends towards the trade-off nearest to one of several preference vectors.",
-        "Lin et al. 2019, https://arxiv.org/abs/1912.12854",
-        frozenset({"gram", "losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
-        arguments=lambda num_tasks: {
-            "preferences": np.concatenate([np.ones((1, num_tasks)), np.eye(num_tasks)]),
-            "index": 0,
-        },
-    ),
-    MethodInfo(
-        "graddrop",
-        graddrop,
-        "Keeps the gradients of one sign at each coordinate, drawn at random.",
-        "Chen et al. 2020, https://arxiv.org/abs/2010.06808",
-        frozenset({"coordinates"}),
-        "sum",
-        frozenset({"equivariant", "one task", "homogeneous"}),
-    ),
-    MethodInfo(
-        "bandit_mtl",
-        bandit_mtl,
-        "Weights losses by an adversary within a divergence of equal weights.",
-        "Mao et al. 2021, https://aclanthology.org/2021.acl-long.428/",
-        frozenset({"losses"}),
-        "mean",
-        _GRAM_METHOD
-        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "tchebycheff",
-        tchebycheff,
-        "Descends the largest weighted loss alone.",
-        "Mao et al. 2020, https://aclanthology.org/2020.acl-main.388/",
-        frozenset({"losses"}),
-        "mean",
-        _GRAM_METHOD
-        | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
-    ),
-    MethodInfo(
-        "gradnorm",
-        gradnorm,
-        "Learns weights that bring gradient norms to the tasks' training rates.",
-        "Chen et al. 2018, https://arxiv.org/abs/1711.02257",
-        frozenset({"norms", "losses"}),
-        "sum",
-        _GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "emtl",
-        emtl,
-        "Evens out the tasks' loss per gradient norm, on the weights of MGDA.",
-        "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",
-        frozenset({"gram", "losses"}),
-        "own",
-        # Not "rotation": where several weightings reach MGDA's shortest vector, it is rounding
-        # that chooses between them, and here, unlike in MGDA, the update shows which.
-        frozenset({"linear", "deterministic", "equivariant", "conic"}),
-        heads="weighted",
-        ambiguous="affinely dependent",
-    ),
-    MethodInfo(
-        "meta_weighting",
-        meta_weighting,
-        "Learns weights whose training step lowers all held-out losses.",
-        "Mao et al. 2022, https://aclanthology.org/2022.findings-acl.271/",
-        frozenset({"query gradients"}),
-        "mean",
-        _GRAM_METHOD | {"deterministic", "equivariant"},
-        heads="weighted",
-    ),
-    MethodInfo(
-        "adatask",
-        adatask,
-        "A state of the optimiser for each task, so that none dominates the step size.",
-        "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
-        frozenset({"coordinates"}),
-        "step",
-        frozenset({"deterministic", "equivariant"}),
-        heads=_ADAM,
-        is_optimizer=True,
-        arguments=lambda num_tasks: {"optimizer": _ADAM},
-    ),
-    MethodInfo(
-        "layerwise_adatask",
-        layerwise_adatask,
-        "AdaTask by layers: one joint state, shared out among the tasks in each layer.",
-        "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
-        frozenset({"coordinates"}),
-        "step",
-        frozenset({"deterministic", "equivariant"}),
-        heads=optax.rmsprop(1e-3, decay=0.99),
-        is_optimizer=True,
-    ),
-)
+# What every method has whose weights follow from the Gram matrix and the losses.
+GRAM_METHOD = frozenset({"linear", "rotation"})
 
-METHODS: Mapping[str, MethodInfo] = {info.name: info for info in _METHODS}
+
+def register(
+    summary: str,
+    source: str,
+    *,
+    reads: frozenset[Read],
+    scale: Scale,
+    properties: frozenset[str],
+    heads: Heads | optax.GradientTransformation = "unweighted",
+    is_optimizer: bool = False,
+    ambiguous: Ambiguous | None = None,
+    arguments: Arguments = lambda num_tasks: {},
+) -> Callable[[Factory], Factory]:
+    """Adds a factory to the table, under its own name; the arguments are `MethodInfo`'s."""
+
+    def add(factory: Factory) -> Factory:
+        _ROWS[factory.__name__] = MethodInfo(
+            factory.__name__,
+            factory,
+            summary,
+            source,
+            reads,
+            scale,
+            properties,
+            heads,
+            is_optimizer,
+            ambiguous,
+            arguments,
+        )
+        return factory
+
+    return add
 
 
 def list_methods() -> list[str]:

@@ -32,8 +32,8 @@ HOUSE = (
     "_frame",
     "_diagnostics",
     "_around",
-    "_methods",
     "_registry",
+    "_methods",
     "adversarial",
     "metrics",
 )

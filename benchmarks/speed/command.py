@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.command import Measurement, Switch
-from benchmarks.methods import registry
+from benchmarks.methods import ALL, chosen
 from benchmarks.writing import write
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Speed(Measurement):
     def _questions(self) -> "Iterator[Question]":
         from benchmarks.speed import aggregation, gathering, solvers, steps, ways
 
-        methods = self.methods or tuple(registry())
+        methods = chosen(self.methods or [ALL])
         how: dict[str, Any] = {"rounds": self.rounds, "with_peers": self.peers}
         most = int(self.most_gigabytes * 1e9)
         parts: dict[Part, Iterator[Question]] = {

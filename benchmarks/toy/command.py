@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.command import Command, Methods, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import check_names, registry
+from benchmarks.methods import check_names, chosen
 from benchmarks.writing import writable
 
 PRESETS: dict[str, tuple[int, float]] = {"paper": (100_000, 1e-3), "quick": (25_000, 4e-3)}
@@ -33,7 +33,7 @@ class Toy(Command):
     name: ClassVar[str] = "toy"
 
     methods: Methods = ()
-    """Methods to run."""
+    """Methods to run, or all."""
     preset: Literal["quick", "paper"] = "paper"
     """CAGrad's 100,000 steps at learning rate 0.001, or 25,000 at 0.004."""
     steps: int | None = None
@@ -67,7 +67,7 @@ class Toy(Command):
         steps, learning_rate = PRESETS[self.preset]
         runs = descend_all(
             self.out,
-            list(dict.fromkeys(self.methods or registry())),
+            chosen(self.methods),
             scale=self.scale,
             steps=steps if self.steps is None else self.steps,
             learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,

@@ -11,9 +11,11 @@ from mtl_optax import _checks
 from mtl_optax._around.per_task import PerTaskState, lifted_as
 from mtl_optax._frame import OptimizerMethod
 from mtl_optax._gram import combine as combine_rows
+from mtl_optax._registry import register
 from mtl_optax._solvers.simplex import uniform
 
 Reduction = Literal["sum", "mean"]
+_ADAM = optax.adam(1e-3)
 
 
 class AdaTaskState(NamedTuple):
@@ -22,6 +24,16 @@ class AdaTaskState(NamedTuple):
     per_task: PerTaskState
 
 
+@register(
+    "A state of the optimiser for each task, so that none dominates the step size.",
+    "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
+    reads=frozenset({"coordinates"}),
+    scale="step",
+    properties=frozenset({"deterministic", "equivariant"}),
+    heads=_ADAM,
+    is_optimizer=True,
+    arguments=lambda num_tasks: {"optimizer": _ADAM},
+)
 def adatask(
     num_tasks: int,
     optimizer: optax.GradientTransformation,

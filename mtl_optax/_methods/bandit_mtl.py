@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.kl_ball import ascend, half_of_all
 
 Radius = Literal["rho", "sqrt", "variance"]
@@ -24,6 +25,15 @@ class BanditState(NamedTuple):
     residual: Float[Array, ""]
 
 
+@register(
+    "Weights losses by an adversary within a divergence of equal weights.",
+    "Mao et al. 2021, https://aclanthology.org/2021.acl-long.428/",
+    reads=frozenset({"losses"}),
+    scale="mean",
+    properties=GRAM_METHOD
+    | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+    heads="weighted",
+)
 def bandit_mtl(
     num_tasks: int,
     *,

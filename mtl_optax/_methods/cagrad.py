@@ -16,12 +16,20 @@ from mtl_optax._frame import (
     report,
 )
 from mtl_optax._precision import HIGHEST, root
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.conic import conic
 from mtl_optax._solvers.simplex import uniform
 
 Rescale = Literal["none", "one_plus_c_squared", "one_plus_c"]
 
 
+@register(
+    "The best worst-task improvement within a ball around the mean gradient.",
+    "Liu et al. 2021, https://arxiv.org/abs/2110.14048",
+    reads=frozenset({"gram"}),
+    scale="mean",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+)
 def cagrad(
     num_tasks: int, *, c: float = 0.5, rescale: Rescale = "none", combine: bool = True
 ) -> Method:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
+from mtl_optax._registry import GRAM_METHOD, register
 
 
 class DWAState(NamedTuple):
@@ -30,6 +31,14 @@ class DWAState(NamedTuple):
     before: Float[Array, " T"]
 
 
+@register(
+    "Weights losses by how slowly they fall from epoch to epoch.",
+    "Liu et al. 2019, https://arxiv.org/abs/1803.10704",
+    reads=frozenset({"losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+    heads="weighted",
+)
 def dwa(
     num_tasks: int,
     *,

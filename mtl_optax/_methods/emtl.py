@@ -11,6 +11,7 @@ from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, WeightingState, from_weighting, weigh
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._precision import common_unit, exponent, root, shift
+from mtl_optax._registry import register
 from mtl_optax._solvers.kl_ball import ascend, half_of_all
 from mtl_optax._solvers.simplex import uniform
 
@@ -29,6 +30,17 @@ class EMTLState(NamedTuple):
     residual: Float[Array, ""]
 
 
+@register(
+    "Evens out the tasks' loss per gradient norm, on the weights of MGDA.",
+    "Yuan and Zhang 2023, https://arxiv.org/abs/2306.09373",
+    reads=frozenset({"gram", "losses"}),
+    scale="own",
+    # Not "rotation": where several weightings reach MGDA's shortest vector, it is rounding that
+    # chooses between them, and here, unlike in MGDA, the update shows which.
+    properties=frozenset({"linear", "deterministic", "equivariant", "conic"}),
+    heads="weighted",
+    ambiguous="affinely dependent",
+)
 def emtl(
     num_tasks: int,
     *,

@@ -3,9 +3,17 @@
 import jax.numpy as jnp
 
 from mtl_optax._frame import Evidence, Method, from_weighting, stateless
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import uniform
 
 
+@register(
+    "Equal weighting: the gradient of the summed loss.",
+    "baseline",
+    reads=frozenset(),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+)
 def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     """Sums the task gradients: `d = Σ_t g_t`, equal weighting (EW) or linear scalarisation.
 
@@ -42,6 +50,14 @@ def sum_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     )
 
 
+@register(
+    "Equal weighting: the gradient of the mean loss.",
+    "baseline",
+    reads=frozenset(),
+    scale="mean",
+    properties=GRAM_METHOD
+    | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+)
 def mean_tasks(num_tasks: int, *, combine: bool = True) -> Method:
     """Averages the task gradients: `d = (1/T) Σ_t g_t`, with T the number of present tasks.
 

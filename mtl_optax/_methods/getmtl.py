@@ -17,6 +17,7 @@ from mtl_optax._frame import (
     softmax_present,
 )
 from mtl_optax._precision import HIGHEST, root
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.conic import conic
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import lowest, present, uniform
@@ -28,6 +29,14 @@ _SMALLEST_BETA = 1e-6
 _SMALLEST_LOSS = 1e-8
 
 
+@register(
+    "CAGrad's trade-off on gradients weighted by MGDA, in a cone around the mean.",
+    "Chai et al. 2023, https://aclanthology.org/2023.acl-long.144/",
+    reads=frozenset({"gram"}),
+    scale="mean",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "conic"},
+    ambiguous="linearly dependent",
+)
 def getmtl(
     num_tasks: int,
     *,

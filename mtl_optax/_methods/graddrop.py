@@ -14,10 +14,18 @@ from mtl_optax._frame import Contract
 from mtl_optax._gram import fold_tasks
 from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._precision import at_least_float32
+from mtl_optax._registry import register
 from mtl_optax._trees import zero_absent
 from mtl_optax._unstacked import as_stack
 
 
+@register(
+    "Keeps the gradients of one sign at each coordinate, drawn at random.",
+    "Chen et al. 2020, https://arxiv.org/abs/2010.06808",
+    reads=frozenset({"coordinates"}),
+    scale="sum",
+    properties=frozenset({"equivariant", "one task", "homogeneous"}),
+)
 def graddrop(
     num_tasks: int, *, leak: float = 0.0, key: Any = 0, combine: bool = True
 ) -> optax.GradientTransformationExtraArgs:

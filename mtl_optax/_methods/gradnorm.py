@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._methods._learned import LearnedScalars, default_adam
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._trees import Shared
 
@@ -31,6 +32,14 @@ class GradNormState(NamedTuple):
     seen: Bool[Array, " T"]
 
 
+@register(
+    "Learns weights that bring gradient norms to the tasks' training rates.",
+    "Chen et al. 2018, https://arxiv.org/abs/1711.02257",
+    reads=frozenset({"norms", "losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "conic"},
+    heads="weighted",
+)
 def gradnorm(
     num_tasks: int,
     *,

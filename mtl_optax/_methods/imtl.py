@@ -12,6 +12,7 @@ from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, stateless
 from mtl_optax._methods._learned import LearnedScalars, default_adam
 from mtl_optax._precision import HIGHEST
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import unit_rows
 
 # Below this share the sum of the weights is mostly rounding in float32, and `d` has no bound.
@@ -20,6 +21,13 @@ _SMALLEST_SUM = 1e-5
 _LARGEST_OUTSIDE = 1e-3
 
 
+@register(
+    "Weights gradients so that the update projects equally on each of them.",
+    "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+    reads=frozenset({"gram"}),
+    scale="mean",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+)
 def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method:
     """Balances gradients: `d = Σ_t α_t g_t`, `Σ_t α_t = 1`, projects equally on every `g_t`.
 
@@ -68,6 +76,14 @@ def imtl_g(num_tasks: int, *, safe: bool = True, combine: bool = True) -> Method
     return from_weighting(weighting, combine_tasks=combine)
 
 
+@register(
+    "Weights losses by learned scales that keep all of them at one.",
+    "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+    reads=frozenset({"losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+    heads="weighted",
+)
 def imtl_l(
     num_tasks: int,
     optimizer: optax.GradientTransformation | None = None,
@@ -118,6 +134,13 @@ def imtl_l(
     return from_weighting(weighting, combine_tasks=combine)
 
 
+@register(
+    "IMTL-G on the gradients that IMTL-L has scaled.",
+    "Liu et al. 2021, https://openreview.net/forum?id=IMPnRXEWpvr",
+    reads=frozenset({"gram", "losses"}),
+    scale="mean",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+)
 def imtl(
     num_tasks: int,
     optimizer: optax.GradientTransformation | None = None,

@@ -15,6 +15,7 @@ from mtl_optax._complex import as_given, as_real
 from mtl_optax._frame import Contract, OptimizerMethod
 from mtl_optax._gram import fold_tasks, norms
 from mtl_optax._precision import at_least_float32
+from mtl_optax._registry import register
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import along_tasks, layer_names, zero_absent
@@ -41,6 +42,15 @@ class LayerwiseAdaTaskState(NamedTuple):
     steps: Int[Array, ""]
 
 
+@register(
+    "AdaTask by layers: one joint state, shared out among the tasks in each layer.",
+    "Yang et al. 2023, https://arxiv.org/abs/2211.15055",
+    reads=frozenset({"coordinates"}),
+    scale="step",
+    properties=frozenset({"deterministic", "equivariant"}),
+    heads=optax.rmsprop(1e-3, decay=0.99),
+    is_optimizer=True,
+)
 def layerwise_adatask(
     num_tasks: int,
     *,

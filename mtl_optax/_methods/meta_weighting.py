@@ -12,6 +12,7 @@ from mtl_optax._frame import Contract, SolverReport, no_report, report
 from mtl_optax._gram import ScaledGram, cross_gram, relative, weigh_rows
 from mtl_optax._gram import combine as combine_rows
 from mtl_optax._precision import HIGHEST
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
 from mtl_optax._tracing import varying_like
@@ -38,6 +39,14 @@ class MetaWeightingState(NamedTuple):
     report: SolverReport
 
 
+@register(
+    "Learns weights whose training step lowers all held-out losses.",
+    "Mao et al. 2022, https://aclanthology.org/2022.findings-acl.271/",
+    reads=frozenset({"query gradients"}),
+    scale="mean",
+    properties=GRAM_METHOD | {"deterministic", "equivariant"},
+    heads="weighted",
+)
 def meta_weighting(
     num_tasks: int,
     *,

@@ -16,6 +16,7 @@ from mtl_optax._frame import (
     report,
 )
 from mtl_optax._precision import root
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import MinNormSolver, min_norm
 from mtl_optax._solvers.simplex import lowest, present
 
@@ -24,6 +25,22 @@ ApplyTo = Literal["normalized", "raw"]
 _SMALLEST_LOSS = 1e-8
 
 
+@register(
+    "The shortest vector in the convex hull of the task gradients.",
+    "Sener and Koltun 2018, https://arxiv.org/abs/1810.04650",
+    reads=frozenset({"gram"}),
+    scale="mean",
+    properties=GRAM_METHOD
+    | {
+        "deterministic",
+        "equivariant",
+        "one task",
+        "homogeneous",
+        "non-conflicting",
+        "convex",
+        "conic",
+    },
+)
 def mgda(
     num_tasks: int,
     *,

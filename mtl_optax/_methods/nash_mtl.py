@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._precision import HIGHEST
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.bargaining import bargaining
 from mtl_optax._tracing import cond
 
@@ -31,6 +32,13 @@ class NashMTLState(NamedTuple):
     iterations: Int[Array, ""]
 
 
+@register(
+    "The bargaining solution, which maximises the product of the tasks' gains.",
+    "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+    reads=frozenset({"gram"}),
+    scale="unit",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "non-conflicting", "conic"},
+)
 def nash_mtl(
     num_tasks: int,
     *,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, SolverReport, Weighting, from_weighting, report
 from mtl_optax._precision import HIGHEST, power_of_two, root
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import min_norm
 
 _SAME_PREFERENCE = 1e-6
@@ -28,6 +29,17 @@ class ParetoMTLState(NamedTuple):
     solver: SolverReport
 
 
+@register(
+    "Descends towards the trade-off nearest to one of several preference vectors.",
+    "Lin et al. 2019, https://arxiv.org/abs/1912.12854",
+    reads=frozenset({"gram", "losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous"},
+    arguments=lambda num_tasks: {
+        "preferences": np.concatenate([np.ones((1, num_tasks)), np.eye(num_tasks)]),
+        "index": 0,
+    },
+)
 def pareto_mtl(
     num_tasks: int,
     preferences: Any,

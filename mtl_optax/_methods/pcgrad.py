@@ -10,9 +10,17 @@ from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, stateless
 from mtl_optax._methods._draws import Draws, RandomState
 from mtl_optax._precision import HIGHEST
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._tracing import varying_like
 
 
+@register(
+    "Projects each task's gradient off those it conflicts with.",
+    "Yu et al. 2020, https://arxiv.org/abs/2001.06782",
+    reads=frozenset({"gram"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"one task", "homogeneous", "conic"},
+)
 def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     """Projects each task's gradient off the others it conflicts with: `d = Σ_i g_i'`.
 
@@ -72,7 +80,6 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     return from_weighting(weighting, combine_tasks=combine)
 
 
-@jax.jit
 @jax.jit
 def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
     """Computes the coefficients `K` of the projected gradients.

@@ -9,10 +9,19 @@ from jaxtyping import Array
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
 from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._registry import GRAM_METHOD, register
 
 Distribution = Literal["normal", "dirichlet"]
 
 
+@register(
+    "Draws new task weights at every step.",
+    "Lin et al. 2022, https://arxiv.org/abs/2111.10603",
+    reads=frozenset(),
+    scale="mean",
+    properties=GRAM_METHOD | {"one task", "homogeneous", "convex", "conic"},
+    heads="weighted",
+)
 def rlw(
     num_tasks: int, *, distribution: Distribution = "normal", key: Any = 0, combine: bool = True
 ) -> Method:

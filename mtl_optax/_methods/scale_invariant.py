@@ -5,8 +5,17 @@ from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, from_weighting, stateless
+from mtl_optax._registry import GRAM_METHOD, register
 
 
+@register(
+    "Descends the sum of log losses, whatever their scales.",
+    "Navon et al. 2022, https://arxiv.org/abs/2202.01017",
+    reads=frozenset({"losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+    heads="weighted",
+)
 def scale_invariant(num_tasks: int, *, eps: float = 1e-8, combine: bool = True) -> Method:
     """Descends the sum of log losses: `d = Σ_t g_t / (L_t + ε)`.
 

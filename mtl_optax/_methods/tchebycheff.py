@@ -8,9 +8,18 @@ from jaxtyping import Array, Bool, Float, Int
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, from_weighting, softmax_present, stateless
 from mtl_optax._precision import common_unit, exponent, shift
+from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import uniform
 
 
+@register(
+    "Descends the largest weighted loss alone.",
+    "Mao et al. 2020, https://aclanthology.org/2020.acl-main.388/",
+    reads=frozenset({"losses"}),
+    scale="mean",
+    properties=GRAM_METHOD
+    | {"deterministic", "equivariant", "one task", "homogeneous", "convex", "conic"},
+)
 def tchebycheff(
     num_tasks: int,
     *,

@@ -7,8 +7,17 @@ from jaxtyping import Array
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._methods._learned import LearnedScalars, default_adam
+from mtl_optax._registry import GRAM_METHOD, register
 
 
+@register(
+    "Weights losses by a learned uncertainty of each task.",
+    "Kendall et al. 2018, https://arxiv.org/abs/1705.07115",
+    reads=frozenset({"losses"}),
+    scale="sum",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "homogeneous", "conic"},
+    heads="weighted",
+)
 def uw(
     num_tasks: int,
     optimizer: optax.GradientTransformation | None = None,

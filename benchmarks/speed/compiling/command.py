@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Measurement, Methods, Switch
-from benchmarks.methods import registry
+from benchmarks.methods import ALL, chosen
 from benchmarks.writing import write
 
 Part = Literal["steps", "leaves"]
@@ -53,10 +53,10 @@ class Compile(Measurement):
         console = Console(stderr=True, quiet=self.quiet)
         rows = []
         if "steps" in (self.parts or PARTS):
-            methods = self.methods or tuple(registry())
+            methods = chosen(self.methods or [ALL])
             rows += steps.measure(methods, self.tasks, rounds=self.rounds, console=console)
         if "leaves" in (self.parts or PARTS):
-            methods = self.methods or leaves.METHODS
+            methods = chosen(self.methods or leaves.METHODS)
             rows += leaves.measure(methods, self.leaves, rounds=self.rounds, console=console)
         made = provenance()
         write(self.out / "rows.json", json.dumps({**made, "rows": rows}) + "\n")
