@@ -58,9 +58,13 @@ from mtl_optax._methods.adatask import adatask as adatask
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
 
-# Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
+# Around a method: weights by layers, kept or averaged over steps, one optimiser per task, shared
+# parameters and heads, guards, micro-batches.
 from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
+from mtl_optax._around.by_group import by_group as by_group
 from mtl_optax._around.check_updates import check_updates as check_updates
+from mtl_optax._around.every import every as every
+from mtl_optax._around.momentum import momentum as momentum
 from mtl_optax._around.on_shared import on_shared as on_shared
 from mtl_optax._around.per_task import per_task as per_task
 from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite

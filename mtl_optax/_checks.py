@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -156,15 +156,28 @@ def leaf_name(root: str, path: KeyPath) -> str:
     return root + jax.tree_util.keystr(path)
 
 
-# What methods read beyond the gradients, and the words that each name is made of. The order
-# matters to a name that could be meant for several.
+class Argument(NamedTuple):
+    """An argument of `update` that methods read beyond the gradients.
+
+    Attributes:
+        words: what its name is made of.
+        form: a stack of task gradients, numbers `(T,)`, or the mask.
+    """
+
+    words: set[str]
+    form: Literal["stack", "numbers", "mask"]
+
+
+# The order matters to a name that could be meant for several.
 _ARGUMENTS = {
-    "task_losses": {"loss"},
-    "task_mask": {"mask"},
-    "query_gradients": {"query", "gradient"},
-    "second_query_gradients": {"second", "query", "gradient"},
-    "next_losses": {"next", "loss"},
+    "task_losses": Argument({"loss"}, "numbers"),
+    "task_mask": Argument({"mask"}, "mask"),
+    "query_gradients": Argument({"query", "gradient"}, "stack"),
+    "second_query_gradients": Argument({"second", "query", "gradient"}, "stack"),
+    "next_losses": Argument({"next", "loss"}, "numbers"),
 }
+STACKS = tuple(name for name, argument in _ARGUMENTS.items() if argument.form == "stack")
+NUMBERS = tuple(name for name, argument in _ARGUMENTS.items() if argument.form == "numbers")
 _TELLING_WORDS = {"loss", "mask", "query"}
 _WORDS = {
     "losses": "loss",
@@ -198,7 +211,7 @@ def _meant_argument(given: str) -> str | None:
     words = {_WORDS.get(word, word) for word in re.findall("[a-z]+", snake)}
     words -= {"task", "tasks", "per"}
     for name, wanted in _ARGUMENTS.items():
-        if words <= wanted and words & _TELLING_WORDS:
+        if words <= wanted.words and words & _TELLING_WORDS:
             return name
     near = difflib.get_close_matches(snake, _ARGUMENTS, n=1, cutoff=0.8)
     return near[0] if near else None
@@ -339,21 +352,24 @@ def check_arrays(caller: str, params: Any) -> None:
             )
 
 
-def check_losses(method: str, num_tasks: int, task_losses: Any | None) -> Float[Array, " T"]:
+def check_losses(
+    method: str, num_tasks: int, losses: Any | None, argument: str = "task_losses"
+) -> Float[Array, " T"]:
     """Returns the task losses in float32 (float64 stays), or raises if missing or misshapen."""
-    if task_losses is None:
+    if losses is None:
+        what = ", those of the batch of the step before," if argument == "next_losses" else ""
         raise ValueError(
-            f"{method}: task_losses is missing, and this method reads it. Call "
-            "tx.update(task_gradients, state, params, task_losses=losses) with losses of shape "
-            f"({num_tasks},)."
+            f"{method}: {argument} is missing, and this method reads it. Call "
+            f"tx.update(task_gradients, state, params, {argument}=losses) with losses{what} of "
+            f"shape ({num_tasks},)."
         )
-    check_real_array(method, "task_losses", task_losses)
-    if task_losses.shape != (num_tasks,):
+    check_real_array(method, argument, losses)
+    if losses.shape != (num_tasks,):
         raise ValueError(
-            f"{method}: task_losses has shape {task_losses.shape}, wanted ({num_tasks},): one "
+            f"{method}: {argument} has shape {losses.shape}, wanted ({num_tasks},): one "
             "scalar loss per task, in the order of the task gradients."
         )
-    return jnp.asarray(task_losses, at_least_float32(task_losses))
+    return jnp.asarray(losses, at_least_float32(losses))
 
 
 def check_mask(

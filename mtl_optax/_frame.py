@@ -6,7 +6,8 @@ weighting serves however the evidence was gathered.
 """
 
 import contextvars
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,67 +16,18 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _checks
-from mtl_optax._gram import (
-    ScaledGram,
-    combine,
-    mix,
-    norms,
-    only_present,
-    relative,
-    scaled_gram,
-    weigh_rows,
+from mtl_optax._evidence import (
+    KINDS,
+    Given,
+    UnreadEvidenceError,
+    arguments_of,
+    gather_evidence,
 )
-from mtl_optax._tracing import varying_axes, varying_like
-from mtl_optax._trees import Shared, shared_leaves
-from mtl_optax._unstacked import TaskGradients, unwrapped
-
-_UNREAD: Any = None  # Typed so that a weighting can use what it reads without asking.
-
-
-class UnreadEvidenceError(ValueError):
-    """An entry of the evidence that the weighting does not declare to read."""
-
-
-class Evidence(NamedTuple):
-    """What a weighting may look at in one step. Looking at what it does not read is an error.
-
-    Attributes:
-        mask: `(T,)` bool, the tasks present in this batch.
-        gram: `(T, T)` Gram matrix of the task gradients, each divided by its `scale`, so that
-            `<g_s, g_t> = scale_s scale_t gram_st`; the diagonal lies in [1, 4), but for rows of
-            zeros: those of zero gradients and of absent tasks.
-        scale: `(T,)`, powers of two, each near the norm of the task's gradient; one for rows of
-            zeros. Weights for the divided gradients, divided by it, are weights for the gradients.
-        losses: `(T,)` task losses; those of absent tasks are one.
-        norms: `(T,)` norms of the task gradients, over the leaves of the weighting's `norm_mask`;
-            those of absent tasks are zero.
-    """
-
-    mask: Bool[Array, " T"]
-    gram: Float[Array, "T T"] = _UNREAD
-    scale: Float[Array, " T"] = _UNREAD
-    losses: Float[Array, " T"] = _UNREAD
-    norms: Float[Array, " T"] = _UNREAD
-
-    def relative(self) -> tuple[Float[Array, " T"], Float[Array, ""]]:
-        """Returns the scales as shares of the largest, `(T,)`, and the largest, `()`.
-
-        Where weights do not change when all gradients are scaled, the shares are all they need.
-        """
-        return relative(ScaledGram(self.gram, self.scale))
-
-    def __getattribute__(self, name: str) -> Any:
-        value = tuple.__getattribute__(self, name)
-        if value is None and name in Evidence._fields:
-            read = "gram" if name == "scale" else name
-            raise UnreadEvidenceError(
-                f"evidence.{name} is not gathered, for {read!r} is not among the weighting's "
-                f"reads. Declare it: reads=frozenset({{{read!r}}})."
-            )
-        return value
-
-
-_READS = frozenset({"gram", "losses", "norms"})
+from mtl_optax._evidence import Evidence as Evidence
+from mtl_optax._gram import combine, mix, only_present, weigh_rows
+from mtl_optax._tracing import cond, varying_axes, varying_like
+from mtl_optax._trees import Group, Shared, group_names, hide_leaves
+from mtl_optax._unstacked import TaskGradients, as_stack, unwrapped
 
 
 class Weighting(NamedTuple):
@@ -84,7 +36,7 @@ class Weighting(NamedTuple):
     Attributes:
         name: the method's name, for error messages.
         num_tasks: the number T of tasks.
-        reads: which entries of `Evidence` it needs, out of "gram", "losses" and "norms".
+        reads: which evidence it needs, out of "gram", "losses", "norms", "next_losses", "cross".
         init: makes the weighting's own state; `optax.EmptyState` where it has none.
         update: maps (evidence, state) to (result, state). The result is either the weights `(T,)`
             of the update `Σ_t w_t g_t`, or a matrix `K` `(T, T)` whose rows are the modified task
@@ -92,6 +44,9 @@ class Weighting(NamedTuple):
             absent tasks is ignored.
         norm_mask: the leaves whose gradients "norms" measures, a name or several, a tree of
             booleans or a predicate, as for `on_shared`; all of them by default.
+        keep: for a weighting that need not look at every step, maps (mask, state) to (due, result,
+            state): whether it looks in this step, `()` bool, and the result and the state if it
+            does not. Evidence is gathered only where it is due.
     """
 
     name: str
@@ -100,6 +55,7 @@ class Weighting(NamedTuple):
     init: Callable[[], Any]
     update: Callable[[Evidence, Any], tuple[Array, Any]]
     norm_mask: Shared | None = None
+    keep: Callable[[Bool[Array, " T"], Any], tuple[Array, Array, Any]] | None = None
 
 
 class WeightingState(NamedTuple):
@@ -112,6 +68,19 @@ class WeightingState(NamedTuple):
     """
 
     weights: Float[Array, " T"]
+    inner: Any
+
+
+class GroupsState(NamedTuple):
+    """State of a method whose leaves are weighted by groups.
+
+    Attributes:
+        group_weights: `(K, T)` float32, the weights of the last update, a row for each group in the
+            order in which the parameters' leaves first name it; zeros before the first.
+        inner: the weighting's own states, each array with a leading axis of groups.
+    """
+
+    group_weights: Float[Array, "K T"]
     inner: Any
 
 
@@ -140,30 +109,51 @@ def report(
     return SolverReport((gap / jnp.where(largest > 0, largest, 1)).astype(jnp.float32), iterations)
 
 
-class Method(optax.GradientTransformationExtraArgs):
-    """A gradient transformation that remembers the weighting it was made from.
+class Recipe(NamedTuple):
+    """What a method was made from: the arguments of `from_weighting`."""
 
-    Copies have it too, and so have trees with a method in them that JAX takes apart and builds
-    again from the two functions: `update` carries it.
+    weighting: Weighting
+    combine_tasks: bool
+    group: Group | None
+
+
+class Method(optax.GradientTransformationExtraArgs):
+    """A gradient transformation that remembers what it was made from.
+
+    Copies do so too, and so do trees with a method in them that JAX takes apart and builds again
+    from the two functions: `update` carries it.
     """
 
-    weighting: Weighting | None
+    recipe: Recipe | None
 
     def __new__(
         cls,
         init: Any,  # Whatever JAX puts in the functions' places as it builds a tree.
         update: Any,
-        weighting: Weighting | None = None,
+        recipe: Recipe | None = None,
     ) -> "Method":
         method = super().__new__(cls, init, update)
-        method.weighting = weighting or getattr(update, "weighting", None)
+        method.recipe = recipe or getattr(update, "recipe", None)
         return method
 
     def __getnewargs__(self) -> Any:
-        return (*self, self.weighting)
+        return (*self, self.recipe)
 
     def _replace(self, **functions: Any) -> "Method":
-        return Method(**{**self._asdict(), **functions}, weighting=self.weighting)
+        return Method(**{**self._asdict(), **functions}, recipe=self.recipe)
+
+
+def recipe_of(caller: str, argument: str, method: Any) -> Recipe:
+    """Returns what a method was made from, or raises."""
+    recipe = getattr(method, "recipe", None)
+    if isinstance(method, Weighting):
+        return Recipe(method, True, None)
+    if recipe is None:
+        raise TypeError(
+            f"{caller}: {argument} must be a method made from a weighting, such as "
+            f"mtl_optax.cagrad(num_tasks), or a weighting, got {method!r}."
+        )
+    return recipe
 
 
 class OptimizerMethod(optax.GradientTransformationExtraArgs):
@@ -173,6 +163,19 @@ class OptimizerMethod(optax.GradientTransformationExtraArgs):
     def name(self) -> str:
         """That of the factory which defines `update`."""
         return str(self.update.__qualname__).partition(".")[0]
+
+
+def shape_of_result(weighting: Weighting) -> tuple[int, ...]:
+    """Returns `(T,)` for a weighting that finds weights, `(T, T)` for one of rows."""
+    ones = jnp.ones(weighting.num_tasks, jnp.float32)
+    entries = {
+        entry: jnp.diag(ones) if entry in ("gram", "cross") else ones
+        for read in weighting.reads
+        for entry in KINDS[read].entries
+    }
+    evidence = Evidence(ones > 0, **entries)
+    shape: tuple[int, ...] = jax.eval_shape(weighting.update, evidence, weighting.init())[0].shape
+    return shape
 
 
 def stateless(
@@ -189,13 +192,17 @@ def stateless(
     )
 
 
-def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Method:
+def from_weighting(
+    weighting: Weighting, *, combine_tasks: bool = True, group: Group | None = None
+) -> Method:
     """Makes the gradient transformation of a weighting.
 
     Args:
         weighting: the rule for the weights.
         combine_tasks: whether the update is the sum over tasks `Σ_t w_t g_t`, leaves `p.shape`,
             or the modified task gradients themselves, leaves `(T, *p.shape)`.
+        group: for weights of its own in each group of leaves, as for `by_group`; one group of all
+            leaves by default.
 
     Returns:
         A `GradientTransformationExtraArgs`. Its `update(task_gradients, state, params,
@@ -226,47 +233,167 @@ def from_weighting(weighting: Weighting, *, combine_tasks: bool = True) -> Metho
         )
     name, num_tasks = weighting.name, weighting.num_tasks
     _checks.check_num_tasks(name, num_tasks)
-    unknown = set(weighting.reads) - _READS
+    unknown = set(weighting.reads) - set(KINDS)
     if unknown:
         raise ValueError(
-            f"{name}: reads must be a subset of {sorted(_READS)}, got {sorted(unknown)} too."
+            f"{name}: reads must be a subset of {sorted(KINDS)}, got {sorted(unknown)} too."
         )
+    if group is not None and weighting.norm_mask is not None:
+        raise ValueError(
+            f"{name}: group and norm_mask both choose the leaves whose norms are read. Leave "
+            "norm_mask out."
+        )
+    contract = Contract(name, num_tasks, arguments_of(weighting.reads, optional=True))
 
-    arguments = {"task_losses"} if "losses" in weighting.reads else set()
-    contract = Contract(name, num_tasks, arguments)
-
-    def init_fn(params: optax.Params) -> WeightingState:
+    def init_fn(params: optax.Params) -> WeightingState | GroupsState:
         contract.start(params)
-        state = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
-        return varying_like(state, params)
+        none, inner = jnp.zeros(num_tasks, jnp.float32), weighting.init()
+        if group is None:
+            return varying_like(WeightingState(none, inner), params)
+        number = len(_members(name, group, params))
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *jnp.shape(x))), (none, inner))
+        return varying_like(GroupsState(*copies), params)
 
     def update_fn(
         task_gradients: optax.Updates,
-        state: WeightingState,
+        state: Any,
         params: optax.Params | None = None,
         *,
-        task_losses: Array | None = None,
         task_mask: Array | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, WeightingState]:
+    ) -> tuple[optax.Updates, Any]:
         task_gradients = unwrapped(task_gradients)
         contract.check_step(task_gradients, params, extra)
-        if isinstance(task_gradients, TaskGradients) and task_losses is None:
-            task_losses = task_gradients.losses
-        evidence = gather_evidence(weighting, task_gradients, task_losses, task_mask)
-        result, weights, state = weigh(weighting, evidence, state)
-        if task_mask is not None:
-            task_gradients = only_present(evidence.mask, task_gradients)
-        if combine_tasks:
-            updates = combine(weights, task_gradients)
-        elif result.ndim == 1:
-            updates = weigh_rows(weights, task_gradients)
-        else:
-            updates = mix(result, task_gradients)
-        return updates, state
+        mask = _checks.check_mask(name, num_tasks, task_mask)
+        inside = weighting.keep is not None
+        members = None if group is None else _members(name, group, task_gradients)
 
-    update_fn.weighting = weighting  # type: ignore[attr-defined]
+        def look() -> tuple[Array, Array, Any]:
+            # What a branch gathers is not known outside of it.
+            apart = inside and _is_lazy(task_gradients)
+            asked = task_gradients.apart() if apart else task_gradients
+            given = Given(name, num_tasks, asked, mask, extra, weighting.norm_mask)
+            if members is None:
+                return weigh(weighting, gather_evidence(weighting.reads, given), state)
+            gathered = [
+                gather_evidence(weighting.reads, given._replace(**_restricted(given, leaves)))
+                for leaves in members
+            ]
+            return _of_groups(weigh_groups(_stacked(gathered), state.inner), state)
+
+        if weighting.keep is None:
+            result, weights, state = look()
+        else:
+            result, weights, state = _look_or_keep(weighting, look, mask, state)
+        if task_mask is not None:
+            task_gradients = only_present(mask, task_gradients)
+        if members is None:
+            return _applied(combine_tasks, task_gradients, result, weights), state
+        laid: dict[int, Array] = {}
+        for leaves, *of_group in zip(members, result, weights, strict=True):
+            part = _applied(combine_tasks, _some(task_gradients, leaves), *of_group)
+            laid |= zip(leaves, jax.tree.leaves(part), strict=True)
+        structure: Any = jax.tree.structure(_tree_of(task_gradients))
+        return structure.unflatten([laid[leaf] for leaf in sorted(laid)]), state
+
+    # One function for all steps, so that one without `jit` compiles nothing anew.
+    weigh_groups = jax.jit(jax.vmap(functools.partial(_weigh_group, weighting)))
+    recipe = Recipe(weighting, combine_tasks, group)
+    update_fn.recipe = recipe  # type: ignore[attr-defined]
     return Method(init_fn, update_fn)
+
+
+def _is_lazy(task_gradients: Any) -> bool:
+    return isinstance(task_gradients, TaskGradients)
+
+
+def _tree_of(task_gradients: Any) -> Any:
+    """Returns a tree with the structure of the task gradients."""
+    return task_gradients.params if _is_lazy(task_gradients) else task_gradients
+
+
+def _applied(
+    combine_tasks: bool, task_gradients: Any, result: Array, weights: Float[Array, " T"]
+) -> Any:
+    """Applies weights, or rows of coefficients, to task gradients."""
+    if combine_tasks:
+        return combine(weights, task_gradients)
+    if result.ndim == 1:
+        return weigh_rows(weights, task_gradients)
+    return mix(result, task_gradients)
+
+
+def _members(name: str, group: Group, tree: Any) -> list[list[int]]:
+    """Returns the numbers of the leaves in each group."""
+    members: dict[str, list[int]] = {}
+    for number, label in enumerate(group_names(name, _tree_of(tree), group)):
+        members.setdefault(label, []).append(number)
+    return list(members.values())
+
+
+def _some(task_gradients: Any, leaves: Sequence[int]) -> Any:
+    """Returns the task gradients of some leaves alone."""
+    if _is_lazy(task_gradients):
+        return task_gradients.some(leaves)
+    every = jax.tree.leaves(task_gradients)
+    return [every[leaf] for leaf in leaves]
+
+
+def _restricted(given: Given, leaves: Sequence[int]) -> dict[str, Any]:
+    """Returns what is given of some leaves alone: task gradients, and those of other batches."""
+    structure: Any = jax.tree.structure(_tree_of(given.task_gradients))
+
+    def some(argument: str, value: Any) -> Any:
+        if value is None or argument not in _checks.STACKS:
+            return value
+        hidden = hide_leaves(_tree_of(given.task_gradients), as_stack(value))
+        if jax.tree.structure(hidden) != structure:
+            return value  # The check of query gradients will say so.
+        return _some(hidden, leaves)
+
+    return {
+        "task_gradients": _some(given.task_gradients, leaves),
+        "arguments": {key: some(key, value) for key, value in given.arguments.items()},
+    }
+
+
+def _stacked(gathered: Sequence[Evidence]) -> Evidence:
+    return jax.tree.map(lambda *entries: jnp.stack(entries), *gathered)
+
+
+def _weigh_group(weighting: Weighting, evidence: Evidence, inner: Any) -> tuple[Array, Array, Any]:
+    before = WeightingState(jnp.zeros(weighting.num_tasks, jnp.float32), inner)
+    return weigh(weighting, evidence, before)
+
+
+def _of_groups(
+    weighed: tuple[Array, Array, WeightingState], state: GroupsState
+) -> tuple[Array, Array, GroupsState]:
+    result, weights, following = weighed
+    return result, weights, _settled(GroupsState(*following), state)
+
+
+def _look_or_keep(
+    weighting: Weighting,
+    look: Callable[[], tuple[Array, Array, Any]],
+    mask: Bool[Array, " T"],
+    state: Any,
+) -> tuple[Array, Array, Any]:
+    """Gathers evidence and weighs where that is due, and keeps what was otherwise."""
+    assert weighting.keep is not None
+    grouped = isinstance(state, GroupsState)
+    keep = functools.partial(weighting.keep, mask)
+    due, kept, inner = (jax.vmap(keep) if grouped else keep)(state.inner)
+    dtype = jax.eval_shape(look)[0].dtype
+
+    def stand() -> tuple[Array, Array, Any]:
+        recorded = functools.partial(_recorded, mask)
+        result, weights, following = (jax.vmap(recorded) if grouped else recorded)(
+            kept.astype(dtype), inner
+        )
+        return result, weights, _settled(type(state)(*following), state)
+
+    return cond(jnp.any(due), look, stand)
 
 
 def weigh(
@@ -294,52 +421,23 @@ def weigh(
             f"{weighting.name}: the weighting returned shape {jnp.shape(result)}, wanted weights "
             f"({num_tasks},) or rows ({num_tasks}, {num_tasks}) of coefficients."
         )
-    for read in evidence[1:]:
-        if read is not None:
-            result = jnp.where(jnp.all(jnp.isfinite(read)), result, jnp.nan)
-    kept = evidence.mask if result.ndim == 1 else jnp.outer(evidence.mask, evidence.mask)
-    result = jnp.where(kept, result, 0)
+    result = jnp.where(evidence.finite(), result, jnp.nan)
+    result, weights, following = _recorded(evidence.mask, result, inner)
+    return result, weights, _settled(following, state)
+
+
+def _recorded(
+    mask: Bool[Array, " T"], result: Array, inner: Any
+) -> tuple[Array, Float[Array, " T"], WeightingState]:
+    """Gives absent tasks zeros, and records the weights."""
+    result = jnp.where(mask if result.ndim == 1 else jnp.outer(mask, mask), result, 0)
     weights = result if result.ndim == 1 else jnp.sum(result, axis=0)
-    following = WeightingState(weights.astype(jnp.float32), inner)
-    if varying_axes(state):  # A constant of this step is to stay of the type that it had.
-        following = jax.tree.map(varying_like, following, state)
-    return result, weights, following
+    return result, weights, WeightingState(weights.astype(jnp.float32), inner)
 
 
-def gather_evidence(
-    weighting: Weighting,
-    task_gradients: Any,
-    task_losses: Array | None,
-    task_mask: Array | None,
-) -> Evidence:
-    """Computes what `weighting` reads from task gradients and losses."""
-    mask = _checks.check_mask(weighting.name, weighting.num_tasks, task_mask)
-    gram = scaled_gram(task_gradients, mask) if "gram" in weighting.reads else None
-    lengths = None
-    if "norms" in weighting.reads:
-        lengths = (
-            task_gradients.norms(mask, weighting.norm_mask)
-            if isinstance(task_gradients, TaskGradients)
-            else norms(measured_leaves(weighting, task_gradients))
-        )
-    matrix, scale = (_UNREAD, _UNREAD) if gram is None else gram
-    losses = _UNREAD
-    if "losses" in weighting.reads:
-        losses = _checks.check_losses(weighting.name, weighting.num_tasks, task_losses)
-        losses = jnp.where(mask, losses, 1.0)
-    lengths = _UNREAD if lengths is None else jnp.where(mask, lengths, 0.0)
-    return Evidence(mask, matrix, scale, losses, lengths)
-
-
-def measured_leaves(weighting: Weighting, task_gradients: Any) -> list[Array]:
-    """Returns the leaves whose norms `weighting` reads."""
-    leaves = jax.tree.leaves(task_gradients)
-    if weighting.norm_mask is None:
-        return leaves
-    chosen = shared_leaves(
-        weighting.name, weighting.norm_mask, task_gradients, argument="norm_mask"
-    )
-    return [leaf for leaf, pick in zip(leaves, jax.tree.leaves(chosen), strict=True) if pick]
+def _settled(following: Any, state: Any) -> Any:
+    """Keeps a constant of this step of the type that it had, inside `jax.shard_map`."""
+    return jax.tree.map(varying_like, following, state) if varying_axes(state) else following
 
 
 def softmax_present(logits: Float[Array, " T"], mask: Bool[Array, " T"]) -> Float[Array, " T"]:

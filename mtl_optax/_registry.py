@@ -13,8 +13,9 @@ import optax
 
 from mtl_optax import _checks
 from mtl_optax._around.on_shared import Heads
+from mtl_optax._evidence import KINDS, arguments_of
 
-Read = Literal["gram", "norms", "losses", "query gradients", "coordinates"]
+Read = Literal["gram", "norms", "losses", "next_losses", "cross", "query gradients", "coordinates"]
 Scale = Literal["sum", "mean", "unit", "step", "own"]
 Ambiguous = Literal["linearly dependent", "affinely dependent"]
 Arguments = Callable[[int], dict[str, Any]]
@@ -22,6 +23,7 @@ Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformationExt
 
 PROPERTIES: Mapping[str, str] = {
     "linear": "the update is a weighted sum of the task gradients",
+    "averaged": "the update is a weighted sum of averages of the task gradients over the steps",
     "deterministic": "the same input gives the same update",
     "equivariant": "permuting the tasks permutes the weights and leaves the update alone",
     "one task": "a single task's update is its gradient",
@@ -43,8 +45,9 @@ class MethodInfo:
         summary: one line on what it does.
         source: authors, year and address of the paper.
         reads: what the update depends on: "gram" (inner products of the task gradients), "norms"
-            (their lengths), "losses", "query gradients" (of a second batch), or "coordinates"
-            (the gradients entry by entry).
+            (their lengths), "losses", "next_losses" (those of the batch before at the present
+            parameters), "cross" (inner products of the gradients of two batches), "query gradients"
+            (of a second batch), or "coordinates" (the gradients entry by entry).
         scale: "sum" if T equal gradients `g` give `T g`, "mean" if they give about `g`, "unit" if
             the update's length does not depend on theirs, "step" if the updates are an optimiser's
             steps, "own" if none of these.
@@ -76,13 +79,13 @@ class MethodInfo:
     @property
     def update_arguments(self) -> frozenset[str]:
         """The extra arguments that `update` cannot do without: task_losses, query_gradients."""
-        named = {"losses": "task_losses", "query gradients": "query_gradients"}
-        return frozenset(name for read, name in named.items() if read in self.reads)
+        query = {"query_gradients"} if "query gradients" in self.reads else set()
+        return arguments_of(self.reads) | query
 
     @property
     def has_task_weights(self) -> bool:
         """Whether the state has weights, for `task_weights` and `on_shared(heads="weighted")`."""
-        return "linear" in self.properties
+        return bool({"linear", "averaged"} & self.properties)
 
     @property
     def is_weighting(self) -> bool:
@@ -91,14 +94,14 @@ class MethodInfo:
         Of a `TaskGradients` it asks what it reads then, and never the stack: one that reads the
         losses at most costs one backward pass.
         """
-        return self.reads <= {"gram", "norms", "losses"}
+        return self.reads <= KINDS.keys()
 
     @property
     def cost(self) -> str:
         """What a step costs beyond the forward pass, in backward passes and optimiser states."""
-        if self.reads <= {"losses"}:
+        if self.reads <= {"losses", "next_losses"}:
             return "1 backward"
-        passes = "2T backward" if "query gradients" in self.reads else "T backward"
+        passes = "2T backward" if self.reads & {"query gradients", "cross"} else "T backward"
         return f"{passes}, own state" if self.is_optimizer else passes
 
 

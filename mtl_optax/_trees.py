@@ -1,7 +1,7 @@
 """Trees: which leaves are chosen by name, and stacks with a leading task axis."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from mtl_optax._checks import KeyPath, did_you_mean, leaf_name, some
 
 Shared: TypeAlias = Any | str | Collection[str] | Callable[[KeyPath], bool]
 """Which leaves are chosen: names, a tree of booleans, or a predicate on a leaf's key path."""
+
+Group: TypeAlias = Literal["leaf", "layer"] | Callable[[KeyPath], Any]
+"""How leaves are grouped: each by itself, by their parent, or by a function of the key path."""
 
 
 def shared_leaves(caller: str, shared: Shared, tree: Any, argument: str = "shared") -> Any:
@@ -175,19 +178,31 @@ def hide_leaves(like: Any, tree: Any) -> Any:
         return tree
 
 
-def layer_names(caller: str, tree: Any, group: Callable[[KeyPath], Any] | None) -> list[str]:
-    """Returns the layer that each leaf belongs to, in the order of the leaves.
+def check_group(caller: str, group: Group) -> None:
+    """Raises unless `group` says how leaves are grouped."""
+    if not callable(group) and group not in ("leaf", "layer"):
+        raise ValueError(
+            f"{caller}: group must be one of 'leaf', 'layer', or a function from a leaf's key path "
+            f"to the name of its group, got {group!r}."
+        )
+
+
+def group_names(caller: str, tree: Any, group: Group) -> list[str]:
+    """Returns the group that each leaf belongs to, in the order of the leaves.
 
     Args:
         caller: the public function to name in errors.
         tree: the parameters, or anything of their structure.
-        group: maps a leaf's key path to the name of its layer; by default the path of its parent,
-            so that the kernel and the bias of a layer belong together.
+        group: "leaf", each by itself; "layer", by the path of its parent, so that the kernel and
+            the bias of a layer belong together; or a function that maps a leaf's key path to the
+            name of its group.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    if group is None:
-        return [jax.tree_util.keystr(path[:-1]) for path in paths]
-    return [str(ask(caller, "group", group, path)) for path in paths]
+    if callable(group):
+        return [str(ask(caller, "group", group, path)) for path in paths]
+    check_group(caller, group)
+    depth = -1 if group == "layer" else None
+    return [jax.tree_util.keystr(path[:depth]) for path in paths]
 
 
 def split_tree(chosen: Any, tree: Any) -> tuple[Any, Any]:

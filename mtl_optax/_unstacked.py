@@ -1,6 +1,7 @@
 """Task gradients that are not stacked: what every way of gathering them answers."""
 
 import abc
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -194,6 +195,18 @@ class TaskGradients:
             mask = mask & self._mask
         clean = clean or self._clean
         return TaskGradients(self._way, self._structure, self._slots, self._heads, mask, clean)
+
+    def apart(self) -> "TaskGradients":
+        """Returns the same for a branch, out of which nothing may come that it gathers there."""
+        way = copy.copy(self._way)
+        return TaskGradients(
+            way, self._structure, self._slots, self._heads, self._mask, self._clean
+        )
+
+    def some(self, leaves: Sequence[int]) -> "TaskGradients":
+        """Returns the task gradients of some leaves, by their numbers among those covered."""
+        slots = [sorted(self._slots)[leaf] for leaf in leaves]
+        return TaskGradients(self._way, self._structure, slots, (), self._mask)
 
     def _combined(self, weights: Float[Array, " T"], slots: Sequence[int]) -> list[Array]:
         return self._way.combine(weights, slots, self._mask) if slots else []

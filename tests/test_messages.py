@@ -68,11 +68,18 @@ for _name in METHODS:
         elif _option == "key":
             row(_name, lambda made=_made: made(key=True), TypeError, rf"^{_name}: key must be an int seed or a typed key.*got True")
             row(_name, lambda made=_made: made(key="seed"), TypeError, rf"^{_name}: key must be an int seed or a typed key from jax.random.key\(seed\), got 'seed'")
-for _name in ("dwa", "nash_mtl"):
-    _count = {"dwa": "steps_per_epoch", "nash_mtl": "update_every"}[_name]
-    row(_name, lambda n=_name, c=_count: make(n, T, **{c: 1.5}), TypeError, f"^{_name}: {_count} must be an integer, got 1.5")
-    row(_name, lambda n=_name, c=_count: make(n, T, **{c: True}), TypeError, f"^{_name}: {_count} must be an integer, got True")
-    row(_name, lambda n=_name, c=_count: make(n, T, **{c: 0}), ValueError, f"^{_name}: {_count} must be at least 1, got 0")
+for _name, _count, _made in (
+    ("dwa", "steps_per_epoch", lambda n: mtl.dwa(T, steps_per_epoch=n)),
+    ("every", "k", lambda n: mtl.every(mtl.mgda(T), n)),
+):
+    row(_name, lambda of=_made: of(1.5), TypeError, f"^{_name}: {_count} must be an integer, got 1.5")
+    row(_name, lambda of=_made: of(True), TypeError, f"^{_name}: {_count} must be an integer, got True")
+    row(_name, lambda of=_made: of(0), ValueError, f"^{_name}: {_count} must be at least 1, got 0")
+for _name, _around in (("every", lambda of: mtl.every(of, 2)), ("momentum", mtl.momentum), ("by_group", mtl.by_group)):
+    row(_name, lambda around=_around: around(SGD), TypeError, rf"^{_name}: method must be a method made from a weighting, such as mtl_optax.cagrad\(num_tasks\).*got Grad")
+row("momentum", lambda: mtl.momentum(mtl.mgda(T), decay=1.5), ValueError, r"^momentum: decay must lie in \[0, 1\], got 1.5")
+row("by_group", lambda: mtl.by_group(mtl.mgda(T), "layers"), ValueError, "^by_group: group must be one of 'leaf', 'layer', or a function.*got 'layers'")
+row("by_group", lambda: mtl.by_group(mtl.gradnorm(T, norm_mask="a")), ValueError, "^gradnorm: group and norm_mask both choose the leaves")
 row("nash_mtl", lambda: mtl.nash_mtl(T, max_norm=0.0), ValueError, r"^nash_mtl: max_norm must lie in \(0, inf\), got 0.0")
 row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0]), ValueError, r"^tchebycheff: weights has shape \(1,\), wanted \(2,\): one number per task")
 row("tchebycheff", lambda: mtl.tchebycheff(T, weights=[1.0, 0.0]), ValueError, r"^tchebycheff: weights must be positive, got \[1.0, 0.0\]")
@@ -85,10 +92,10 @@ row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0], [1.0, 2.0]], 0), TypeError, 
 row("pareto_mtl", lambda: mtl.pareto_mtl(T, [1.0, 1.0], 0), ValueError, r"^pareto_mtl: preferences has shape \(2,\), wanted \(K, 2\): one row per")
 row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0, 1.0]], "0"), TypeError, "^pareto_mtl: index must be an integer, got '0'")
 row("pareto_mtl", lambda: mtl.pareto_mtl(T, [[1.0, 1.0]], 1), ValueError, "^pareto_mtl: index must name one of the 1 rows of preferences, 0 to 0, got 1")
-row("emtl", lambda: mtl.emtl(T, base=SGD), TypeError, r"^emtl: base must be a method made from a weighting, such as mtl_optax.cagrad\(2\).*got Grad")
+row("emtl", lambda: mtl.emtl(T, base=SGD), TypeError, r"^emtl: base must be a method made from a weighting, such as mtl_optax.cagrad\(num_tasks\).*got Grad")
 row("emtl", lambda: mtl.emtl(T, base=mtl.mgda(3)), ValueError, "^emtl: base mgda was made for 3 tasks, wanted 2")
 row("gradnorm", lambda: updated(mtl.gradnorm(T, norm_mask=False), task_losses=jnp.ones(T)), ValueError, r"^gradnorm: norm_mask selects no leaf of params")
-row("layerwise_adatask", lambda: mtl.layerwise_adatask(T, group="layer"), TypeError, "^layerwise_adatask: group must be a function, got 'layer'")
+row("layerwise_adatask", lambda: mtl.layerwise_adatask(T, group="layers"), ValueError, "^layerwise_adatask: group must be one of 'leaf', 'layer', or a function.*got 'layers'")
 row("meta_weighting", lambda: updated(mtl.meta_weighting(T)), ValueError, r"^meta_weighting: query_gradients is missing.*query_gradients=")
 row("meta_weighting", lambda: updated(mtl.meta_weighting(T), query_gradients=ONES[0]), ValueError, r"^meta_weighting: query_gradients has shape \(3,\), wanted \(2, 3\).*stack")
 
@@ -188,7 +195,7 @@ for _name in ("dominance_ratio", "dominance_histogram", "dominance_by_layer"):
     row(_name, lambda of=_of: of({"a": ONES, "b": ONES[:1]}), ValueError, rf"^{_name}: squares\['b'\] has shape \(1, 3\), wanted a leading axis of num_tasks=2")
 for _name in ("dominance_histogram", "dominance_by_layer"):
     row(_name, lambda n=_name: getattr(mtl, n)(ONES, buckets=2.5), ValueError, f"^{_name}: buckets must be an int of at least 1, got 2.5")
-row("dominance_by_layer", lambda: mtl.dominance_by_layer(ONES, group="a"), TypeError, "^dominance_by_layer: group must be a function, got 'a'")
+row("dominance_by_layer", lambda: mtl.dominance_by_layer(ONES, group="a"), ValueError, "^dominance_by_layer: group must be one of 'leaf', 'layer', or a function.*got 'a'")
 
 # Figures.
 for _name in ("delta_m", "delta_p"):
@@ -233,7 +240,7 @@ row("combine", lambda: mtl.combine(jnp.ones(3), ONES), ValueError, r"^combine: w
 row("combine", lambda: mtl.combine([1.0, 2.0], ONES), TypeError, "^combine: weights must be an array, got list .*jnp.asarray")
 row("combine", lambda: mtl.combine(jnp.ones(()), ONES), ValueError, r"^combine: weights has shape \(\), wanted \(2,\)")
 row("from_weighting", lambda: mtl.from_weighting(3), TypeError, "^from_weighting: weighting must be a Weighting, such as mtl_optax.stateless makes.*got 3")
-row("from_weighting", lambda: mtl.from_weighting(mtl.stateless("mine", T, frozenset({"gramm"}), len)), ValueError, r"^mine: reads must be a subset of \['gram', 'losses', 'norms'\], got \['gramm'\]")
+row("from_weighting", lambda: mtl.from_weighting(mtl.stateless("mine", T, frozenset({"gramm"}), len)), ValueError, r"^mine: reads must be a subset of \['cross', 'gram', 'losses', 'next_losses', 'norms'\], got \['gramm'\]")
 row("from_weighting", lambda: updated(mtl.from_weighting(mtl.stateless("mine", T, frozenset(), lambda e: jnp.ones(3)))), ValueError, r"^mine: the weighting returned shape \(3,\), wanted weights \(2,\)")
 for _bad in (lambda e, s: jnp.ones(T), lambda e, s: [jnp.ones(T), s]):
     row("from_weighting", lambda of=_bad: updated(mtl.from_weighting(mtl.Weighting("mine", T, frozenset(), optax.EmptyState, of))), TypeError, r"^mine: the update of a weighting must return the pair \(weights, state\), got .*stateless")

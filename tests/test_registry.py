@@ -20,7 +20,7 @@ def test_what_a_method_reads_stands_in_the_registry_as_in_its_weighting(name):
     info, method = mtl.method_info(name), make(name, T)
     assert info.is_weighting == isinstance(method, Method)
     if info.is_weighting:
-        assert method.weighting.reads == info.reads
+        assert method.recipe.weighting.reads == info.reads
     else:
         assert info.reads <= {"coordinates", "query gradients"}
 
@@ -94,11 +94,11 @@ def test_get_takes_what_the_factory_takes():
         lambda method: jax.tree.unflatten(*reversed(jax.tree.flatten(method))),
     ],
 )
-def test_a_copy_of_a_method_has_its_weighting(copied):
+def test_a_copy_of_a_method_has_its_recipe(copied):
     method = mtl.uw(2)
     other = copied(method)
     assert type(other) is type(method)
-    assert other.weighting == method.weighting
+    assert other.recipe == method.recipe
     loss = lambda w: jnp.stack([jnp.sum(w**2), jnp.sum(w)])
     step, init = one_step(loss, other, "taps")
     _, gradient, _ = step(jnp.ones(2), init(jnp.ones(2)))

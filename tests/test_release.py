@@ -29,6 +29,7 @@ HOUSE = (
     "_gram",
     "_solvers",
     "_task_gradients",
+    "_evidence",
     "_frame",
     "_diagnostics",
     "_around",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from mtl_optax import _checks
 from mtl_optax._around.on_shared import by_head
@@ -33,16 +33,15 @@ class AccumulationState(NamedTuple):
         present: `(T,)` int32, in how many of them each task was present.
         sums: what is averaged, in float32 or better: task gradients, leaves `(T, *p.shape)` and,
             for heads, `p.shape`.
-        query_sums: the same of the query gradients; `()` if the method reads none.
-        loss_sums: `(T,)`.
+        argument_sums: the same of what else the method reads, by the names of the arguments: the
+            losses, `(T,)`, and query gradients.
         inner: the state of the transformation that follows.
     """
 
     micro_step: Int[Array, ""]
     present: Int[Array, " T"]
     sums: Any
-    query_sums: Any
-    loss_sums: Float[Array, " T"]
+    argument_sums: dict[str, Any]
     inner: Any
 
 
@@ -75,8 +74,8 @@ def accumulate_task_gradients(
         mean losses and mean query gradients, each task's over the micro-batches where it was
         present (`task_mask`); a task present in none is absent. The others are zero, and the state
         of `then` stands still. So micro-batches of one size train like their union. Give losses,
-        if any, with every micro-batch; arguments that are not named here are the last one's. The
-        state holds T × N numbers, twice that for a method that reads query gradients.
+        if any, with every micro-batch; arguments that `then` does not declare to read are the last
+        one's. The state holds T × N numbers, as many again for each stack that `then` can read.
 
     Example:
         Two micro-batches make one step on their mean:
@@ -114,12 +113,15 @@ def accumulate_task_gradients(
         inner, declared = init_and_listen(following, params)
         reads = frozenset[str]().union(*(one.reads for one in declared))
         declare(name, num_tasks, reads)
+        # A transformation that is not ours may read losses without a word.
+        numbers = [key for key in _checks.NUMBERS if key in reads | {"task_losses"}]
+        argument_sums = {key: varying_like(losses, params) for key in numbers}
+        argument_sums |= {key: rows() for key in _checks.STACKS if key in reads}
         return AccumulationState(
             jnp.zeros((), jnp.int32),
             varying_like(jnp.zeros(num_tasks, jnp.int32), params),
             sums,
-            rows() if "query_gradients" in reads else (),
-            varying_like(losses, params),
+            argument_sums,
             inner,
         )
 
@@ -128,9 +130,7 @@ def accumulate_task_gradients(
         state: AccumulationState,
         params: optax.Params | None = None,
         *,
-        task_losses: Array | None = None,
         task_mask: Array | None = None,
-        query_gradients: optax.Updates | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, AccumulationState]:
         task_gradients = as_stack(task_gradients)
@@ -162,19 +162,23 @@ def accumulate_task_gradients(
         leaf_mask, leaf_number = by_leaf(mask, jnp.array(True)), by_leaf(number, micro_step)
         sums = jax.tree.map(add, state.sums, task_gradients, leaf_mask)
         means = jax.tree.map(mean, sums, task_gradients, leaf_number)
-        loss_sums, query_sums = state.loss_sums, state.query_sums
-        if task_losses is not None:
-            task_losses = _checks.check_losses(name, num_tasks, task_losses)
-            loss_sums = add(loss_sums, task_losses, mask)
-            extra["task_losses"] = mean(loss_sums, task_losses, number)
-        if jax.tree.leaves(query_sums) and query_gradients is not None:
-            query_gradients = hide_leaves(task_gradients, as_stack(query_gradients))
-            _check_structure("query_gradients", query_gradients, state.sums)
-            query, unread = split_tree(stacked, query_gradients)
-            _check_shapes("query_gradients", query, query_sums)
-            query_sums = jax.tree.map(add, query_sums, query, split_tree(stacked, leaf_mask)[0])
-            query = jax.tree.map(mean, query_sums, query, split_tree(stacked, leaf_number)[0])
-            extra["query_gradients"] = merge_trees(query, unread)
+        argument_sums = dict(state.argument_sums)
+        for key in argument_sums:
+            if extra.get(key) is None:
+                continue
+            if key in _checks.NUMBERS:
+                losses = _checks.check_losses(name, num_tasks, extra[key], key)
+                argument_sums[key] = add(argument_sums[key], losses, mask)
+                extra[key] = mean(argument_sums[key], losses, number)
+                continue
+            given = hide_leaves(task_gradients, as_stack(extra[key]))
+            _check_structure(key, given, state.sums)
+            query, unread = split_tree(stacked, given)
+            _check_shapes(key, query, argument_sums[key])
+            kept, counts = (split_tree(stacked, x)[0] for x in (leaf_mask, leaf_number))
+            argument_sums[key] = jax.tree.map(add, argument_sums[key], query, kept)
+            query = jax.tree.map(mean, argument_sums[key], query, counts)
+            extra[key] = merge_trees(query, unread)
 
         def step() -> tuple[optax.Updates, Any]:
             return following.update(means, state.inner, params, task_mask=present > 0, **extra)
@@ -185,7 +189,7 @@ def accumulate_task_gradients(
         shapes, _ = jax.eval_shape(step)
         full = micro_step == jnp.asarray(every_k, jnp.int32)
         updates, inner = cond(full, step, wait)
-        gathered = AccumulationState(micro_step, present, sums, query_sums, loss_sums, inner=())
+        gathered = AccumulationState(micro_step, present, sums, argument_sums, inner=())
         emptied = jax.tree.map(lambda x: jnp.where(full, jnp.zeros_like(x), x), gathered)
         return updates, emptied._replace(inner=inner)
 

@@ -96,33 +96,35 @@ def skip_nonfinite(
         state: SkipNonfiniteState,
         params: optax.Params | None = None,
         *,
-        task_losses: Array | None = None,
         task_mask: Array | None = None,
-        query_gradients: optax.Updates | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, SkipNonfiniteState]:
         num_tasks = state.dropped.shape[0]
         _checks.check_extra(name, extra)
         mask = _checks.check_mask(name, num_tasks, task_mask)
-        if task_losses is not None:
-            task_losses = _checks.check_losses(name, num_tasks, task_losses)
+        numbers = {
+            key: _checks.check_losses(name, num_tasks, extra[key], key)
+            for key in _checks.NUMBERS
+            if extra.get(key) is not None
+        }
         task_gradients = unwrapped(task_gradients)
         lazy = isinstance(task_gradients, TaskGradients)
         shapes = task_gradients.shapes if lazy else task_gradients
-        query_gradients = hide_leaves(shapes, as_stack(query_gradients))
         stacked = _with_task_axis(num_tasks, shapes, params)
         rows, heads = _split(stacked, shapes)
-        # Query gradients of other shapes are for the method to name, or to ignore.
-        query_rows = []
-        if _structure(query_gradients) == _structure(stacked):
-            query_rows = _split(stacked, query_gradients)[0]
-        has_query = bool(query_rows) and [*map(jnp.shape, query_rows)] == [*map(jnp.shape, rows)]
+        stacks = {}
+        for key in _checks.STACKS:
+            if extra.get(key) is not None:
+                extra[key] = hide_leaves(shapes, as_stack(extra[key]))
+                # Query gradients of other shapes are for the method to name, or to ignore.
+                if _like_rows(stacked, rows, extra[key]):
+                    stacks[key] = extra[key]
         if lazy:
             rows, heads = [jnp.where(task_gradients.finite(), 0.0, jnp.nan)], task_gradients.heads
-        if has_query:
-            rows += query_rows
-        if task_losses is not None:
-            rows.append(task_losses)
+        for other in stacks.values():
+            rows += _split(stacked, other)[0]
+        # Those of the step before may hold anything for a task that was absent then.
+        rows += [losses for key, losses in numbers.items() if key != "next_losses"]
         finite = _finite_tasks(num_tasks, rows)
         bad = mask & ~finite
         let_through = state.consecutive >= jnp.asarray(max_consecutive, jnp.int32)
@@ -142,17 +144,13 @@ def skip_nonfinite(
                 task_gradients = task_gradients.masked(~dropped, lambda head: clean(False, head))
             else:
                 task_gradients = jax.tree.map(clean, stacked, task_gradients)
-            if has_query:
-                query_gradients = jax.tree.map(clean, stacked, query_gradients)
-            if task_losses is not None:
-                task_losses = clean(True, task_losses)
+            for key, other in stacks.items():
+                stacks[key] = jax.tree.map(clean, stacked, other)
+            numbers = {key: clean(True, losses) for key, losses in numbers.items()}
 
-        if task_losses is not None:
-            extra["task_losses"] = task_losses
+        extra |= numbers | stacks
         if task_mask is not None:
             extra["task_mask"] = task_mask
-        if query_gradients is not None:
-            extra["query_gradients"] = query_gradients
         updates, inner = guarded.update(task_gradients, state.inner, params, **extra)
 
         broken = ~_all_finite(jax.tree.leaves(updates))
@@ -197,6 +195,13 @@ def _with_task_axis(num_tasks: int, task_gradients: Any, params: Any | None) -> 
             lambda g, p: jnp.shape(g) == (num_tasks, *jnp.shape(p)), task_gradients, params
         )
     return jax.tree.map(lambda g: jnp.shape(g)[:1] == (num_tasks,), task_gradients)
+
+
+def _like_rows(stacked: Any, rows: list[Any], tree: Any) -> bool:
+    """Whether a tree has the stacked leaves of the task gradients."""
+    if not rows or _structure(tree) != _structure(stacked):
+        return False
+    return [*map(jnp.shape, _split(stacked, tree)[0])] == [*map(jnp.shape, rows)]
 
 
 def _structure(tree: Any) -> Any:

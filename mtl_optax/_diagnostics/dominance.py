@@ -4,7 +4,6 @@
 `optax.tree_utils.tree_get`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
-from mtl_optax._checks import KeyPath
 from mtl_optax._complex import as_real
 from mtl_optax._frame import Contract
 from mtl_optax._precision import at_least_float32
-from mtl_optax._trees import layer_names, select_tasks, stacked_zeros
+from mtl_optax._trees import Group, check_group, group_names, select_tasks, stacked_zeros
 from mtl_optax._unstacked import as_stack
 
 
@@ -159,7 +157,7 @@ def dominance_by_layer(
     squares: Any,
     *,
     buckets: int = 5,
-    group: Callable[[KeyPath], Any] | None = None,
+    group: Group = "layer",
 ) -> dict[str, Float[Array, "T buckets"]]:
     """Computes the `dominance_histogram` of each layer.
 
@@ -180,12 +178,11 @@ def dominance_by_layer(
         ['', "['trunk']"]
     """
     _check_buckets("dominance_by_layer", buckets)
-    if group is not None:
-        _checks.check_callable("dominance_by_layer", "group", group)
+    check_group("dominance_by_layer", group)
     _checks.check_stack("dominance_by_layer", "squares", squares)
     layers: dict[str, list[Array]] = {}
     ratios = jax.tree.leaves(dominance_ratio(squares))
-    for name, ratio in zip(layer_names("dominance_by_layer", squares, group), ratios, strict=True):
+    for name, ratio in zip(group_names("dominance_by_layer", squares, group), ratios, strict=True):
         layers.setdefault(name, []).append(ratio)
     return {name: _histogram(members, buckets) for name, members in layers.items()}
 

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
-from mtl_optax._frame import Evidence, Method, Weighting, WeightingState, from_weighting, weigh
+from mtl_optax._frame import (
+    Evidence,
+    Method,
+    Weighting,
+    WeightingState,
+    from_weighting,
+    recipe_of,
+    weigh,
+)
 from mtl_optax._methods.mgda import mgda
 from mtl_optax._precision import common_unit, exponent, root, shift
 from mtl_optax._registry import register
@@ -152,12 +160,7 @@ def _contributions(
 
 def _base_weighting(num_tasks: int, base: Any) -> Weighting:
     base = mgda(num_tasks) if base is None else base
-    weighting = base.weighting if isinstance(base, Method) else base
-    if not isinstance(weighting, Weighting):
-        raise TypeError(
-            "emtl: base must be a method made from a weighting, such as mtl_optax.cagrad"
-            f"({num_tasks}), or a weighting, got {base!r}."
-        )
+    weighting = recipe_of("emtl", "base", base).weighting
     if weighting.num_tasks != num_tasks:
         raise ValueError(
             f"emtl: base {weighting.name} was made for {weighting.num_tasks} tasks, wanted "

@@ -1,7 +1,6 @@
 """Layer-wise AdaTask: each task's share of a joint step size, by layer (Yang et al. 2023)."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -10,7 +9,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
-from mtl_optax._checks import KeyPath
 from mtl_optax._complex import as_given, as_real
 from mtl_optax._frame import Contract, OptimizerMethod
 from mtl_optax._gram import fold_tasks, norms
@@ -18,7 +16,7 @@ from mtl_optax._precision import at_least_float32
 from mtl_optax._registry import register
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._tracing import varying_like
-from mtl_optax._trees import along_tasks, layer_names, zero_absent
+from mtl_optax._trees import Group, along_tasks, check_group, group_names, zero_absent
 from mtl_optax._unstacked import as_stack
 
 Total = Literal["sum_sq", "sq_sum"]
@@ -60,7 +58,7 @@ def layerwise_adatask(
     total: Total = "sum_sq",
     min_share: float = 1e-3,
     bias_correction: bool = False,
-    group: Callable[[KeyPath], Any] | None = None,
+    group: Group = "layer",
     combine: bool = True,
 ) -> OptimizerMethod:
     """Divides each task's gradient by its layer's share of a joint RMSProp accumulator.
@@ -133,14 +131,13 @@ def layerwise_adatask(
     _checks.check_number(name, "decay", decay, low=0, high=1, open_high=True)
     _checks.check_number(name, "eps", eps, low=0)
     _checks.check_number(name, "min_share", min_share, low=0, high=1)
-    if group is not None:
-        _checks.check_callable(name, "group", group)
+    check_group(name, group)
     _checks.check_choice(name, "total", total, get_args(Total))
     contract = Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> LayerwiseAdaTaskState:
         contract.start(params)
-        layers = len(set(layer_names(name, params, group)))
+        layers = len(set(group_names(name, params, group)))
         zeros = lambda p: jnp.zeros_like(p, dtype=at_least_float32(p))
         return LayerwiseAdaTaskState(
             jax.tree.map(zeros, as_real(params)),
@@ -175,7 +172,7 @@ def layerwise_adatask(
             jnp.where(somebody, average(v, _joint_root(total, g)), v)
             for v, g in zip(jax.tree.leaves(state.parameters), wide, strict=True)
         ]
-        layer_of = layer_names(name, task_gradients, group)
+        layer_of = group_names(name, task_gradients, group)
         order = list(dict.fromkeys(layer_of))
         roots = jnp.stack([_layer_root(wide, layer_of, layer) for layer in order], axis=1)
         layers = jnp.where(along_tasks(mask, roots), average(state.layers, roots), state.layers)

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
+from mtl_optax._evidence import checked_query
 from mtl_optax._frame import Contract, SolverReport, no_report, report
 from mtl_optax._gram import ScaledGram, cross_gram, relative, weigh_rows
 from mtl_optax._gram import combine as combine_rows
@@ -16,7 +17,7 @@ from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import min_norm
 from mtl_optax._solvers.simplex import project
 from mtl_optax._tracing import varying_like
-from mtl_optax._trees import hide_leaves, select_tasks, stacked_zeros, zero_absent
+from mtl_optax._trees import select_tasks, stacked_zeros, zero_absent
 from mtl_optax._unstacked import as_stack
 
 Project = Literal["none", "nonneg", "simplex"]
@@ -129,7 +130,8 @@ def meta_weighting(
     ) -> tuple[optax.Updates, MetaWeightingState]:
         task_gradients = as_stack(task_gradients)
         contract.check_step(task_gradients, params, extra)
-        query_gradients = _checked_query(num_tasks, query_gradients, state.support)
+        like = jax.tree.map(lambda rows: rows[0], state.support)
+        query_gradients = checked_query("meta_weighting", num_tasks, query_gradients, like)
         mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
 
@@ -157,22 +159,6 @@ def meta_weighting(
         return updates, MetaWeightingState(weights, values, support, summary)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) -> Any:
-    """Returns the leaves of the query gradients that this method sees, or raises."""
-    if query_gradients is None:
-        raise ValueError(
-            "meta_weighting: query_gradients is missing, and this method reads it. Call "
-            "tx.update(task_gradients, state, params, query_gradients=...) with the task gradients "
-            "of a second batch, at the same params and of the same shapes as task_gradients."
-        )
-    query_gradients = hide_leaves(support, as_stack(query_gradients))
-    like = jax.tree.map(lambda rows: rows[0], support)
-    _checks.check_task_gradients(
-        "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"
-    )
-    return query_gradients
 
 
 def _project_on_simplex(

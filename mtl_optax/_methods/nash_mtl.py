@@ -3,14 +3,13 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.bargaining import bargaining
-from mtl_optax._tracing import cond
 
 
 class NashMTLState(NamedTuple):
@@ -18,16 +17,12 @@ class NashMTLState(NamedTuple):
 
     Attributes:
         solution: `(T,)` float32, each task's `a_t` when it was last solved for, before the clip.
-        solved: `(T,)` bool, whether it ever was.
-        age: `()` int32, the steps that the solution has served.
         residual: `()` float32, `max_t |a_t (Ma)_t - 1|` of the last solution; one where there was
             none.
         iterations: `()` int32, the Newton steps it took.
     """
 
     solution: Float[Array, " T"]
-    solved: Bool[Array, " T"]
-    age: Int[Array, ""]
     residual: Float[Array, ""]
     iterations: Int[Array, ""]
 
@@ -43,7 +38,6 @@ def nash_mtl(
     num_tasks: int,
     *,
     max_norm: float | None = 1.0,
-    update_every: int | Array = 1,
     combine: bool = True,
 ) -> Method:
     """Lets the tasks bargain over the direction: `d = Σ_t a_t g_t` with `Ma = 1/a`, `a > 0`.
@@ -58,8 +52,6 @@ def nash_mtl(
         num_tasks: the number T of tasks.
         max_norm: `d` is scaled to at most this norm, positive; None for no limit. Any limit up to
             `sqrt(T)` makes the norm constant.
-        update_every: keep `a` for this many steps, at least 1, applied to each step's gradients.
-            A present task that was never solved for brings the next solution forward.
         combine: if False, return the rows `a_t g_t`, leaves `(T, *p.shape)`.
 
     Returns:
@@ -78,7 +70,8 @@ def nash_mtl(
         <https://arxiv.org/abs/2202.01017>`_, 2022, Claim 3.1 and Algorithm 1. The authors' code,
         and after it LibMTL's and TorchJD's, solves at most 20 convex-concave rounds with ECOS, and
         tests convergence against another scaling of the Gram matrix than it solves for: on
-        ill-conditioned gradients the residual stayed as high as 16. TorchJD refuses `T = 1`.
+        ill-conditioned gradients the residual stayed as high as 16. TorchJD refuses `T = 1`. Their
+        `update_weights_every` is `mtl_optax.every(nash_mtl(T), k)`.
 
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
@@ -91,38 +84,19 @@ def nash_mtl(
     """
     if max_norm is not None:
         _checks.check_number("nash_mtl", "max_norm", max_norm, low=0, open_low=True)
-    _checks.check_count("nash_mtl", "update_every", update_every)
 
     def init() -> NashMTLState:
-        return NashMTLState(
-            jnp.zeros(num_tasks, jnp.float32),
-            jnp.zeros(num_tasks, bool),
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((), jnp.float32),
-            jnp.zeros((), jnp.int32),
-        )
+        zero = jnp.zeros((), jnp.float32)
+        return NashMTLState(jnp.zeros(num_tasks, jnp.float32), zero, jnp.zeros((), jnp.int32))
 
     def update(evidence: Evidence, state: NashMTLState) -> tuple[Array, NashMTLState]:
         gram, scale, mask = evidence.gram, evidence.scale, evidence.mask
-
-        def solve() -> tuple[Array, Array, Array]:
-            found = bargaining(gram, mask)
-            return found.weights / scale, found.residual.astype(jnp.float32), found.iterations
-
-        def keep() -> tuple[Array, Array, Array]:
-            return state.solution.astype(gram.dtype), state.residual, state.iterations
-
-        period = jnp.asarray(update_every).astype(jnp.int32)
-        due = jnp.any(mask & ~state.solved) | (jnp.any(mask) & (state.age >= period))
-        weights, residual, iterations = cond(due, solve, keep)
-        served = jnp.where(due, 0, state.age) + jnp.any(mask).astype(jnp.int32)
-        new = mask & due
+        found = bargaining(gram, mask)
+        weights = found.weights / scale
         state = NashMTLState(
-            jnp.where(new, weights.astype(jnp.float32), state.solution),
-            state.solved | new,
-            served,
-            residual,
-            iterations,
+            jnp.where(mask, weights.astype(jnp.float32), state.solution),
+            found.residual.astype(jnp.float32),
+            found.iterations,
         )
         if max_norm is not None:
             scaled = jnp.where(mask, weights * scale, 0)

@@ -52,7 +52,8 @@ def options():
         yield f"mgda {solver}", mtl.mgda(T, solver=solver)
     for variant in ("exact", "official"):
         yield f"getmtl {variant}", mtl.getmtl(T, variant=variant)
-    yield "nash_mtl now and then", mtl.nash_mtl(T, update_every=2)
+    yield "nash_mtl now and then", mtl.every(mtl.nash_mtl(T), 2)
+    yield "averaged by layers", mtl.by_group(mtl.momentum(mtl.pcgrad(T)))
     yield "meta_weighting simplex", mtl.meta_weighting(T, project="simplex")
     yield "micro-batches", mtl.accumulate_task_gradients(T, 2, then=mtl.meta_weighting(T))
     yield "guarded", mtl.skip_nonfinite(mtl.mgda(T))

@@ -76,7 +76,7 @@ OPTIONS = [
     ("mgda", {"solver": "projected_gradient", "normalization": "l2"}),
     ("getmtl", {"variant": "exact"}),
     ("getmtl", {"variant": "official"}),
-    ("nash_mtl", {"update_every": 3, "max_norm": None}),
+    ("nash_mtl", {"max_norm": None}),
     ("dwa", {"steps_per_epoch": 3}),
     ("tchebycheff", {"smooth": 0.1}),
     ("rlw", {"distribution": "dirichlet"}),
@@ -96,6 +96,21 @@ OPTIONS = [
 )
 def test_an_option_compiles_nothing_after_the_first_step(name, options):
     tx = make(name, FEW, **options)
+    mask = jnp.array([True, False, True])
+    assert sum(compiles_of_steps(steps_of(tx, FEW, task_mask=mask))) == 0
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        mtl.every(mtl.nash_mtl(FEW), 3),
+        mtl.momentum(mtl.pcgrad(FEW)),
+        mtl.by_group(mtl.momentum(mtl.mgda(FEW))),
+        mtl.by_group(mtl.every(mtl.cagrad(FEW), 2), "leaf"),
+    ],
+    ids=["every", "momentum", "by_group", "every by_group"],
+)
+def test_what_goes_around_a_method_compiles_nothing_after_the_first_round(tx):
     mask = jnp.array([True, False, True])
     assert sum(compiles_of_steps(steps_of(tx, FEW, task_mask=mask))) == 0
 
