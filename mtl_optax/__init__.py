@@ -36,7 +36,9 @@ from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 
 # Methods that read the task losses.
 from mtl_optax._methods.bandit_mtl import bandit_mtl as bandit_mtl
+from mtl_optax._methods.coba import coba as coba
 from mtl_optax._methods.dwa import dwa as dwa
+from mtl_optax._methods.famo import famo as famo
 from mtl_optax._methods.imtl import imtl_l as imtl_l
 from mtl_optax._methods.scale_invariant import scale_invariant as scale_invariant
 from mtl_optax._methods.tchebycheff import tchebycheff as tchebycheff
@@ -49,9 +51,12 @@ from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
 
 # Methods that read the norms of the task gradients, and the losses.
 from mtl_optax._methods.gradnorm import gradnorm as gradnorm
+from mtl_optax._methods.meta_balance import meta_balance as meta_balance
 
 # Methods that read the task gradients of a second batch.
 from mtl_optax._methods.meta_weighting import meta_weighting as meta_weighting
+from mtl_optax._methods.two_batches import modo as modo
+from mtl_optax._methods.two_batches import sdmgrad as sdmgrad
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask

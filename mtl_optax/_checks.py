@@ -94,6 +94,22 @@ def check_count(method: str, name: str, value: Any) -> None:
         raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
 
 
+def check_flag(method: str, name: str, value: object) -> None:
+    """Raises unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{method}: {name} must be True or False, got {value!r}.")
+
+
+def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
+    """Raises unless `value` is the number of a task."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"{method}: {name} must be an integer, the number of a task, got {value!r}."
+        )
+    if not 0 <= int(value) < num_tasks:
+        raise ValueError(f"{method}: {name} must lie in [0, {num_tasks}), got {value}.")
+
+
 def check_vector(
     method: str, name: str, value: Any | None, num_tasks: int, *, positive: bool = False
 ) -> Float[Array, " T"] | None:

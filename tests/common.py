@@ -73,6 +73,7 @@ def step(tx: Any, state: Any, given: Inputs, **extra: Any) -> tuple[Any, Any]:
         given.params,
         task_losses=given.losses,
         query_gradients=given.query_gradients,
+        next_losses=given.losses,
         **extra,
     )
 

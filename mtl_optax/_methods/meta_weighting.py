@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._evidence import checked_query
@@ -15,7 +15,7 @@ from mtl_optax._gram import combine as combine_rows
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import min_norm
-from mtl_optax._solvers.simplex import project
+from mtl_optax._solvers.simplex import project_present
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import select_tasks, stacked_zeros, zero_absent
 from mtl_optax._unstacked import as_stack
@@ -146,7 +146,7 @@ def meta_weighting(
         if project == "nonneg":
             values = jnp.maximum(values, 0)
         elif project == "simplex":
-            values = _project_on_simplex(values, mask, number)
+            values = project_present(values, mask, number)
         values = jnp.where(mask, values, state.values)
 
         weights = jnp.where(mask, values / number, 0)
@@ -159,12 +159,3 @@ def meta_weighting(
         return updates, MetaWeightingState(weights, values, support, summary)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _project_on_simplex(
-    values: Float[Array, " T"], mask: Bool[Array, " T"], number: Float[Array, ""]
-) -> Float[Array, " T"]:
-    """Projects the present tasks' values on those that are not negative and sum to `number`."""
-    # The projection takes no notice of what lies `number` below the largest value.
-    depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
-    return project(jnp.maximum(depths, -number), number)
