@@ -24,12 +24,15 @@ from mtl_optax._unstacked import TaskGradients as TaskGradients
 # Methods that read nothing.
 from mtl_optax._methods.equal import mean_tasks as mean_tasks
 from mtl_optax._methods.equal import sum_tasks as sum_tasks
+from mtl_optax._methods.constant import constant as constant
 from mtl_optax._methods.rlw import rlw as rlw
 
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
+from mtl_optax._methods.gradvac import gradvac as gradvac
 from mtl_optax._methods.imtl import imtl_g as imtl_g
+from mtl_optax._methods.krum import krum as krum
 from mtl_optax._methods.mgda import mgda as mgda
 from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
@@ -37,10 +40,18 @@ from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 # Methods that read the task losses.
 from mtl_optax._methods.bandit_mtl import bandit_mtl as bandit_mtl
 from mtl_optax._methods.coba import coba as coba
+from mtl_optax._methods.cosmos import cosmos as cosmos
 from mtl_optax._methods.dwa import dwa as dwa
 from mtl_optax._methods.famo import famo as famo
+from mtl_optax._methods.gls import gls as gls
+from mtl_optax._methods.go4align import go4align as go4align
+from mtl_optax._methods.group_dro import group_dro as group_dro
+from mtl_optax._methods.igb import igb as igb
 from mtl_optax._methods.imtl import imtl_l as imtl_l
+from mtl_optax._methods.ldc import ldc as ldc
+from mtl_optax._methods.pbi import pbi as pbi
 from mtl_optax._methods.scale_invariant import scale_invariant as scale_invariant
+from mtl_optax._methods.tchebycheff import stch as stch
 from mtl_optax._methods.tchebycheff import tchebycheff as tchebycheff
 from mtl_optax._methods.uw import uw as uw
 
@@ -62,6 +73,7 @@ from mtl_optax._methods.two_batches import sdmgrad as sdmgrad
 from mtl_optax._methods.adatask import adatask as adatask
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
+from mtl_optax._methods.trimmed_mean import trimmed_mean as trimmed_mean
 
 # Around a method: weights by layers, kept or averaged over steps, one optimiser per task, shared
 # parameters and heads, guards, micro-batches.

@@ -84,14 +84,14 @@ def check_number(
         raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
 
 
-def check_count(method: str, name: str, value: Any) -> None:
-    """Raises if `value` is neither a Python integer of at least one nor an array."""
+def check_count(method: str, name: str, value: Any, *, low: int = 1) -> None:
+    """Raises if `value` is neither a Python integer of at least `low` nor an array."""
     if isinstance(value, jax.Array):
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+    if int(value) < low:
+        raise ValueError(f"{method}: {name} must be at least {low}, got {value}.")
 
 
 def check_flag(method: str, name: str, value: object) -> None:
@@ -121,7 +121,7 @@ def check_vector(
         return None
     known = not isinstance(value, jax.Array)
     try:
-        array = jnp.asarray(value, jnp.float32 if known else None)
+        array = jnp.asarray(np.asarray(value, np.float64) if known else value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{method}: {name} must hold {num_tasks} real numbers, got {value!r}."
@@ -134,6 +134,26 @@ def check_vector(
         raise ValueError(f"{method}: {name} must be finite, got {value!r}.")
     if known and positive and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{method}: {name} must be positive, got {value!r}.")
+    return array
+
+
+def check_size(method: str, name: str, value: Any) -> None:
+    """Raises unless `value` is a Python integer of at least one: it fixes shapes."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"{method}: {name} must be a Python int, which fixes shapes, got {value!r}."
+        )
+    if int(value) < 1:
+        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
+def check_preference(method: str, value: Any, num_tasks: int) -> Float[Array, " T"]:
+    """Returns a preference `(num_tasks,)`, or raises if it is none or, where known, all zeros."""
+    array = check_vector(method, "preference", value, num_tasks)
+    if array is None:
+        raise TypeError(f"{method}: preference must hold {num_tasks} real numbers, got None.")
+    if not isinstance(value, jax.Array) and not np.any(np.asarray(value)):
+        raise ValueError(f"{method}: preference must not be all zeros, got {value!r}.")
     return array
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, UInt32
+from jaxtyping import Array, Int, Key, UInt32
 
 
 class RandomState(NamedTuple):
@@ -50,3 +50,13 @@ def as_key(method: str, key: Any) -> Key[Array, ""]:
     raise TypeError(
         f"{method}: key must be an int seed or a typed key from jax.random.key(seed), got {key!r}."
     )
+
+
+def random_orders(key: Key[Array, ""], num_tasks: int) -> Int[Array, "T T"]:
+    """Draws an order of the tasks for each of them: the ranks of random numbers, without a sort."""
+    drawn = jax.random.bits(key, (num_tasks, num_tasks), jnp.uint32)
+    one, other = jnp.expand_dims(drawn, 2), jnp.expand_dims(drawn, 1)
+    tasks = jnp.arange(num_tasks)
+    earlier = jnp.expand_dims(tasks, 0) < jnp.expand_dims(tasks, 1)
+    before = (other < one) | ((other == one) & jnp.expand_dims(earlier, 0))
+    return jnp.sum(before, axis=2)

@@ -115,7 +115,7 @@ def coba(
     Args:
         num_tasks: the number T of tasks.
         warmup: the steps before, with equal weights, at least 1.
-        history: K at most, the steps that slopes are fitted to and averaged over, at least 1; a slope
+        history: K at most, the steps that slopes are fitted to and averaged over; a slope
             needs two.
         temperature: τ, at least 0.
         combine: if False, return the rows `W_t g_t`, leaves `(T, *p.shape)`.
@@ -152,7 +152,7 @@ def coba(
     """
     _checks.check_num_tasks("coba", num_tasks)
     _checks.check_count("coba", "warmup", warmup)
-    _checks.check_count("coba", "history", history)
+    _checks.check_size("coba", "history", history)
     _checks.check_number("coba", "temperature", temperature, low=0)
 
     def init() -> CoBaState:

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, stateless
-from mtl_optax._methods._draws import Draws, RandomState
+from mtl_optax._methods._draws import Draws, RandomState, random_orders
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._tracing import varying_like
@@ -103,13 +103,3 @@ def project_conflicts(gram: Float[Array, "T T"], orders: Int[Array, "T T"]) -> F
         return jax.lax.fori_loop(0, num_tasks, meet, own)
 
     return jax.vmap(project)(jnp.arange(num_tasks), orders)
-
-
-def random_orders(key: Key[Array, ""], num_tasks: int) -> Int[Array, "T T"]:
-    """Draws an order of the tasks for each of them: the ranks of random numbers, without a sort."""
-    drawn = jax.random.bits(key, (num_tasks, num_tasks), jnp.uint32)
-    one, other = jnp.expand_dims(drawn, 2), jnp.expand_dims(drawn, 1)
-    tasks = jnp.arange(num_tasks)
-    earlier = jnp.expand_dims(tasks, 0) < jnp.expand_dims(tasks, 1)
-    before = (other < one) | ((other == one) & jnp.expand_dims(earlier, 0))
-    return jnp.sum(before, axis=2)

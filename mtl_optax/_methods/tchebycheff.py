@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, from_weighting, softmax_present, stateless
+from mtl_optax._methods._logarithms import times_exp
 from mtl_optax._precision import common_unit, exponent, shift
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import uniform
@@ -67,8 +69,8 @@ def tchebycheff(
         >>> import jax.numpy as jnp, mtl_optax as mtl
         >>> tx = mtl.tchebycheff(3)
         >>> params = jnp.zeros(3)
-        >>> state = tx.init(params)
-        >>> print(tx.update(jnp.eye(3), state, params, task_losses=jnp.array([2.0, 1.0, 2.0]))[0])
+        >>> losses = jnp.array([2.0, 1.0, 2.0])
+        >>> print(tx.update(jnp.eye(3), tx.init(params), params, task_losses=losses)[0])
         [0.5 0.  0.5]
     """
     _checks.check_num_tasks("tchebycheff", num_tasks)
@@ -81,18 +83,121 @@ def tchebycheff(
         losses, mask = evidence.losses, evidence.mask
         w = jnp.ones_like(losses) if scale is None else scale.astype(losses.dtype)
         z = jnp.zeros_like(losses) if origin is None else origin.astype(losses.dtype)
-        values, unit = _weighted_gaps(w, losses, z, mask)
-        highest = jnp.max(jnp.where(mask, values, -jnp.inf))
-        if smooth is None:
-            return w * uniform(mask & (values == highest), losses.dtype)
-        mu = jnp.asarray(smooth, losses.dtype)
-        size = exponent(mu)
-        depths = jnp.where(mask, values - highest, 0) / shift(mu, -size)
-        return w * softmax_present(shift(depths, unit - size), mask)
+        return w * _share_of_largest(w, losses, z, mask, smooth)
 
     return from_weighting(
         stateless("tchebycheff", num_tasks, frozenset({"losses"}), weigh), combine_tasks=combine
     )
+
+
+@register(
+    "Descends a smooth maximum of the weighted losses, or of their logarithms.",
+    "Lin et al. 2024, https://arxiv.org/abs/2402.19078",
+    reads=frozenset({"losses"}),
+    scale="own",
+    properties=GRAM_METHOD | {"deterministic", "equivariant", "one task", "homogeneous", "conic"},
+    arguments=lambda num_tasks: {"mu": 1.0},
+)
+def stch(
+    num_tasks: int,
+    mu: float,
+    *,
+    nadir: Any | None = None,
+    weights: Any | None = None,
+    reference: Any | None = None,
+    combine: bool = True,
+) -> Method:
+    """Descends the smooth maximum of weighted losses: `d = Σ_t W_t g_t`.
+
+    `W = λ ∘ softmax(λ ∘ (L - z) / μ)`, the gradient of `μ log Σ_t exp(λ_t (L_t - z_t) / μ)`, with
+    `λ_t = 1 / T`: `tchebycheff(T, weights=λ, smooth=μ)`. With `nadir`, the losses' logarithms take
+    their place, as in the authors' experiments: `W_t = T softmax(log(L / nadir) / μ)_t / L_t`.
+
+    Args:
+        num_tasks: the number T of tasks.
+        mu: μ, positive. Towards zero it is the largest weighted loss alone, and as it grows
+            `W = λ / T`.
+        nadir: `(T,)`, positive, losses to divide by, such as the means of a warm-up: in the
+            authors' code, those of the fifth epoch, before which it descends `Σ_t log L_t`
+            (`scale_invariant`).
+        weights: λ, `(T,)`, positive; `1 / T` for each of T present tasks by default, or with
+            `nadir` one.
+        reference: z, `(T,)`, the least that each loss can be; zeros by default. Not with `nadir`.
+        combine: if False, return the weighted rows, leaves `(T, *p.shape)`.
+
+    Returns:
+        A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
+        as `update(task_gradients, state, params, task_losses=losses)`. Scale: its own; the plain
+        weights sum to `1 / T` with the default λ. With `nadir`, a loss at or below zero takes the
+        weight that it has in the limit, and is left out where that is infinite, for `μ > λ_t`.
+
+    When not to use:
+        Where losses have different units, without `weights` or `nadir` to say so. With small μ,
+        where the largest loss cannot fall: it takes all the steps.
+
+    References:
+        Lin et al., `Smooth Tchebycheff Scalarization for Multi-Objective Optimization
+        <https://arxiv.org/abs/2402.19078>`_, 2024, Eq. 9. TorchJD 0.18's `STCH` is the plain one;
+        LibMTL's and the authors' code for multi-task learning is the one with `nadir`, μ = 1.
+
+    Example:
+        >>> import jax.numpy as jnp, mtl_optax as mtl
+        >>> tx = mtl.stch(2, 0.5)
+        >>> params = jnp.zeros(2)
+        >>> losses = jnp.array([2.0, 1.0])
+        >>> updates, _ = tx.update(jnp.eye(2), tx.init(params), params, task_losses=losses)
+        >>> print([round(float(x), 3) for x in updates])
+        [0.366, 0.134]
+    """
+    _checks.check_num_tasks("stch", num_tasks)
+    _checks.check_number("stch", "mu", mu, low=0, open_low=True)
+    floor = _checks.check_vector("stch", "nadir", nadir, num_tasks, positive=True)
+    scale = _checks.check_vector("stch", "weights", weights, num_tasks, positive=True)
+    origin = _checks.check_vector("stch", "reference", reference, num_tasks)
+    if floor is not None and origin is not None:
+        raise ValueError(
+            "stch: reference is for the losses, and nadir for their logarithms. Give one of them."
+        )
+
+    def weigh(evidence: Evidence) -> Float[Array, " T"]:
+        losses, mask = evidence.losses, evidence.mask
+        dtype = losses.dtype
+        if floor is None:
+            w = uniform(mask, dtype) if scale is None else scale.astype(dtype)
+            z = jnp.zeros_like(losses) if origin is None else origin.astype(dtype)
+            return w * _share_of_largest(w, losses, z, mask, mu)
+        w = jnp.ones_like(losses) if scale is None else scale.astype(dtype)
+        smoothing, bottom = jnp.asarray(mu, dtype), jnp.finfo(dtype).tiny
+        # Towards a loss of zero the weight has a limit, or grows without bound and is left out.
+        counted = mask & ~((losses <= 0) & (w < smoothing))
+        least = jnp.log(floor.astype(dtype))
+        depths = jnp.log(jnp.where(counted, jnp.where(losses <= 0, bottom, losses), 1)) - least
+        exponents = jnp.where(counted, w / smoothing * depths, -jnp.inf)
+        total = jax.nn.logsumexp(jnp.where(jnp.any(counted), exponents, 0))
+        number = jnp.sum(counted).astype(dtype)
+        return times_exp(number * w, (w / smoothing - 1) * depths - total - least, counted)
+
+    return from_weighting(
+        stateless("stch", num_tasks, frozenset({"losses"}), weigh), combine_tasks=combine
+    )
+
+
+def _share_of_largest(
+    w: Float[Array, " T"],
+    losses: Float[Array, " T"],
+    z: Float[Array, " T"],
+    mask: Bool[Array, " T"],
+    smooth: Any | None,
+) -> Float[Array, " T"]:
+    """Returns each present task's share, in all one, of the largest `w (L - z)`."""
+    values, unit = _weighted_gaps(w, losses, z, mask)
+    highest = jnp.max(jnp.where(mask, values, -jnp.inf))
+    if smooth is None:
+        return uniform(mask & (values == highest), losses.dtype)
+    mu = jnp.asarray(smooth, losses.dtype)
+    size = exponent(mu)
+    depths = jnp.where(mask, values - highest, 0) / shift(mu, -size)
+    return softmax_present(shift(depths, unit - size), mask)
 
 
 def _weighted_gaps(
