@@ -55,16 +55,20 @@ from mtl_optax._methods.meta_weighting import meta_weighting as meta_weighting
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
+from mtl_optax._methods.db_mtl import db_mtl as db_mtl
+from mtl_optax._methods.excess_mtl import excess_mtl as excess_mtl
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
+from mtl_optax._methods.moco import moco as moco
 
-# Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
+# Around a method: one optimiser per task, averages, shared parameters, guards, micro-batches.
 from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
 from mtl_optax._around.check_updates import check_updates as check_updates
 from mtl_optax._around.on_shared import on_shared as on_shared
 from mtl_optax._around.per_task import per_task as per_task
 from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite
 from mtl_optax._around.split_step import split_step as split_step
+from mtl_optax._around.task_ema import task_ema as task_ema
 
 # Diagnostics: conflict, dominance, numbers to log, and figures for results.
 from mtl_optax import metrics as metrics

@@ -15,6 +15,9 @@ import mtl_optax as mtl
 
 METHODS = mtl.list_methods()
 LINEAR = [name for name in METHODS if "linear" in mtl.method_info(name).properties]
+# Their weights, in the state as those of linear methods, are of averages of the task gradients.
+AVERAGED = ["db_mtl", "moco"]
+WEIGHTED = LINEAR + AVERAGED
 
 
 def with_property(name: str) -> list[str]:

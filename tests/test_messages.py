@@ -156,6 +156,12 @@ row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), True, heads="weigthed"), Val
 row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), {"a": False}).init({"a": ONES}), ValueError, r"^on_shared: shared selects no leaf of params \(params\['a'\]\).*jax.tree_util.keystr")
 row("on_shared", lambda: mtl.on_shared(mtl.graddrop(T), {"a": True, "b": False}, heads="weighted").init({"a": ONES, "b": ONES}), ValueError, '^on_shared: heads="weighted" needs a method that weights tasks.*Use heads="unweighted"')
 
+row("task_ema", lambda: mtl.task_ema("2", 0.9), TypeError, "^task_ema: num_tasks must be a Python int, got '2'")
+row("task_ema", lambda: mtl.task_ema(T, 1.0), ValueError, r"^task_ema: decay must lie in \[0, 1\), got 1.0")
+row("task_ema", lambda: mtl.task_ema(T, "0.9"), TypeError, "^task_ema: decay must be a real number, got '0.9'")
+row("task_ema", lambda: mtl.task_ema(T, 0.9, start="debias"), ValueError, "^task_ema: start must be one of 'zero', 'first', 'debiased', got 'debias'. Did you mean 'debiased'")
+row("task_ema", lambda: mtl.task_ema(T, 0.9).init(WITH_A_FUNCTION), TypeError, NO_ARRAY.format("task_ema"))
+row("task_ema", lambda: updated(mtl.task_ema(3, 0.9)), ValueError, r"^task_ema: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3")
 row("check_updates", lambda: mtl.check_updates(optax.adam), TypeError, r"^check_updates: transformation must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
 row("check_updates", lambda: updated(mtl.check_updates(mtl.mgda(T))), ValueError, r"^check_updates: params is missing, .*Call tx.update\(task_gradients, state, params\)")
 row("check_updates", lambda: updated(mtl.check_updates(SGD), params=ONES[0]), ValueError, r"^check_updates: updates has shape \(2, 3\), wanted that of its parameter, \(3,\)\. .*grow.*optax.chain\(optax.freeze\(mask\), method, optimizer\)")

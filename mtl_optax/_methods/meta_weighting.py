@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Contract, SolverReport, no_report, report
@@ -14,7 +14,7 @@ from mtl_optax._gram import combine as combine_rows
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.min_norm import min_norm
-from mtl_optax._solvers.simplex import project
+from mtl_optax._solvers.simplex import project_present
 from mtl_optax._tracing import varying_like
 from mtl_optax._trees import hide_leaves, select_tasks, stacked_zeros, zero_absent
 from mtl_optax._unstacked import as_stack
@@ -144,7 +144,7 @@ def meta_weighting(
         if project == "nonneg":
             values = jnp.maximum(values, 0)
         elif project == "simplex":
-            values = _project_on_simplex(values, mask, number)
+            values = project_present(values, mask, number)
         values = jnp.where(mask, values, state.values)
 
         weights = jnp.where(mask, values / number, 0)
@@ -173,12 +173,3 @@ def _checked_query(num_tasks: int, query_gradients: Any | None, support: Any) ->
         "meta_weighting", num_tasks, query_gradients, like, argument="query_gradients"
     )
     return query_gradients
-
-
-def _project_on_simplex(
-    values: Float[Array, " T"], mask: Bool[Array, " T"], number: Float[Array, ""]
-) -> Float[Array, " T"]:
-    """Projects the present tasks' values on those that are not negative and sum to `number`."""
-    # The projection takes no notice of what lies `number` below the largest value.
-    depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
-    return project(jnp.maximum(depths, -number), number)

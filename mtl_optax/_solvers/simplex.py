@@ -63,3 +63,16 @@ def project(values: Float[Array, " T"], total: Any = 1.0) -> Float[Array, " T"]:
     # Optax's projection promotes dtypes: strict JAX forbids it, and x64 mode makes it float64.
     with jax.numpy_dtype_promotion("standard"):
         return optax.projections.projection_simplex(values, total).astype(values.dtype)
+
+
+def project_present(
+    values: Float[Array, " T"], mask: Bool[Array, " T"], total: Any = 1.0
+) -> Float[Array, " T"]:
+    """Projects the present tasks' values on those that are not negative and sum to `total`.
+
+    Values of minus infinity are as good as far ones.
+    """
+    total = jnp.asarray(total, values.dtype)
+    # The projection takes no notice of what lies `total` below the largest value.
+    depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
+    return project(jnp.maximum(depths, -total), total)

@@ -17,6 +17,8 @@ from tests.common import METHODS, Inputs, make, one_step, relative_error, step, 
 P = PartitionSpec
 T = 4
 KINDS = (AxisType.Auto, AxisType.Explicit)
+# What goes by the coordinates and needs a few sums over them.
+SUM_COORDINATES = {"db_mtl", "excess_mtl", "layerwise_adatask", "moco"}
 
 # A leaf cut over all devices as FSDP cuts it, then tensor-parallel ones, both together, and whole.
 SPECS = {
@@ -97,6 +99,7 @@ def transformations():
     yield "guarded", mtl.skip_nonfinite(mtl.mgda(T))
     split = mtl.split_step(T, optax.adam(1e-3), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T), mtl.sum_tasks(T))
+    yield "averages", optax.chain(mtl.task_ema(T, 0.9), mtl.mgda(T))
 
 
 def check_methods():
@@ -143,7 +146,7 @@ def check_methods():
             assert {operation for operation, _ in moved} <= {"all-reduce"}, (*where, moved)
             if name in METHODS:
                 beyond = mtl.method_info(name).reads - {"losses", "coordinates"}
-                assert bool(moved) == bool(beyond or name == "layerwise_adatask"), where
+                assert bool(moved) == bool(beyond or name in SUM_COORDINATES), where
 
 
 def check_diagnostics():

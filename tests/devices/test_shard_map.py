@@ -61,6 +61,7 @@ def options():
     yield "adam by task", optax.chain(rows, by_task, mtl.sum_tasks(T))
     split = mtl.split_step(T, optax.adam(1e-3), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T), mtl.sum_tasks(T))
+    yield "averages", optax.chain(mtl.task_ema(T, 0.9), mtl.mgda(T))
 
 
 OPTIONS = dict(options())

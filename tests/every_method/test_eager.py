@@ -248,6 +248,10 @@ EVERY = {
     "track_conflict many": lambda: steps_of(mtl.track_conflict(MANY), MANY),
     "track_dominance": lambda: steps_of(mtl.track_dominance(FEW), FEW),
     "split_step": lambda: steps_of(mtl.split_step(FEW, optax.adam(1e-3)), FEW),
+    "task_ema": lambda: steps_of(mtl.task_ema(FEW, 0.9), FEW),
+    "task_ema schedule": lambda: steps_of(
+        mtl.task_ema(FEW, optax.linear_schedule(0.1, 0.9, 5), start="first"), FEW
+    ),
     "split_step momentum": lambda: steps_of(
         mtl.split_step(FEW, optax.sgd(1e-3), momentum=0.9), FEW
     ),
