@@ -240,6 +240,104 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.maximum(shares, least)",
         ),
     ],
+    "mtl_optax/_around/task_ema.py": [
+        (
+            "an absent task's average moves",
+            "return select_tasks(mask, following, state)",
+            "return following",
+        ),
+        ("an absent task's row is its average", "if task_mask is None else", "if True else"),
+        (
+            "the first gradient counts as any",
+            "share = jnp.where(state.counts == 0, 1, share)",
+            "share = jnp.where(state.counts == 1, 1, share)",
+        ),
+        (
+            "the bias is that of the step before",
+            "share / jnp.where(totals > 0, totals, 1)",
+            "share / jnp.where(state.totals > 0, state.totals, 1)",
+        ),
+        (
+            "one minus the decay in float32",
+            "jnp.asarray(1 - kept, state.totals.dtype)",
+            "1 - jnp.asarray(kept, state.totals.dtype)",
+        ),
+        (
+            "sums in half precision",
+            "stacked_zeros(num_tasks, params, accumulator)",
+            "stacked_zeros(num_tasks, params, jnp.result_type)",
+        ),
+        (
+            "a start of another name",
+            'check_choice(name, "start", start, get_args(Start))',
+            'check_choice(name, "start", start, [start])',
+        ),
+    ],
+    "mtl_optax/_methods/_averaged.py": [
+        ("averages are not debiased", 'mask, decay, "zero")', 'mask, decay, "debiased")'),
+        ("the object's losses are not asked for", "task_losses = task_gradients.losses", "pass"),
+        ("averages in half precision", "g.astype(accumulator(g))", "g"),
+        ("the losses are not declared", 'else {"task_losses"})', "else ())"),
+        (
+            "weighs the gradients",
+            "method.update(ema.averages, before,",
+            "method.update(rows, before,",
+        ),
+    ],
+    "mtl_optax/_methods/db_mtl.py": [
+        ("the shortest sets the length", "jnp.max(lengths) /", "jnp.min(lengths) /"),
+        (
+            "a loss without a bound is a gradient of zero",
+            "jnp.isfinite(losses)",
+            "~jnp.isnan(losses)",
+        ),
+        (
+            "a negative loss turns its gradient",
+            "jnp.maximum(losses, 0), jnp.nan",
+            "losses, jnp.nan",
+        ),
+        ("the decay does not fall", "/ step ** jnp.asarray(decay_power, step.dtype)", "/ step**0"),
+        ("weights overflow", "jnp.minimum(ratios, float(jnp.finfo(jnp.float32).max))", "ratios"),
+        (
+            "a zero average has a weight",
+            "jnp.where(known, jnp.minimum",
+            "jnp.where(True, jnp.minimum",
+        ),
+    ],
+    "mtl_optax/_methods/moco.py": [
+        ("uphill", "kept - step *", "kept + step *"),
+        ("the squares overflow", "step * (unit * slopes) * unit", "step * slopes * unit**2"),
+        ("no regularisation", "jnp.asarray(rho, gram.dtype)", "jnp.asarray(0.0, gram.dtype)"),
+        ("steps count those without tasks", "jnp.any(mask).astype(jnp.int32)", "1"),
+        ("shares count absent tasks", "number = jnp.sum(mask)", "number = jnp.asarray(num_tasks)"),
+        (
+            "the weights' rate is the averages'",
+            "rate(gamma, gamma_power,",
+            "rate(gamma, beta_power,",
+        ),
+        (
+            "an absent task's value moves",
+            "weights.astype(jnp.float32), state.values)",
+            "weights.astype(jnp.float32), 0)",
+        ),
+    ],
+    "mtl_optax/_methods/excess_mtl.py": [
+        (
+            "the first step moves the weights",
+            "moves = jnp.where(seen, jnp",
+            "moves = jnp.where(True, jnp",
+        ),
+        ("raw risks", "/ jnp.where(seen, state.initial, 1).astype(risks.dtype)", "* 1"),
+        ("sums of squares", "long * jnp.sqrt(1 +", "long * (1 +"),
+        ("the baseline is the last risk", "jnp.where(mask & ~seen, risks", "jnp.where(mask, risks"),
+        (
+            "an absent task's logit moves",
+            "moved - (total - jnp.log(number)), state.logits)",
+            "moved - (total - jnp.log(number)), 0)",
+        ),
+        ("logits grow for ever", "moved - (total - jnp.log(number))", "moved"),
+        ("what is not finite is weighed", "jnp.where(mask & ~sound, jnp.nan, weights)", "weights"),
+    ],
     "mtl_optax/_methods/meta_weighting.py": [
         (
             "query and support are swapped",
@@ -475,6 +573,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("one step beyond the cap", "(loop[2] < max_iterations)", "(loop[2] <= max_iterations)"),
     ],
     "mtl_optax/_solvers/simplex.py": [
+        (
+            "the projection sums to one",
+            "return project(jnp.maximum(depths, -total), total)",
+            "return project(jnp.maximum(depths, -total))",
+        ),
+        ("far values are lost", "jnp.maximum(depths, -total), total)", "depths, total)"),
         (
             "with nobody present nobody is",
             "mask | ~jnp.any(mask)",

@@ -108,9 +108,9 @@ def excess_mtl(
 
     def init_fn(params: optax.Params) -> ExcessMTLState:
         contract.start(params)
-        zeros = (jnp.zeros(num_tasks, jnp.float32) for _ in range(3))
+        zeros = lambda: varying_like(jnp.zeros(num_tasks, jnp.float32), params)
         roots = stacked_zeros(num_tasks, as_real(params), at_least_float32)
-        return ExcessMTLState(*varying_like(tuple(zeros), params), roots)
+        return ExcessMTLState(zeros(), zeros(), zeros(), roots)
 
     def update_fn(
         task_gradients: optax.Updates,

@@ -92,16 +92,16 @@ def test_with_all_tasks_present_one_step_is_exact_in_float64():
 
 def test_its_limit_are_the_weights_of_least_norm():
     """LibMTL's softmax stays within 2e-4 of even ones here."""
+    tx = mtl.moco(3, beta=1.0, beta_power=0.0, gamma=0.05, gamma_power=0.0)
+
+    @jax.jit
+    def settle(matrix):
+        body = lambda state, _: (tx.update(matrix, state, matrix[0])[1], None)
+        return jax.lax.scan(body, tx.init(matrix[0]), length=3000)[0]
+
     rng = np.random.default_rng(0)
     for _ in range(3):
         matrix = rng.normal(size=(3, 5)) + 0.5
-        tx = mtl.moco(3, beta=1.0, beta_power=0.0, gamma=0.05, gamma_power=0.0)
-
-        @jax.jit
-        def settle(matrix, tx=tx):
-            body = lambda state, _: (tx.update(matrix, state, matrix[0])[1], None)
-            return jax.lax.scan(body, tx.init(matrix[0]), length=3000)[0]
-
         w = cp.Variable(3, nonneg=True)
         problem = cp.Problem(cp.Minimize(cp.sum_squares(matrix.T @ w)), [cp.sum(w) == 1])
         problem.solve(solver=cp.CLARABEL)
