@@ -102,6 +102,7 @@ def test_one_constant_gradient_is_its_own_debiased_average_at_any_decay():
     np.testing.assert_allclose(state.totals, 1 - 0.99999**3, rtol=1e-6)
 
 
+@pytest.mark.nans
 def test_an_absent_tasks_average_stands_still_whatever_its_gradient_holds():
     tx = mtl.task_ema(2, 0.5, start="first")
     params = jnp.zeros(2)
@@ -152,6 +153,7 @@ def test_an_object_of_task_gradients_gives_its_stack():
     np.testing.assert_allclose(first(params), [2.5, 3.5], rtol=1e-6)
 
 
+@pytest.mark.nans
 def test_what_is_not_finite_stays_in_its_own_task():
     tx, params = mtl.task_ema(2, 0.5), jnp.zeros(1)
     _, state = tx.update(jnp.array([[1.0], [jnp.inf]]), tx.init(params), params)
@@ -160,6 +162,7 @@ def test_what_is_not_finite_stays_in_its_own_task():
     assert not np.isfinite(rows[1, 0])
 
 
+@pytest.mark.nans
 def test_a_guard_keeps_it_out():
     tx = mtl.skip_nonfinite(optax.chain(mtl.task_ema(2, 0.5), mtl.mean_tasks(2)))
     params = jnp.zeros(1)
