@@ -18,6 +18,7 @@ from importlib import metadata as _metadata
 from mtl_optax._task_gradients.features import mark_features as mark_features
 from mtl_optax._task_gradients.nnx import nnx_value_and_task_grads as nnx_value_and_task_grads
 from mtl_optax._task_gradients.per_task import per_task_value_and_grad as per_task_value_and_grad
+from mtl_optax._task_gradients.sam import sam_value_and_task_grads as sam_value_and_task_grads
 from mtl_optax._task_gradients.stacked import value_and_task_grads as value_and_task_grads
 from mtl_optax._unstacked import TaskGradients as TaskGradients
 

@@ -74,7 +74,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the kind of key is forgotten", "(words, impl=self._kind)", "(words)"),
         ("a cast key is no key", "jnp.asarray(state.key).astype(jnp.uint32)", "state.key"),
-        ("a seed of True", " and not isinstance(key, bool):", ":"),
     ],
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
@@ -267,21 +266,31 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "stacked_zeros(num_tasks, params, accumulator)",
             "stacked_zeros(num_tasks, params, jnp.result_type)",
         ),
-        (
-            "a start of another name",
-            'check_choice(name, "start", start, get_args(Start))',
-            'check_choice(name, "start", start, [start])',
-        ),
     ],
     "mtl_optax/_methods/_averaged.py": [
-        ("averages are not debiased", 'mask, decay, "zero")', 'mask, decay, "debiased")'),
-        ("the object's losses are not asked for", "task_losses = task_gradients.losses", "pass"),
-        ("averages in half precision", "g.astype(accumulator(g))", "g"),
-        ("the losses are not declared", 'else {"task_losses"})', "else ())"),
+        (
+            "averages are debiased",
+            'mask, decay, "zero")',
+            'mask, decay, "debiased")',
+            ("tests/methods/test_db_mtl.py",),
+        ),
+        (
+            "the object's losses are not asked for",
+            "task_losses = task_gradients.losses",
+            "pass",
+            ("tests/methods/test_db_mtl.py",),
+        ),
+        (
+            "averages in half precision",
+            "g.astype(accumulator(g))",
+            "g",
+            ("tests/methods/test_db_mtl.py",),
+        ),
         (
             "weighs the gradients",
             "method.update(ema.averages, before,",
             "method.update(rows, before,",
+            ("tests/methods/test_moco.py",),
         ),
     ],
     "mtl_optax/_methods/db_mtl.py": [
@@ -715,6 +724,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_checks.py": [
+        ("a seed of True", " and not isinstance(key, bool):", ":"),
         (
             "an update of another rank alone is of another shape",
             "        if found != wanted:\n",
@@ -924,6 +934,29 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "keyword arguments are lost",
             "return fun(*full, **kwargs)",
             "return fun(*full)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/sam.py": [
+        ("downhill", "leaf.astype(wide) + factor", "leaf.astype(wide) - factor"),
+        ("a complex gradient leads sideways", "jnp.conj(gradient) if", "gradient if"),
+        ("heads stay where they are", "_moved(heads, up[1], rho)", "heads"),
+        (
+            "heads go by the length of the trunk",
+            "moved = _moved(trunk, up[0], rho), _moved(heads, up[1], rho)",
+            "both = _moved([*trunk, *heads], [*up[0], *up[1]], rho); "
+            "moved = both[: len(trunk)], both[len(trunk) :]",
+        ),
+        ("the flat part is all of it", "jax.tree.map(jnp.subtract, found, gradient)", "found"),
+        ("all tasks draw alike", "fold_in(drawn, jnp.argmax(row))", "fold_in(drawn, 0)"),
+        (
+            "the draw's sign is left to chance",
+            "jnp.sign(jax.lax.psum(slope, summed) if summed else slope)",
+            "jnp.ones_like(slope)",
+        ),
+        (
+            "the draw keeps its own length",
+            "share * sign.astype(length.dtype) * length / jnp",
+            "share * sign.astype(length.dtype) / jnp",
         ),
     ],
     "mtl_optax/_task_gradients/per_task.py": [

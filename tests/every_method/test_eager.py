@@ -212,6 +212,17 @@ EVERY = {
     "value_and_task_grads shared, large": lambda: calls(
         mtl.value_and_task_grads(losses_of, shared=SHARED), LARGE
     ),
+    "sam_value_and_task_grads": lambda: calls(
+        mtl.sam_value_and_task_grads(losses_of, 0.1, shared=SHARED), SMALL
+    ),
+    "sam_value_and_task_grads large": lambda: calls(
+        mtl.sam_value_and_task_grads(losses_of, 0.1), LARGE
+    ),
+    "sam_value_and_task_grads samo": lambda: (
+        lambda index: mtl.sam_value_and_task_grads(losses_of, 0.1, beta=0.5, key=index)(
+            SMALL, BATCHES[index]
+        )
+    ),
     "per_task_value_and_grad": lambda: (
         lambda index: mtl.per_task_value_and_grad(loss_of_one)(
             SMALL, jnp.stack([BATCHES[index]] * FEW)

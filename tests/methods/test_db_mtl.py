@@ -109,6 +109,14 @@ def test_weights_end_where_float32_does_and_the_update_is_finite():
     np.testing.assert_allclose(weights_of(state), [1.0, np.finfo(np.float32).max], rtol=1e-6)
 
 
+def test_averages_of_half_precision_gradients_are_in_float32():
+    gradients = jnp.array([[1.0, 3.0], [2.0, 1.0]], jnp.bfloat16)
+    update, state = first(gradients, jnp.array([3.0, 7.0]))
+    assert update.dtype == jnp.bfloat16
+    wanted = np.array([[1.0, 3.0], [2.0, 1.0]]) / [[3.0], [7.0]] * 0.1
+    np.testing.assert_allclose(state.ema.averages, wanted, rtol=1e-6)
+
+
 def test_losses_at_or_below_zero_count_as_zero():
     for loss in (0.0, -3.0):
         _, state = first(jnp.eye(2), jnp.array([loss, 1.0]), decay=0.0)
