@@ -12,8 +12,8 @@ from mtl_optax import _checks
 from mtl_optax._complex import accumulator, is_complex
 from mtl_optax._gram import norms
 from mtl_optax._task_gradients.calls import as_tuple, check_task_losses, differentiated, split_aux
-from mtl_optax._task_gradients.passes import for_each_row, one_for_each
-from mtl_optax._tracing import varying_axes
+from mtl_optax._task_gradients.passes import for_each_row
+from mtl_optax._tracing import varying_axes, varying_like
 from mtl_optax._trees import Shared, shared_leaves
 
 _Leaves = list[Array]
@@ -146,18 +146,21 @@ def sam_value_and_task_grads(
 
         def gathered(row: Float[Array, " T"]) -> list[Any]:
             """Returns the parts of the gradient of the task of a row, each of trunk and heads."""
-            gradient = pullback(row)
+            of_losses = varying_like(row, losses)
+            gradient = pullback(of_losses)
             up = [[_uphill(g) for g in part] for part in gradient]
             if beta is not None:
                 up[0] = joint(row)
             moved = _moved(trunk, up[0], rho), _moved(heads, up[1], rho)
             _, steep, _ = jax.vjp(losses_of, *moved, has_aux=True)
-            found = steep(row)
+            found = steep(of_losses)
             if beta is not None:
                 return [found]
             return [gradient, jax.tree.map(jnp.subtract, found, gradient)]
 
-        parts = for_each_row(gathered, one_for_each(losses), leaves)
+        # The same on all devices, and so what is drawn for a row.
+        rows = jnp.eye(len(losses), dtype=losses.dtype)
+        parts = for_each_row(gathered, rows, leaves)
         trees = [tree_of(rows, [jnp.sum(h, axis=0) for h in own]) for rows, own in parts]
         return (losses, aux) if has_aux else losses, *trees
 
