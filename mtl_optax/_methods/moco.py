@@ -67,7 +67,8 @@ def moco(
         as `update(task_gradients, state, params)`. Its state holds T × N numbers, the averages
         `y_t`, and its task weights, which sum to one, are of these, not of the gradients. Scale:
         its own; equal gradients tend to `g`, from `β g`. The step of the weights is quadratic in
-        the gradients: long ones move them to a corner, short ones hardly at all.
+        the gradients: long ones move them to a corner, short ones hardly at all. Among the present
+        tasks weights are as they were, scaled to sum to one; even where none had any.
 
     When not to use:
         Where tasks differ in scale: the weights go to the shortest gradient. Where `γ ‖g‖²` is far

@@ -18,6 +18,7 @@ def draws(seed=0):
     sizes = 10 ** rng.uniform(-2, 2, (1, T, 1))
     gradients, losses = rng.normal(size=(STEPS, T, N)) * sizes, rng.uniform(0.1, 3, (STEPS, T))
     masks = rng.random((STEPS, T)) < 0.7
+    gradients[:6, 2] = 0  # A task that has no gradient at first.
     masks[3] = False
     return gradients, losses, masks
 
@@ -45,7 +46,7 @@ def loop(gradients, losses, masks, beta, sigma):
             averages[t] = logs + beta / counts[t] ** sigma * (averages[t] - logs)
         lengths = np.linalg.norm(averages, axis=1)
         for t in np.flatnonzero(present):
-            weights[t] = max(lengths[present]) / lengths[t]
+            weights[t] = max(lengths[present]) / lengths[t] if lengths[t] else 0
             update += weights[t] * averages[t]
         yield update, weights
 

@@ -14,6 +14,7 @@ T, N, STEPS = 4, 6, 20
 
 def project(point):
     """The nearest point of the simplex, by sorting."""
+    point = point - np.max(point)  # Far ones lose no digits.
     ordered = np.sort(point)[::-1]
     shifts = (np.cumsum(ordered) - 1) / np.arange(1, len(point) + 1)
     return np.maximum(point - shifts[np.flatnonzero(ordered > shifts)[-1]], 0)
@@ -51,7 +52,8 @@ def loop(gradients, masks, beta=0.5, beta_power=0.5, gamma=0.1, gamma_power=0.5,
             rates = beta / counts[here] ** beta_power
             averages[here] -= rates[:, None] * (averages[here] - now[here])
             own = averages[here]
-            before = shares[here] / shares[here].sum()
+            total = shares[here].sum()
+            before = shares[here] / total if total else np.full(len(here), 1 / len(here))
             slopes = (own @ own.T + rho * np.eye(len(here))) @ before
             weights[here] = project(before - gamma / steps**gamma_power * slopes)
             shares[here] = len(here) * weights[here]
@@ -91,7 +93,7 @@ def test_with_all_tasks_present_one_step_is_exact_in_float64():
 
 
 def test_its_limit_are_the_weights_of_least_norm():
-    """LibMTL's softmax stays within 2e-4 of even ones here."""
+    """A softmax in the projection's place, as LibMTL has it, stays near even ones."""
     tx = mtl.moco(3, beta=1.0, beta_power=0.0, gamma=0.05, gamma_power=0.0)
 
     @jax.jit
@@ -145,6 +147,15 @@ def test_regularisation_draws_the_weights_to_even_ones():
     for _ in range(3):
         _, state = even.update(gradients, state, gradients[0])
     np.testing.assert_allclose(weights_of(state), [0.5, 0.5], atol=1e-2)
+
+
+def test_tasks_that_had_no_weight_begin_at_even_ones_where_they_are_alone():
+    rows = jnp.diag(jnp.array([1.0, 100.0, 100.0]))
+    tx = mtl.moco(3)
+    _, state = tx.update(rows, tx.init(rows[0]), rows[0])
+    np.testing.assert_array_equal(weights_of(state), [1.0, 0.0, 0.0])
+    _, state = tx.update(rows, state, rows[0], task_mask=jnp.array([False, True, True]))
+    np.testing.assert_allclose(weights_of(state), [0.0, 0.5, 0.5], rtol=1e-5)
 
 
 def test_a_task_that_was_alone_finds_the_others_weights_as_they_were():
