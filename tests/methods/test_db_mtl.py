@@ -124,6 +124,13 @@ def test_losses_at_or_below_zero_count_as_zero():
         np.testing.assert_allclose(state.ema.averages[0], [1e8, 0.0], rtol=1e-6)
 
 
+@pytest.mark.nans
+def test_a_loss_without_a_bound_is_no_gradient_of_zero():
+    update, state = first(jnp.eye(2), jnp.array([jnp.inf, 1.0]))
+    assert np.all(np.isnan(update))
+    assert np.all(np.isfinite(state.ema.averages[1]))
+
+
 def test_heads_pass_and_losses_come_with_an_object():
     shared = {"trunk": True, "heads": False}
     params = {"trunk": jnp.array([1.0, 2.0]), "heads": jnp.ones(2)}
