@@ -76,15 +76,16 @@ def test_the_first_step_is_a_share_of_the_log_losses_gradients_of_one_length():
 
 def first(gradients, losses, **options):
     tx = mtl.db_mtl(len(gradients), **options)
-    return tx.update(gradients, tx.init(gradients[0]), gradients[0], task_losses=losses)
+    update = jax.jit(lambda g, losses: tx.update(g, tx.init(g[0]), g[0], task_losses=losses))
+    return update(gradients, losses)
 
 
 def test_equal_tasks_tend_to_their_sum():
     gradients, losses = jnp.tile(jnp.array([1.0, -2.0]), (3, 1)), 2 * jnp.ones(3)
     tx, params = mtl.db_mtl(3, decay=0.5), jnp.zeros(2)
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(30):
-        updates, state = tx.update(gradients, state, params, task_losses=losses)
+        updates, state = update(gradients, state, params, task_losses=losses)
     np.testing.assert_allclose(updates, 1.5 * gradients[0], rtol=1e-6)
 
 

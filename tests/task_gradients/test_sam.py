@@ -189,7 +189,7 @@ def test_two_updates_of_a_method_add_up_on_shared_parameters():
 def test_a_gradient_of_zeros_takes_no_step():
     losses_of = lambda p: jnp.stack([jnp.sum(p**2), 0.0 * jnp.sum(p)])
     params = jnp.array([3.0, 4.0])
-    _, gradients, flat = mtl.sam_value_and_task_grads(losses_of, 0.5)(params)
+    _, gradients, flat = jax.jit(mtl.sam_value_and_task_grads(losses_of, 0.5))(params)
     np.testing.assert_allclose(flat, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-5)
     np.testing.assert_allclose(gradients, [[6.0, 8.0], [0.0, 0.0]], rtol=1e-6)
 
@@ -198,9 +198,9 @@ def test_a_gradient_of_zeros_takes_no_step():
 def test_the_step_does_not_depend_on_the_scale_of_the_loss(scale):
     losses_of = lambda p: jnp.stack([jnp.sum(p**3), jnp.sum(p**2)])
     params = jnp.array([3.0, 4.0])
-    _, _, flat = mtl.sam_value_and_task_grads(losses_of, 0.5)(params)
+    _, _, flat = jax.jit(mtl.sam_value_and_task_grads(losses_of, 0.5))(params)
     scaled = lambda p: jnp.float32(scale) * losses_of(p)
-    _, _, got = mtl.sam_value_and_task_grads(scaled, 0.5)(params)
+    _, _, got = jax.jit(mtl.sam_value_and_task_grads(scaled, 0.5))(params)
     np.testing.assert_allclose(got / scale, flat, rtol=1e-4)
 
 
@@ -209,8 +209,9 @@ def test_complex_parameters_go_uphill_as_real_pairs_do():
     of_parts = lambda a, b: jnp.stack([jnp.sum(a**3 - 2 * a * b), jnp.sum(a * b**2 + b)])
     params = jnp.array([1.0 + 2.0j, -0.5 + 1.0j], jnp.complex64)
     pair = (jnp.real(params), jnp.imag(params))
-    losses, *parts = mtl.sam_value_and_task_grads(lambda z: of_parts(z.real, z.imag), RHO)(params)
-    wanted, *others = mtl.sam_value_and_task_grads(lambda p: of_parts(*p), RHO)(pair)
+    uphill = lambda losses_of: jax.jit(mtl.sam_value_and_task_grads(losses_of, RHO))
+    losses, *parts = uphill(lambda z: of_parts(z.real, z.imag))(params)
+    wanted, *others = uphill(lambda p: of_parts(*p))(pair)
     np.testing.assert_allclose(losses, wanted, rtol=1e-6)
     for found, (real, imaginary) in zip(parts, others, strict=True):
         np.testing.assert_allclose(found, real - 1j * imaginary, rtol=1e-4, atol=1e-5)
@@ -222,7 +223,7 @@ def test_complex_parameters_go_uphill_as_real_pairs_do():
 def test_low_precision_parameters_keep_their_dtype():
     params = jnp.array([1.0, 2.0], jnp.bfloat16)
     losses_of = lambda p: jnp.stack([jnp.sum(p**2), jnp.sum(p**3)])
-    _, gradients, flat = mtl.sam_value_and_task_grads(losses_of, 0.5)(params)
+    _, gradients, flat = jax.jit(mtl.sam_value_and_task_grads(losses_of, 0.5))(params)
     assert gradients.dtype == flat.dtype == jnp.bfloat16
     assert np.all(np.isfinite(np.asarray(flat, np.float32)))
     _, steep = samo(losses_of)(params, 0.5, jax.random.key(0))
