@@ -18,6 +18,7 @@ from importlib import metadata as _metadata
 from mtl_optax._task_gradients.features import mark_features as mark_features
 from mtl_optax._task_gradients.nnx import nnx_value_and_task_grads as nnx_value_and_task_grads
 from mtl_optax._task_gradients.per_task import per_task_value_and_grad as per_task_value_and_grad
+from mtl_optax._task_gradients.sam import sam_value_and_task_grads as sam_value_and_task_grads
 from mtl_optax._task_gradients.stacked import value_and_task_grads as value_and_task_grads
 from mtl_optax._unstacked import TaskGradients as TaskGradients
 
@@ -71,12 +72,15 @@ from mtl_optax._methods.two_batches import sdmgrad as sdmgrad
 
 # Methods that read the gradients coordinate by coordinate.
 from mtl_optax._methods.adatask import adatask as adatask
+from mtl_optax._methods.db_mtl import db_mtl as db_mtl
+from mtl_optax._methods.excess_mtl import excess_mtl as excess_mtl
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
+from mtl_optax._methods.moco import moco as moco
 from mtl_optax._methods.trimmed_mean import trimmed_mean as trimmed_mean
 
-# Around a method: weights by layers, kept or averaged over steps, one optimiser per task, shared
-# parameters and heads, guards, micro-batches.
+# Around a method: weights by layers, kept or averaged over steps, averaged gradients, one optimiser
+# per task, shared parameters and heads, guards, micro-batches.
 from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
 from mtl_optax._around.by_group import by_group as by_group
 from mtl_optax._around.check_updates import check_updates as check_updates
@@ -86,6 +90,7 @@ from mtl_optax._around.on_shared import on_shared as on_shared
 from mtl_optax._around.per_task import per_task as per_task
 from mtl_optax._around.guard import skip_nonfinite as skip_nonfinite
 from mtl_optax._around.split_step import split_step as split_step
+from mtl_optax._around.task_ema import task_ema as task_ema
 
 # Diagnostics: conflict, dominance, numbers to log, and figures for results.
 from mtl_optax import metrics as metrics

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from mtl_optax._precision import at_least_float32
 
@@ -155,6 +155,20 @@ def check_preference(method: str, value: Any, num_tasks: int) -> Float[Array, " 
     if not isinstance(value, jax.Array) and not np.any(np.asarray(value)):
         raise ValueError(f"{method}: preference must not be all zeros, got {value!r}.")
     return array
+
+
+def check_key(method: str, key: Any) -> Key[Array, ""]:
+    """Returns a typed key from an integer seed or from a typed key, or raises."""
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return key
+        if key.ndim == 0:  # optax.inject_hyperparams turns an integer seed into a float array.
+            return jax.random.key(key.astype(jnp.uint32))
+    elif isinstance(key, numbers.Integral) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    raise TypeError(
+        f"{method}: key must be an int seed or a typed key from jax.random.key(seed), got {key!r}."
+    )
 
 
 def check_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:

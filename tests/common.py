@@ -15,6 +15,9 @@ import mtl_optax as mtl
 
 METHODS = mtl.list_methods()
 LINEAR = [name for name in METHODS if "linear" in mtl.method_info(name).properties]
+# Their weights, in the state as those of linear methods, are of averages of the task gradients.
+AVERAGED = [name for name in METHODS if "averaged" in mtl.method_info(name).properties]
+WEIGHTED = LINEAR + AVERAGED
 
 
 def with_property(name: str) -> list[str]:

@@ -74,7 +74,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the kind of key is forgotten", "(words, impl=self._kind)", "(words)"),
         ("a cast key is no key", "jnp.asarray(state.key).astype(jnp.uint32)", "state.key"),
-        ("a seed of True", " and not isinstance(key, bool):", ":"),
     ],
     "mtl_optax/_methods/adatask.py": [
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
@@ -239,6 +238,114 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.maximum(shares, jnp.sqrt(least))",
             "jnp.maximum(shares, least)",
         ),
+    ],
+    "mtl_optax/_around/task_ema.py": [
+        (
+            "an absent task's average moves",
+            "return select_tasks(mask, following, state)",
+            "return following",
+        ),
+        ("an absent task's row is its average", "if task_mask is None else", "if True else"),
+        (
+            "the first gradient counts as any",
+            "share = jnp.where(state.counts == 0, 1, share)",
+            "share = jnp.where(state.counts == 1, 1, share)",
+        ),
+        (
+            "the bias is that of the step before",
+            "share / jnp.where(totals > 0, totals, 1)",
+            "share / jnp.where(state.totals > 0, state.totals, 1)",
+        ),
+        (
+            "one minus the decay in float32",
+            "jnp.asarray(1 - kept, state.totals.dtype)",
+            "1 - jnp.asarray(kept, state.totals.dtype)",
+        ),
+        (
+            "sums in half precision",
+            "stacked_zeros(num_tasks, params, accumulator)",
+            "stacked_zeros(num_tasks, params, jnp.result_type)",
+        ),
+    ],
+    "mtl_optax/_methods/_averaged.py": [
+        (
+            "averages are debiased",
+            'mask, decay, "zero")',
+            'mask, decay, "debiased")',
+            ("tests/methods/test_db_mtl.py",),
+        ),
+        (
+            "the object's losses are not asked for",
+            "task_losses = task_gradients.losses",
+            "pass",
+            ("tests/methods/test_db_mtl.py",),
+        ),
+        (
+            "averages in half precision",
+            "g.astype(accumulator(g))",
+            "g",
+            ("tests/methods/test_db_mtl.py",),
+        ),
+        (
+            "weighs the gradients",
+            "method.update(ema.averages, before,",
+            "method.update(rows, before,",
+            ("tests/methods/test_moco.py",),
+        ),
+    ],
+    "mtl_optax/_methods/db_mtl.py": [
+        ("the shortest sets the length", "jnp.max(lengths) /", "jnp.min(lengths) /"),
+        (
+            "a loss without a bound is a gradient of zero",
+            "jnp.isfinite(losses)",
+            "~jnp.isnan(losses)",
+        ),
+        (
+            "a negative loss turns its gradient",
+            "jnp.maximum(losses, 0), jnp.nan",
+            "losses, jnp.nan",
+        ),
+        ("the decay does not fall", "/ step ** jnp.asarray(decay_power, step.dtype)", "/ step**0"),
+        ("weights overflow", "jnp.minimum(ratios, float(jnp.finfo(jnp.float32).max))", "ratios"),
+        (
+            "a zero average has a weight",
+            "jnp.where(known, jnp.minimum",
+            "jnp.where(True, jnp.minimum",
+        ),
+    ],
+    "mtl_optax/_methods/moco.py": [
+        ("uphill", "kept - step *", "kept + step *"),
+        ("the squares overflow", "step * (unit * slopes) * unit", "step * slopes * unit**2"),
+        ("no regularisation", "jnp.asarray(rho, gram.dtype)", "jnp.asarray(0.0, gram.dtype)"),
+        ("steps count those without tasks", "jnp.any(mask).astype(jnp.int32)", "1"),
+        ("shares count absent tasks", "number = jnp.sum(mask)", "number = jnp.asarray(num_tasks)"),
+        (
+            "the weights' rate is the averages'",
+            "rate(gamma, gamma_power,",
+            "rate(gamma, beta_power,",
+        ),
+        (
+            "an absent task's value moves",
+            "weights.astype(jnp.float32), state.values)",
+            "weights.astype(jnp.float32), 0)",
+        ),
+    ],
+    "mtl_optax/_methods/excess_mtl.py": [
+        (
+            "the first step moves the weights",
+            "moves = jnp.where(seen, jnp",
+            "moves = jnp.where(True, jnp",
+        ),
+        ("raw risks", "/ jnp.where(seen, state.initial, 1).astype(risks.dtype)", "* 1"),
+        ("sums of squares", "long * jnp.sqrt(1 +", "long * (1 +"),
+        ("the baseline is the last risk", "jnp.where(mask & ~seen, risks", "jnp.where(mask, risks"),
+        (
+            "an absent task's logit moves",
+            "moved - (total - jnp.log(number)), state.logits)",
+            "moved - (total - jnp.log(number)), 0)",
+        ),
+        ("logits grow for ever", "moved - (total - jnp.log(number))", "moved"),
+        ("what is not finite is weighed", "jnp.where(mask & ~sound, jnp.nan, weights)", "weights"),
     ],
     "mtl_optax/_methods/meta_weighting.py": [
         (
@@ -476,6 +583,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_solvers/simplex.py": [
         (
+            "the projection sums to one",
+            "return project(jnp.maximum(depths, -total), total)",
+            "return project(jnp.maximum(depths, -total))",
+        ),
+        ("far values are lost", "jnp.maximum(depths, -total), total)", "depths, total)"),
+        (
             "with nobody present nobody is",
             "mask | ~jnp.any(mask)",
             "mask",
@@ -611,6 +724,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_checks.py": [
+        ("a seed of True", " and not isinstance(key, bool):", ":"),
         (
             "an update of another rank alone is of another shape",
             "        if found != wanted:\n",
@@ -820,6 +934,29 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "keyword arguments are lost",
             "return fun(*full, **kwargs)",
             "return fun(*full)",
+        ),
+    ],
+    "mtl_optax/_task_gradients/sam.py": [
+        ("downhill", "leaf.astype(wide) + factor", "leaf.astype(wide) - factor"),
+        ("a complex gradient leads sideways", "jnp.conj(gradient) if", "gradient if"),
+        ("heads stay where they are", "_moved(heads, up[1], rho)", "heads"),
+        (
+            "heads go by the length of the trunk",
+            "moved = _moved(trunk, up[0], rho), _moved(heads, up[1], rho)",
+            "both = _moved([*trunk, *heads], [*up[0], *up[1]], rho); "
+            "moved = both[: len(trunk)], both[len(trunk) :]",
+        ),
+        ("the flat part is all of it", "jax.tree.map(jnp.subtract, found, gradient)", "found"),
+        ("all tasks draw alike", "fold_in(drawn, jnp.argmax(row))", "fold_in(drawn, 0)"),
+        (
+            "the draw's sign is left to chance",
+            "jnp.sign(jax.lax.psum(slope, summed) if summed else slope)",
+            "jnp.ones_like(slope)",
+        ),
+        (
+            "the draw keeps its own length",
+            "share * sign.astype(length.dtype) * length / jnp",
+            "share * sign.astype(length.dtype) / jnp",
         ),
     ],
     "mtl_optax/_task_gradients/per_task.py": [

@@ -119,6 +119,18 @@ row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: 
 row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b), has_aux=True)(ONES[0], ONES), TypeError, r"^per_task_value_and_grad: with has_aux=True the function must return the pair")
 row("per_task_value_and_grad", lambda: mtl.per_task_value_and_grad(lambda w, b: jnp.sum(w * b))(ONES[0], 1.0), ValueError, "^per_task_value_and_grad: argument 1 is a scalar; every task batch must be stacked")
 
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(3, 0.1), TypeError, "^sam_value_and_task_grads: fun must be a function, got 3")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, -0.1), ValueError, r"^sam_value_and_task_grads: rho must lie in \[0, inf\), got -0.1")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, beta=1.5, key=0), ValueError, r"^sam_value_and_task_grads: beta must lie in \[0, 1\], got 1.5")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, beta=0.5), ValueError, "^sam_value_and_task_grads: key is missing, and beta draws directions.*fold_in")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, key=0), ValueError, "^sam_value_and_task_grads: key only means something with beta")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, beta=0.5, key="seed"), TypeError, "^sam_value_and_task_grads: key must be an int seed or a typed key.*got 'seed'")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, argnums="params"), TypeError, "^sam_value_and_task_grads: argnums must be an int or several, got 'params'")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1)(INTEGERS), TypeError, "^sam_value_and_task_grads: params has dtype int32; gradients need floating or complex")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(jnp.sum, 0.1)(ONES), ValueError, r"^sam_value_and_task_grads: the function must return one loss per task, .*got shape \(\).*jnp.stack")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, has_aux=True)(ONES), TypeError, r"^sam_value_and_task_grads: with has_aux=True the function must return the pair \(losses, aux\)")
+row("sam_value_and_task_grads", lambda: mtl.sam_value_and_task_grads(losses_of, 0.1, shared={"b": True})({"a": ONES}), ValueError, "^sam_value_and_task_grads: shared must be a tree of booleans with the structure of params")
+
 # Task gradients that are not stacked.
 for _name in ("value_and_task_grads", "per_task_value_and_grad", "nnx_value_and_task_grads"):
     _of = getattr(mtl, _name)
@@ -163,6 +175,12 @@ row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), True, heads="weigthed"), Val
 row("on_shared", lambda: mtl.on_shared(mtl.mgda(T), {"a": False}).init({"a": ONES}), ValueError, r"^on_shared: shared selects no leaf of params \(params\['a'\]\).*jax.tree_util.keystr")
 row("on_shared", lambda: mtl.on_shared(mtl.graddrop(T), {"a": True, "b": False}, heads="weighted").init({"a": ONES, "b": ONES}), ValueError, '^on_shared: heads="weighted" needs a method that weights tasks.*Use heads="unweighted"')
 
+row("task_ema", lambda: mtl.task_ema("2", 0.9), TypeError, "^task_ema: num_tasks must be a Python int, got '2'")
+row("task_ema", lambda: mtl.task_ema(T, 1.0), ValueError, r"^task_ema: decay must lie in \[0, 1\), got 1.0")
+row("task_ema", lambda: mtl.task_ema(T, "0.9"), TypeError, "^task_ema: decay must be a real number, got '0.9'")
+row("task_ema", lambda: mtl.task_ema(T, 0.9, start="debias"), ValueError, "^task_ema: start must be one of 'zero', 'first', 'debiased', got 'debias'. Did you mean 'debiased'")
+row("task_ema", lambda: mtl.task_ema(T, 0.9).init(WITH_A_FUNCTION), TypeError, NO_ARRAY.format("task_ema"))
+row("task_ema", lambda: updated(mtl.task_ema(3, 0.9)), ValueError, r"^task_ema: task_gradients has shape \(2, 3\), wanted a leading axis of num_tasks=3")
 row("check_updates", lambda: mtl.check_updates(optax.adam), TypeError, r"^check_updates: transformation must be an optax.GradientTransformation such as optax.adam\(1e-3\), got <fun")
 row("check_updates", lambda: updated(mtl.check_updates(mtl.mgda(T))), ValueError, r"^check_updates: params is missing, .*Call tx.update\(task_gradients, state, params\)")
 row("check_updates", lambda: updated(mtl.check_updates(SGD), params=ONES[0]), ValueError, r"^check_updates: updates has shape \(2, 3\), wanted that of its parameter, \(3,\)\. .*grow.*optax.chain\(optax.freeze\(mask\), method, optimizer\)")

@@ -1,11 +1,12 @@
 """Random keys of methods that draw, kept in their states as plain arrays."""
 
-import numbers
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, UInt32
+
+from mtl_optax._checks import check_key
 
 
 class RandomState(NamedTuple):
@@ -23,7 +24,7 @@ class Draws:
     """The states of a method that draws, from the key that its factory was given."""
 
     def __init__(self, method: str, key: Any) -> None:
-        key = as_key(method, key)
+        key = check_key(method, key)
         self._words, self._kind = jax.random.key_data(key), jax.random.key_impl(key)
 
     def init(self) -> RandomState:
@@ -36,20 +37,6 @@ class Draws:
         words = jnp.asarray(state.key).astype(jnp.uint32)
         following, now = jax.random.split(jax.random.wrap_key_data(words, impl=self._kind))
         return RandomState(jax.random.key_data(following)), now
-
-
-def as_key(method: str, key: Any) -> Key[Array, ""]:
-    """Returns a typed key from an integer seed or from a typed key."""
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            return key
-        if key.ndim == 0:  # optax.inject_hyperparams turns an integer seed into a float array.
-            return jax.random.key(key.astype(jnp.uint32))
-    elif isinstance(key, numbers.Integral) and not isinstance(key, bool):
-        return jax.random.key(int(key))
-    raise TypeError(
-        f"{method}: key must be an int seed or a typed key from jax.random.key(seed), got {key!r}."
-    )
 
 
 def random_orders(key: Key[Array, ""], num_tasks: int) -> Int[Array, "T T"]:

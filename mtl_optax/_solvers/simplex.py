@@ -70,9 +70,12 @@ def project_present(
 ) -> Float[Array, " T"]:
     """Projects the present tasks' values on those that are not negative and sum to `total`.
 
+    Values of minus infinity are as good as far ones.
+
     Returns:
         `(T,)`, zero for absent tasks.
     """
+    total = jnp.asarray(total, values.dtype)
     # The projection takes no notice of what lies `total` below the largest value.
     depths = jnp.where(mask, values - jnp.max(jnp.where(mask, values, -jnp.inf)), -jnp.inf)
     return jnp.where(mask, project(jnp.maximum(depths, -total), total), 0)

@@ -17,6 +17,8 @@ from tests.common import METHODS, Inputs, make, one_step, relative_error, step, 
 P = PartitionSpec
 T = 4
 KINDS = (AxisType.Auto, AxisType.Explicit)
+# What goes by the coordinates and needs a few sums over them.
+SUM_COORDINATES = {"db_mtl", "excess_mtl", "layerwise_adatask", "moco"}
 
 # A leaf cut over all devices as FSDP cuts it, then tensor-parallel ones, both together, and whole.
 SPECS = {
@@ -85,7 +87,8 @@ def draw_inputs():
 def transformations():
     """Every method, and what goes around methods."""
     for name in METHODS:
-        yield name, make(name, T)
+        # MoCo's weights move by gamma times squares of gradients, 350 here, and so do their digits.
+        yield name, make(name, T, **({"gamma": 1e-3} if name == "moco" else {}))
     # With a small eps its first steps are ±1, and those of several tasks can cancel to rounding.
     by_task = mtl.per_task(T, optax.scale_by_adam(eps=1.0))
     rows = mtl.pcgrad(T, combine=False)
@@ -97,6 +100,7 @@ def transformations():
     yield "guarded", mtl.skip_nonfinite(mtl.mgda(T))
     split = mtl.split_step(T, optax.adam(1e-3), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T), mtl.sum_tasks(T))
+    yield "averages", optax.chain(mtl.task_ema(T, 0.9), mtl.mgda(T))
 
 
 def check_methods():
@@ -143,7 +147,7 @@ def check_methods():
             assert {operation for operation, _ in moved} <= {"all-reduce"}, (*where, moved)
             if name in METHODS:
                 beyond = mtl.method_info(name).reads - {"losses", "coordinates"}
-                assert bool(moved) == bool(beyond or name == "layerwise_adatask"), where
+                assert bool(moved) == bool(beyond or name in SUM_COORDINATES), where
 
 
 def check_diagnostics():

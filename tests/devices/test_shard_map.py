@@ -62,6 +62,7 @@ def options():
     yield "adam by task", optax.chain(rows, by_task, mtl.sum_tasks(T))
     split = mtl.split_step(T, optax.adam(1e-3), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T), mtl.sum_tasks(T))
+    yield "averages", optax.chain(mtl.task_ema(T, 0.9), mtl.mgda(T))
 
 
 OPTIONS = dict(options())
@@ -133,6 +134,22 @@ def test_ways_without_a_stack(name, parameters, data):
     trace(steps, params(), batch()) if "varying" in (parameters, data) else trace(
         lambda: steps(params(), batch()), replicated=True
     )
+
+
+@pytest.mark.parametrize("data", ["varying", "replicated"])
+@pytest.mark.parametrize("options", [{}, {"beta": 0.5, "key": 0}], ids=["f-mtl", "samo"])
+def test_task_gradients_uphill_have_the_type_of_the_parameters(options, data):
+    def both(p, d):
+        of, gradients = d if data == "varying" else batch(), []
+        for at in (p, params()):
+            gather = mtl.sam_value_and_task_grads(losses_of, 0.1, shared=SHARED, **options)
+            _, *found = gather(at, of)
+            for part in found:
+                assert jax.tree.map(varying_axes, part) == jax.tree.map(varying_axes, at)
+            gradients.append(varying_like(found, p))
+        return gradients
+
+    trace(both, params(), batch())
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import mtl_optax as mtl
-from tests.common import METHODS, inputs, make, step, weights_of
+from tests.common import METHODS, WEIGHTED, inputs, make, step, weights_of
 
 T = 3
 
@@ -193,7 +193,7 @@ def is_method(node):
 def test_task_weights_of_every_method(name):
     given = inputs(T)
     _, state = step(tx := make(name, T), tx.init(given.params), given)
-    if mtl.method_info(name).has_task_weights:
+    if name in WEIGHTED:
         np.testing.assert_array_equal(mtl.task_weights(state), state.weights)
     else:
         with pytest.raises(ValueError, match="task_weights: state holds no task weights, got"):

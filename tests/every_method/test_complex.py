@@ -71,6 +71,7 @@ def transformations():
     yield "conflict", optax.chain(mtl.track_conflict(T), mtl.sum_tasks(T))
     split = mtl.split_step(T, optax.trace(0.9), momentum=0.9)
     yield "split step", optax.chain(split, mtl.track_dominance(T))
+    yield "averages", optax.chain(mtl.task_ema(T, 0.9), mtl.mgda(T))
 
 
 TRANSFORMATIONS = dict(transformations())

@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 import mtl_optax as mtl
 from tests.common import (
-    LINEAR,
+    AVERAGED,
     METHODS,
+    WEIGHTED,
     flat,
     inputs,
     make,
@@ -28,7 +29,7 @@ from tests.common import (
 
 T = 5  # No parameter has an axis of five, so that axes of five are those of tasks.
 every_method = pytest.mark.parametrize("name", METHODS)
-linear_method = pytest.mark.parametrize("name", LINEAR)
+weighted_method = pytest.mark.parametrize("name", WEIGHTED)
 DETERMINISTIC = [n for n in METHODS if "deterministic" in mtl.method_info(n).properties]
 
 
@@ -108,7 +109,7 @@ def test_a_donated_state_can_be_made_anew(name):
     donating(state, given)
 
 
-@linear_method
+@weighted_method
 def test_weights_in_the_state_give_the_update(name):
     tx, plain, *_ = steps(name)
     state = tx.init(inputs(T).params)
@@ -118,11 +119,14 @@ def test_weights_in_the_state_give_the_update(name):
         weights = optax.tree_utils.tree_get(state, "weights")
         assert weights.shape == (T,)
         assert weights.dtype == jnp.float32
-        wanted = flat(mtl.combine(weights, given.gradients))
+        rows = given.gradients
+        if name in AVERAGED:
+            rows = optax.tree_utils.tree_get(state, "averages")
+        wanted = flat(mtl.combine(weights, rows))
         np.testing.assert_allclose(flat(updates), wanted, rtol=1e-6, atol=1e-6)
 
 
-@linear_method
+@weighted_method
 def test_combine_false_returns_rows_that_sum_to_the_update(name):
     given = inputs(T)
     rows, _ = first_of(make(name, T, combine=False), given)
@@ -343,15 +347,15 @@ def test_an_absent_tasks_state_stands_still(name):
     _, state = first_update(name, given)
     mask = jnp.array([True, False, True, True, True])
     _, after = steps(name).masked(state, spoil(given, 1), mask)
-    linear = name in LINEAR
-    state, after = (state[1:], after[1:]) if linear else (state, after)  # Without `weights`.
+    weighted = name in WEIGHTED
+    state, after = (state[1:], after[1:]) if weighted else (state, after)  # Without `weights`.
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         if old.ndim and old.shape[0] == T:
             np.testing.assert_array_equal(old[1], new[1])
 
 
 @pytest.mark.nans
-@linear_method
+@weighted_method
 def test_an_absent_task_has_no_weight_and_none_present_gives_zero(name):
     (tx, _, masked, _), given = steps(name), inputs(T)
     fresh = tx.init(given.params)
@@ -463,7 +467,7 @@ def test_float64(name):
         given = inputs(T, dtype=jnp.float64)
         updates, state = first_update(name, given)
         assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(updates))
-        if name in LINEAR:
+        if name in WEIGHTED:
             assert weights_of(state).dtype == np.float32
         again, _ = first_update(name, given._replace(losses=given.losses.astype(float)))
         assert relative_error(flat(again), flat(updates)) < 1e-6

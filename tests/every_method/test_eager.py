@@ -227,6 +227,17 @@ EVERY = {
     "value_and_task_grads shared, large": lambda: calls(
         mtl.value_and_task_grads(losses_of, shared=SHARED), LARGE
     ),
+    "sam_value_and_task_grads": lambda: calls(
+        mtl.sam_value_and_task_grads(losses_of, 0.1, shared=SHARED), SMALL
+    ),
+    "sam_value_and_task_grads large": lambda: calls(
+        mtl.sam_value_and_task_grads(losses_of, 0.1), LARGE
+    ),
+    "sam_value_and_task_grads samo": lambda: (
+        lambda index: mtl.sam_value_and_task_grads(losses_of, 0.1, beta=0.5, key=index)(
+            SMALL, BATCHES[index]
+        )
+    ),
     "per_task_value_and_grad": lambda: (
         lambda index: mtl.per_task_value_and_grad(loss_of_one)(
             SMALL, jnp.stack([BATCHES[index]] * FEW)
@@ -263,6 +274,10 @@ EVERY = {
     "track_conflict many": lambda: steps_of(mtl.track_conflict(MANY), MANY),
     "track_dominance": lambda: steps_of(mtl.track_dominance(FEW), FEW),
     "split_step": lambda: steps_of(mtl.split_step(FEW, optax.adam(1e-3)), FEW),
+    "task_ema": lambda: steps_of(mtl.task_ema(FEW, 0.9), FEW),
+    "task_ema schedule": lambda: steps_of(
+        mtl.task_ema(FEW, optax.linear_schedule(0.1, 0.9, 5), start="first"), FEW
+    ),
     "split_step momentum": lambda: steps_of(
         mtl.split_step(FEW, optax.sgd(1e-3), momentum=0.9), FEW
     ),
