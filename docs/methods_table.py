@@ -19,8 +19,33 @@ def cited(source: str) -> str:
     return f"[{paper}](https{address})" if address else ""
 
 
+# What a user has to have at hand, and what the kinds of evidence are called in a table's row.
+GROUPS: dict[str, frozenset[str]] = {
+    "nothing": frozenset(),
+    "losses": frozenset({"losses", "next_losses"}),
+    "inner products of the task gradients": frozenset({"gram"}),
+    "inner products or norms, and losses": frozenset({"gram", "norms", "losses"}),
+    "a second batch": frozenset({"cross", "query gradients"}),
+    "the gradients, coordinate by coordinate": frozenset({"coordinates", "losses"}),
+}
+
+
+def in_groups() -> str:
+    """Returns the README's table of methods in Markdown: a row for each kind of evidence."""
+    lines = ["| they read | a step costs | methods |", "|---|---|---|"]
+    left = mtl.list_methods()
+    for title, reads in GROUPS.items():
+        names = [name for name in left if mtl.method_info(name).reads <= reads]
+        left = [name for name in left if name not in names]
+        costs = {mtl.method_info(name).cost.partition(",")[0]: None for name in names}
+        listed = ", ".join(f"`{name}`" for name in names)
+        lines.append(f"| {title} | {' or '.join(costs)} | {listed} |")
+    assert not left, f"no group of docs/methods_table.py has {left}"
+    return "\n".join(lines) + "\n"
+
+
 def what_they_do() -> str:
-    """Returns the README's table of methods in Markdown."""
+    """Returns the site's table of methods in Markdown."""
     lines = [
         "| method | what it does | reads | scale | cost |",
         "|---|---|---|---|---|",
@@ -45,13 +70,16 @@ def when_not(name: str) -> str:
 
 def when_not_to_use_them() -> str:
     """Returns the table of `docs/which-method.md` in Markdown."""
-    lines = ["| method | when not to use it |", "|---|---|"]
-    lines += [f"| `{name}` | {when_not(name)} |" for name in mtl.list_methods()]
+    lines = ["| method | what it does, and when not to use it | scale |", "|---|---|---|"]
+    for name in mtl.list_methods():
+        info = mtl.method_info(name)
+        paper = f" ({cited(info.source)})" if cited(info.source) else ""
+        lines.append(f"| `{name}` | {info.summary}{paper} *Not:* {when_not(name)} | {info.scale} |")
     return "\n".join(lines) + "\n"
 
 
 TABLES: dict[pathlib.Path, Callable[[], str]] = {
-    ROOT / "README.md": what_they_do,
+    ROOT / "README.md": in_groups,
     ROOT / "docs" / "which-method.md": when_not_to_use_them,
 }
 

@@ -136,7 +136,12 @@ def run(name: str, num_tasks: int) -> Run:
 
     def step(state: Any, task_losses: Float[Array, " T"]) -> tuple[Any, Any]:
         rows, state = method.update(
-            gradients, state, params, task_losses=task_losses, query_gradients=query
+            gradients,
+            state,
+            params,
+            task_losses=task_losses,
+            next_losses=task_losses,
+            query_gradients=query,
         )
         weights = state.weights if "linear" in info.properties else None
         return state, (rows, weights)

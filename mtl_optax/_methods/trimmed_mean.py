@@ -23,7 +23,9 @@ from mtl_optax._unstacked import as_stack
     scale="mean",
     properties=frozenset({"deterministic", "equivariant", "one task", "homogeneous"}),
 )
-def trimmed_mean(num_tasks: int, *, trim: int = 1) -> optax.GradientTransformationExtraArgs:
+def trimmed_mean(
+    num_tasks: int, *, trim: int = 1, combine: bool = True
+) -> optax.GradientTransformationExtraArgs:
     """Averages each coordinate over the tasks, without the `k` largest and `k` smallest entries.
 
     It is robust aggregation: up to `k` gradients may be anything. With `k = (T - 1) / 2` it is the
@@ -32,6 +34,9 @@ def trimmed_mean(num_tasks: int, *, trim: int = 1) -> optax.GradientTransformati
     Args:
         num_tasks: the number T of tasks.
         trim: k, at least 0. Of `n` present tasks at most `(n - 1) / 2` are left out on each side.
+
+        combine: if False, return each task's part of the update, leaves `(T, *p.shape)`, with zeros
+            where its entry is left out.
 
     Returns:
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
@@ -77,25 +82,27 @@ def trimmed_mean(num_tasks: int, *, trim: int = 1) -> optax.GradientTransformati
         mask = _checks.check_mask("trimmed_mean", num_tasks, task_mask)
         number = jnp.sum(mask).astype(jnp.int32)
         cut = jnp.minimum(jnp.asarray(trim, jnp.int32), jnp.maximum(number - 1, 0) // 2)
-        average = lambda leaf: _average(leaf, mask, number, cut)
-        averages = jax.tree.map(average, as_real(task_gradients))
-        return as_given(averages, task_gradients), state
+        kept = jax.tree.map(lambda g: _kept(g, mask, number, cut), as_real(task_gradients))
+        if combine:
+            kept = jax.tree.map(lambda rows: jnp.sum(rows, axis=0), kept)
+        kept = jax.tree.map(lambda k, g: k.astype(g.dtype), kept, as_real(task_gradients))
+        return as_given(kept, task_gradients), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _average(
+def _kept(
     leaf: Float[Array, "T ..."],
     mask: Bool[Array, " T"],
     number: Int[Array, ""],
     cut: Int[Array, ""],
-) -> Float[Array, "..."]:
+) -> Float[Array, "T ..."]:
+    """Returns the entries that count, over their number, in float32 or better."""
     rows = leaf.astype(at_least_float32(leaf))
     present = along_tasks(mask, rows)
-    finite = jnp.all(jnp.isfinite(rows) | ~present, axis=0)
-    ordered = jnp.sort(jnp.where(present, rows, jnp.inf), axis=0)
-    places = jnp.arange(len(leaf), dtype=jnp.int32)
-    kept = (places >= cut) & (places < number - cut)
+    finite = jnp.all(jnp.isfinite(rows) | ~present, axis=0, keepdims=True)
+    order = jnp.argsort(jnp.where(present, rows, jnp.inf), axis=0)
+    ranks = jnp.argsort(order, axis=0)
     count = jnp.maximum(number - 2 * cut, 1).astype(rows.dtype)
-    mean = jnp.sum(jnp.where(along_tasks(kept, rows), ordered / count, 0), axis=0)
-    return jnp.where(finite, mean, jnp.nan).astype(leaf.dtype)
+    kept = jnp.where((ranks >= cut) & (ranks < number - cut), rows / count, 0)
+    return jnp.where(finite, kept, jnp.nan)
