@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks.command import Command
 from benchmarks.errors import InterruptedRunError, UserError
+from benchmarks.grid import grid_of
 from benchmarks.show.command import Report
 from benchmarks.show.listing import method_list, suite_list
 from benchmarks.speed.command import Speed
@@ -41,6 +42,11 @@ class _Sweep:
     """Train one method with several values of one number; see sweep --help."""
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Find the best fixed weights of a suite's tasks; see grid --help."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     try:
@@ -67,9 +73,16 @@ def _parse(args: Sequence[str] | None) -> Command | List:
             "Train one method with several values of one number. For example: "
             "python -m benchmarks sweep digits --method cagrad --over c=0.1,0.5,1"
         )
+    elif arguments[:1] == ["grid"]:
+        commands = {suite.name: grid_of(suite) for suite in SUITES}
+        prog, arguments = "python -m benchmarks grid", arguments[1:]
+        description = (
+            "Train fixed task weights on a grid, and find the best on the validation split. For "
+            "example: python -m benchmarks grid digits --parts 10"
+        )
     else:
         commands = {suite.name: suite for suite in COMMANDS}
-        commands |= {"sweep": _Sweep, "speed": Speed, "compile": Compile}
+        commands |= {"sweep": _Sweep, "grid": _Grid, "speed": Speed, "compile": Compile}
         commands |= {"report": Report, "list": List}
         prog = "python -m benchmarks"
         description = (

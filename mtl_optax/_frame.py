@@ -386,14 +386,13 @@ def _look_or_keep(
     due, kept, inner = (jax.vmap(keep) if grouped else keep)(state.inner)
     dtype = jax.eval_shape(look)[0].dtype
 
-    def stand() -> tuple[Array, Array, Any]:
-        recorded = functools.partial(_recorded, mask)
-        result, weights, following = (jax.vmap(recorded) if grouped else recorded)(
-            kept.astype(dtype), inner
-        )
-        return result, weights, _settled(type(state)(*following), state)
-
-    return cond(jnp.any(due), look, stand)
+    recorded = functools.partial(_recorded, mask)
+    result, weights, following = (jax.vmap(recorded) if grouped else recorded)(
+        kept.astype(dtype), inner
+    )
+    # Made in every step, so that one without `jit` compiles nothing in the first that keeps.
+    standing = result, weights, _settled(type(state)(*following), state)
+    return cond(jnp.any(due), look, lambda: standing)
 
 
 def weigh(

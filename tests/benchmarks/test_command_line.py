@@ -115,7 +115,9 @@ def test_the_usage_line_names_every_command(capsys):
     with pytest.raises(SystemExit):
         command_line.main(["--help"])
     named = re.search(r"\{(\w+(,\w+)*)\}", re.sub(r"\s", "", capsys.readouterr().out)).group(1)
-    assert {"digits", "toy", "sweep", "speed", "compile", "report", "list"} <= {*named.split(",")}
+    assert {"digits", "toy", "sweep", "grid", "speed", "compile", "report", "list"} <= {
+        *named.split(",")
+    }
 
 
 def test_the_list_knows_what_the_registry_knows():
@@ -285,6 +287,32 @@ def test_a_sweep_varies_one_number(tmp_path, capsys, over, rates):
     if name == "c":
         assert [cell["config"]["hyperparameters"]["c"] for cell in found] == [0.1, 0.9]
         assert found[0]["test"] != found[1]["test"]
+
+
+def test_a_grid_trains_its_points_and_shows_the_best(tmp_path, capsys):
+    options = [*TINY[3:], "--parts", "3", "--out", str(tmp_path)]
+    assert command_line.main(["grid", "digits", *options]) == 0
+    printed = capsys.readouterr().out
+    told = json.loads((tmp_path / "grid" / "grid.json").read_text())
+    points = {tuple(line[:2]): line[2] for line in told["validation"]}
+    assert points.keys() == {(2 / 3, 4 / 3), (4 / 3, 2 / 3)}
+    best = max(points, key=points.get)
+    assert [line[0] for line in told["test"]] == ["equal_weighting", f"constant[weights={best}]"]
+    assert "best of 2 choices of weights" in " ".join(printed.split())
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "grid").glob("constant*.json")]
+    of_best = [cell for cell in cells if cell["config"]["hyperparameters"]["weights"] == [*best]]
+    assert {cell["seed"] for cell in of_best} == {0, 1}
+    assert len(cells) == 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [("1", "--parts must be at least 2, one for each task, not 1"), ("500", "makes 499 points")],
+)
+def test_a_grid_without_points_or_with_too_many_is_refused(parts, message, tmp_path, capsys):
+    arguments = ["grid", "digits", "--parts", parts, "--out", str(tmp_path)]
+    assert command_line.main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

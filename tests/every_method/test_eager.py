@@ -100,21 +100,6 @@ def test_an_option_compiles_nothing_after_the_first_step(name, options):
     assert sum(compiles_of_steps(steps_of(tx, FEW, task_mask=mask))) == 0
 
 
-@pytest.mark.parametrize(
-    "tx",
-    [
-        mtl.every(mtl.nash_mtl(FEW), 3),
-        mtl.momentum(mtl.pcgrad(FEW)),
-        mtl.by_group(mtl.momentum(mtl.mgda(FEW))),
-        mtl.by_group(mtl.every(mtl.cagrad(FEW), 2), "leaf"),
-    ],
-    ids=["every", "momentum", "by_group", "every by_group"],
-)
-def test_what_goes_around_a_method_compiles_nothing_after_the_first_round(tx):
-    mask = jnp.array([True, False, True])
-    assert sum(compiles_of_steps(steps_of(tx, FEW, task_mask=mask))) == 0
-
-
 def wide_params(size):
     """Parameters that losses are functions of, `size` numbers in the trunk."""
     return {"trunk": jnp.linspace(-1.0, 1.0, size), "heads": jnp.ones((FEW, 2))}
@@ -274,6 +259,10 @@ EVERY = {
     "track_conflict many": lambda: steps_of(mtl.track_conflict(MANY), MANY),
     "track_dominance": lambda: steps_of(mtl.track_dominance(FEW), FEW),
     "split_step": lambda: steps_of(mtl.split_step(FEW, optax.adam(1e-3)), FEW),
+    "every": lambda: steps_of(mtl.every(mtl.nash_mtl(FEW), 3), FEW),
+    "momentum": lambda: steps_of(mtl.momentum(mtl.pcgrad(FEW)), FEW),
+    "by_group": lambda: steps_of(mtl.by_group(mtl.momentum(mtl.mgda(FEW))), FEW),
+    "by_group of every": lambda: steps_of(mtl.by_group(mtl.every(mtl.cagrad(FEW), 2), "leaf"), FEW),
     "task_ema": lambda: steps_of(mtl.task_ema(FEW, 0.9), FEW),
     "task_ema schedule": lambda: steps_of(
         mtl.task_ema(FEW, optax.linear_schedule(0.1, 0.9, 5), start="first"), FEW
