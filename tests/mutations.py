@@ -99,6 +99,25 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "uniform(jnp.ones_like(evidence.mask), gram.dtype)",
         ),
     ],
+    "mtl_optax/_methods/_projected.py": [
+        (
+            "an absent task keeps its preference",
+            "return jnp.where(evidence.mask, preference.astype(dtype), 0)",
+            "return preference.astype(dtype)",
+        ),
+        (
+            "of several the first is reported",
+            "jnp.max(solution.iterations)",
+            "solution.iterations[0]",
+        ),
+    ],
+    "mtl_optax/_methods/dual_proj.py": [
+        (
+            "the mean of unit rows is projected",
+            "jnp.matmul(cosines, lengths * u,",
+            "jnp.matmul(cosines, u,",
+        ),
+    ],
     "mtl_optax/_methods/dwa.py": [
         ("the epoch ends a step early", "now = state.step //", "now = (state.step + 1) //"),
         (
@@ -454,6 +473,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "highest = jnp.max(values)",
         ),
     ],
+    "mtl_optax/_methods/upgrad.py": [
+        ("the lengths of the projected rows are lost", "jnp.abs(u) * held, 1)", "jnp.abs(u), 1)"),
+        (
+            "ratios of scales upside down",
+            "ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)",
+            "ratios = jnp.expand_dims(evidence.scale, 0) / jnp.expand_dims(evidence.scale, 1)",
+        ),
+        ("a negative preference is a positive one", "jnp.sign(u)", "jnp.abs(jnp.sign(u))"),
+    ],
     "mtl_optax/_methods/uw.py": [
         ("no half", "gradients = 0.5 - weights", "gradients = 1.0 - weights"),
         (
@@ -580,6 +608,27 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "weights = weights_of(final)",
         ),
         ("one step beyond the cap", "(loop[2] < max_iterations)", "(loop[2] <= max_iterations)"),
+    ],
+    "mtl_optax/_solvers/nnqp.py": [
+        ("a step goes on past the first sign", "step = jnp.min(ratios)", "step = jnp.max(ratios)"),
+        (
+            "what would turn negative stays",
+            "held = support & (free | (ratios > step))",
+            "held = support",
+        ),
+        ("nothing enters", "entering = free & ~support & (", "entering = ~support & support & ("),
+        ("no refinement", "_SOLVES = 3", "_SOLVES = 1"),
+        (
+            "a point is not brought back to its length",
+            "points / rows, residuals",
+            "points, residuals",
+        ),
+        ("always bounded", "* points, axis=1) >= 0", "* points, axis=1) >= -jnp.inf"),
+        (
+            "the matrix has no derivative",
+            "jnp.matmul(points, turn.T, precision=HIGHEST) + change",
+            "change",
+        ),
     ],
     "mtl_optax/_solvers/simplex.py": [
         (

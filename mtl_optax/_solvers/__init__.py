@@ -7,4 +7,5 @@ from mtl_optax._solvers.min_norm import frank_wolfe as frank_wolfe
 from mtl_optax._solvers.min_norm import fully_corrective as fully_corrective
 from mtl_optax._solvers.min_norm import min_norm as min_norm
 from mtl_optax._solvers.min_norm import projected_gradient as projected_gradient
+from mtl_optax._solvers.nnqp import nnqp as nnqp
 from mtl_optax._solvers.simplex import Solution as Solution
