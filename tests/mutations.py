@@ -80,6 +80,23 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
         ("rows of the mean are those of the sum", 'elif reduction == "mean":', "elif False:"),
     ],
+    "mtl_optax/_methods/aligned_mtl.py": [
+        (
+            "the median of an even number is the upper",
+            'jnp.maximum(number - 1, 0) // 2 if mode == "median"',
+            'number // 2 if mode == "median"',
+        ),
+        (
+            "a dependent task does not turn with the others",
+            "slopes = jnp.where(left & right, -1 / (column + row), turns)",
+            "slopes = jnp.where(left & right, -1 / (column + row), 0)",
+        ),
+        (
+            "the length has no derivative",
+            "return result, length * moved + longer * result + _inverse",
+            "return result, length * moved + _inverse",
+        ),
+    ],
     "mtl_optax/_methods/bandit_mtl.py": [
         (
             "weighs with the scores of the next step",
@@ -489,6 +506,19 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the lowest may be absent",
             "jnp.min(jnp.where(mask, values, jnp.inf))",
             "jnp.min(values)",
+        ),
+    ],
+    "mtl_optax/_solvers/spectrum.py": [
+        (
+            "each of two equal rows calls itself the longer",
+            "jnp.where(order < partner, tangent, -tangent[partner])",
+            "tangent",
+        ),
+        ("one sweep is enough", "_MOST_SWEEPS = 20", "_MOST_SWEEPS = 1"),
+        (
+            "rows rotate as if they were equally long",
+            "jnp.expand_dims(tangent * reach, 1) * other",
+            "jnp.expand_dims(tangent, 1) * other",
         ),
     ],
     "mtl_optax/_gram.py": [
