@@ -117,6 +117,23 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "uniform(jnp.ones_like(evidence.mask), gram.dtype)",
         ),
     ],
+    "mtl_optax/_methods/config.py": [
+        (
+            "rounding has a direction",
+            "known = jnp.sum(reached**2) > noise**2 * jnp.sum(wanted**2)",
+            "known = jnp.sum(reached**2) > 0",
+        ),
+        (
+            "absent tasks count in the mean",
+            "logs = jnp.where(active, jnp.log(lengths), 0)",
+            "logs = jnp.log(lengths)",
+        ),
+        (
+            "what is missed has no derivative",
+            " + solve(times(change, missed), 2)",
+            "",
+        ),
+    ],
     "mtl_optax/_methods/dwa.py": [
         ("the epoch ends a step early", "now = state.step //", "now = (state.step + 1) //"),
         (
