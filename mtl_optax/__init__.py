@@ -29,8 +29,10 @@ from mtl_optax._methods.constant import constant as constant
 from mtl_optax._methods.rlw import rlw as rlw
 
 # Methods that read the Gram matrix of the task gradients.
+from mtl_optax._methods.aligned_mtl import aligned_mtl as aligned_mtl
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.dual_proj import dual_proj as dual_proj
+from mtl_optax._methods.config import config as config
 from mtl_optax._methods.getmtl import getmtl as getmtl
 from mtl_optax._methods.gradvac import gradvac as gradvac
 from mtl_optax._methods.imtl import imtl_g as imtl_g

@@ -79,6 +79,23 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("the mean counts absent tasks", "else uniform(mask)", "else uniform(jnp.ones_like(mask))"),
         ("rows of the mean are those of the sum", 'elif reduction == "mean":', "elif False:"),
     ],
+    "mtl_optax/_methods/aligned_mtl.py": [
+        (
+            "the median of an even number is the upper",
+            'jnp.maximum(number - 1, 0) // 2 if mode == "median"',
+            'number // 2 if mode == "median"',
+        ),
+        (
+            "a dependent task does not turn with the others",
+            "slopes = jnp.where(left & right, -1 / (column + row), turns)",
+            "slopes = jnp.where(left & right, -1 / (column + row), 0)",
+        ),
+        (
+            "the length has no derivative",
+            "return result, length * moved + longer * result + _inverse",
+            "return result, length * moved + _inverse",
+        ),
+    ],
     "mtl_optax/_methods/bandit_mtl.py": [
         (
             "weighs with the scores of the next step",
@@ -116,6 +133,23 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the mean of unit rows is projected",
             "jnp.matmul(cosines, lengths * u,",
             "jnp.matmul(cosines, u,",
+        ),
+    ],
+    "mtl_optax/_methods/config.py": [
+        (
+            "rounding has a direction",
+            "known = jnp.sum(reached**2) > noise**2 * jnp.sum(wanted**2)",
+            "known = jnp.sum(reached**2) > 0",
+        ),
+        (
+            "absent tasks count in the mean",
+            "logs = jnp.where(active, jnp.log(lengths), 0)",
+            "logs = jnp.log(lengths)",
+        ),
+        (
+            "what is missed has no derivative",
+            " + solve(times(change, missed), 2)",
+            "",
         ),
     ],
     "mtl_optax/_methods/dwa.py": [
@@ -651,6 +685,19 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the lowest may be absent",
             "jnp.min(jnp.where(mask, values, jnp.inf))",
             "jnp.min(values)",
+        ),
+    ],
+    "mtl_optax/_solvers/spectrum.py": [
+        (
+            "each of two equal rows calls itself the longer",
+            "jnp.where(order < partner, tangent, -tangent[partner])",
+            "tangent",
+        ),
+        ("one sweep is enough", "_MOST_SWEEPS = 20", "_MOST_SWEEPS = 1"),
+        (
+            "rows rotate as if they were equally long",
+            "jnp.expand_dims(tangent * reach, 1) * other",
+            "jnp.expand_dims(tangent, 1) * other",
         ),
     ],
     "mtl_optax/_gram.py": [

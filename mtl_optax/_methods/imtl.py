@@ -14,6 +14,7 @@ from mtl_optax._methods._learned import LearnedScalars, default_adam
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import unit_rows
+from mtl_optax._solvers.spectrum import eigen
 
 # Below this share the sum of the weights is mostly rounding in float32, and `d` has no bound.
 _SMALLEST_SUM = 1e-5
@@ -254,8 +255,7 @@ def _levelled(
     cosines: Float[Array, "T T"], ones: Float[Array, " T"]
 ) -> tuple[Float[Array, " T"], Callable[[Float[Array, " T"]], Float[Array, " T"]]]:
     """Returns the point and the function that multiplies with the inverse of `C` on its range."""
-    values, vectors = jnp.linalg.eigh(cosines)
-    null = values <= 64 * float(jnp.finfo(cosines.dtype).eps) * values[-1]
+    values, vectors, null = eigen(cosines)
 
     def parts(x: Float[Array, " T"]) -> Float[Array, " T"]:
         return jnp.matmul(x, vectors, precision=HIGHEST)

@@ -9,3 +9,4 @@ from mtl_optax._solvers.min_norm import min_norm as min_norm
 from mtl_optax._solvers.min_norm import projected_gradient as projected_gradient
 from mtl_optax._solvers.nnqp import nnqp as nnqp
 from mtl_optax._solvers.simplex import Solution as Solution
+from mtl_optax._solvers.spectrum import spectrum as spectrum
