@@ -68,6 +68,13 @@ class Mutation(NamedTuple):
 FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/_draws.py": [
         (
+            "one order serves all tasks",
+            "    one, other = jnp.expand_dims(drawn, 2)",
+            "    drawn = jnp.broadcast_to(drawn[:1], drawn.shape)\n"
+            "    one, other = jnp.expand_dims(drawn, 2)",
+            ("tests/methods/test_pcgrad.py",),
+        ),
+        (
             "the next key is the key",
             "RandomState(jax.random.key_data(following))",
             "RandomState(words)",
@@ -469,15 +476,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
     ],
-    "mtl_optax/_methods/_draws.py": [
-        (
-            "one order serves all tasks",
-            "    one, other = jnp.expand_dims(drawn, 2)",
-            "    drawn = jnp.broadcast_to(drawn[:1], drawn.shape)\n"
-            "    one, other = jnp.expand_dims(drawn, 2)",
-            ("tests/methods/test_pcgrad.py",),
-        ),
-    ],
     "mtl_optax/_methods/rlw.py": [
         ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
         ("dirichlet has the wrong sign", "= -jax.random.gumbel", "= jax.random.gumbel"),
@@ -779,8 +777,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_evidence.py": [
         (
             "a loss of NaN is swallowed",
-            '"losses": Kind(("losses",), _losses_of("task_losses"), ("task_losses",)),',
-            '"losses": Kind(("losses",), _losses_of("task_losses"), ("task_losses",), (), False),',
+            '_losses_of("task_losses"), ("task_losses",)),',
+            '_losses_of("task_losses"), ("task_losses",), (), False),',
         ),
         (
             "next losses of absent tasks make all NaN",

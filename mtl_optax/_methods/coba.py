@@ -156,9 +156,8 @@ def coba(
     _checks.check_number("coba", "temperature", temperature, low=0)
 
     def init() -> CoBaState:
-        one, all_tasks = Window.empty(1, history), Window.empty(num_tasks, history)
-        first = jnp.ones(num_tasks, jnp.float32)
-        return CoBaState(jnp.zeros((), jnp.int32), first, all_tasks, one, all_tasks, one)
+        windows = (Window.empty(series, history) for series in (num_tasks, 1, num_tasks, 1))
+        return CoBaState(jnp.zeros((), jnp.int32), jnp.ones(num_tasks, jnp.float32), *windows)
 
     def update(evidence: Evidence, state: CoBaState) -> tuple[Array, CoBaState]:
         mask = evidence.mask

@@ -106,8 +106,8 @@ def famo(
         return jnp.log(jnp.maximum(above, jnp.finfo(jnp.float32).tiny))
 
     def init() -> FAMOState:
-        zeros = jnp.zeros(num_tasks, jnp.float32)
-        return FAMOState(LearnedScalars.create(adam, zeros), zeros, jnp.zeros(num_tasks, bool))
+        zeros = lambda: jnp.zeros(num_tasks, jnp.float32)
+        return FAMOState(LearnedScalars.create(adam, zeros()), zeros(), jnp.zeros(num_tasks, bool))
 
     def update(evidence: Evidence, state: FAMOState) -> tuple[Array, FAMOState]:
         mask, measured = evidence.mask, evidence.mask & state.known
