@@ -101,7 +101,9 @@ def check_flag(method: str, name: str, value: object) -> None:
 
 
 def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
-    """Raises unless `value` is the number of a task."""
+    """Raises unless `value` is the number of a task; arrays pass unseen."""
+    if isinstance(value, jax.Array):
+        return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"{method}: {name} must be an integer, the number of a task, got {value!r}."

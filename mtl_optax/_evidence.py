@@ -36,11 +36,12 @@ class Evidence(NamedTuple):
             of absent tasks are one. They may be anything for a task that was absent in that step,
             so that, unlike all else, they can hold a NaN and the update be finite.
         cross: `(T, T)` inner products of the task gradients of two batches, each row divided by its
-            `cross_scale`: `<q_s, r_t> = cross_scale_s cross_st`, with `q` the query gradients and
-            `r` the second query gradients where `update` is given both, and otherwise `q` the task
-            gradients and `r` the query gradients. The largest entry of each row lies in [1, 2) by
-            magnitude, or all are zero, as those of absent tasks.
-        cross_scale: `(T,)`, powers of two; zero or infinity where products leave the dtype's range.
+            scale: `<q_s, r_t> = cross_unit cross_scale_s cross_st`, with `q` the query gradients
+            and `r` the second query gradients where `update` is given both, and otherwise `q` the
+            task gradients and `r` the query gradients. The largest entry of each row lies in [1, 2)
+            by magnitude, or all are zero, as those of absent tasks.
+        cross_scale: `(T,)`, powers of two, the largest of them one; one for rows of zeros.
+        cross_unit: `()`, a power of two; zero or infinity where products leave the dtype's range.
     """
 
     mask: Bool[Array, " T"]
@@ -51,6 +52,7 @@ class Evidence(NamedTuple):
     next_losses: Float[Array, " T"] = _UNREAD
     cross: Float[Array, "T T"] = _UNREAD
     cross_scale: Float[Array, " T"] = _UNREAD
+    cross_unit: Float[Array, ""] = _UNREAD
 
     def relative(self) -> tuple[Float[Array, " T"], Float[Array, ""]]:
         """Returns the scales as shares of the largest, `(T,)`, and the largest, `()`.
@@ -61,7 +63,7 @@ class Evidence(NamedTuple):
 
     def finite(self) -> Bool[Array, ""]:
         """Whether all that was read is finite, where that is asked of it."""
-        asked = [entry for kind in KINDS.values() if kind.finite for entry in kind.entries]
+        asked = [entry for kind in KINDS.values() for entry in kind.finite]
         values = [tuple.__getitem__(self, Evidence._fields.index(entry)) for entry in asked]
         finite = [jnp.all(jnp.isfinite(value)) for value in values if value is not None]
         return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
@@ -105,14 +107,14 @@ class Kind(NamedTuple):
         gather: makes these entries.
         arguments: the extra arguments of `update` that it cannot do without.
         optional: those that it uses where they are given.
-        finite: whether a number in it that is not finite makes the whole update NaN.
+        finite: the entries in which a number that is not finite makes the whole update NaN.
     """
 
     entries: tuple[str, ...]
+    finite: tuple[str, ...]
     gather: Callable[[Given], tuple[Array, ...]]
     arguments: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    finite: bool = True
 
 
 def _gram(given: Given) -> tuple[Array, ...]:
@@ -166,14 +168,16 @@ def _is_lazy(task_gradients: Any) -> bool:
 
 
 KINDS: Mapping[str, Kind] = {
-    "gram": Kind(("gram", "scale"), _gram),
-    "losses": Kind(("losses",), _losses_of("task_losses"), ("task_losses",)),
-    "norms": Kind(("norms",), _norms),
-    "next_losses": Kind(
-        ("next_losses",), _losses_of("next_losses"), ("next_losses",), finite=False
-    ),
+    "gram": Kind(("gram", "scale"), ("gram", "scale"), _gram),
+    "losses": Kind(("losses",), ("losses",), _losses_of("task_losses"), ("task_losses",)),
+    "norms": Kind(("norms",), ("norms",), _norms),
+    "next_losses": Kind(("next_losses",), (), _losses_of("next_losses"), ("next_losses",)),
     "cross": Kind(
-        ("cross", "cross_scale"), _cross, ("query_gradients",), ("second_query_gradients",)
+        ("cross", "cross_scale", "cross_unit"),
+        ("cross",),
+        _cross,
+        ("query_gradients",),
+        ("second_query_gradients",),
     ),
 }
 

@@ -212,16 +212,18 @@ def relative(held: ScaledGram) -> tuple[Float[Array, " T"], Float[Array, ""]]:
 
 
 class ScaledCrossGram(NamedTuple):
-    """The inner products of two stacks of task gradients, held as `scale_s matrix_st`.
+    """The inner products of two stacks of task gradients, held as `unit scale_s matrix_st`.
 
     Attributes:
         matrix: `(T, T)`. The largest entry of each row lies in [1, 2) by magnitude, or all are
             zero. Rows and columns of absent tasks are zero.
-        scale: powers of two `(T,)`; zero or infinity where products leave the dtype's range.
+        scale: powers of two `(T,)`, the largest of them one; one for rows of zeros.
+        unit: a power of two `()`; zero or infinity where products leave the dtype's range.
     """
 
     matrix: Float[Array, "T T"]
     scale: Float[Array, " T"]
+    unit: Float[Array, ""]
 
 
 @jax.jit
@@ -237,14 +239,17 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
     def held(
         products: Float[Array, "T T"], units: Units
     ) -> tuple[ScaledCrossGram, Float[Array, " T"]]:
-        factor: Any = 1
-        if units is not None:
-            longest = jnp.max(units[1])
-            products *= jnp.expand_dims(units[1] / longest, 0)
-            factor = units[0] * longest
+        ones = jnp.ones(len(products), products.dtype)
+        rows, columns = (ones, ones) if units is None else units
+        top, longest = jnp.max(rows), jnp.max(columns)
+        products *= jnp.expand_dims(columns / longest, 0)
         largest = jnp.max(jnp.abs(products), axis=1)
         size = power_of_two(largest)
-        return ScaledCrossGram(products / jnp.expand_dims(size, 1), factor * size), largest
+        sizes = jnp.where(largest > 0, size * (rows / top), 0)
+        most = power_of_two(jnp.max(sizes))
+        scale = jnp.where(largest > 0, sizes / most, 1)
+        unit = most * top * longest
+        return ScaledCrossGram(products / jnp.expand_dims(size, 1), scale, unit), largest
 
     return _at_any_scale(as_real(left), as_real(right), mask, held)
 

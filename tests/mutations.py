@@ -723,7 +723,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "two stacks have one unit",
-            "products *= jnp.expand_dims(units[1] / longest, 0)",
+            "products *= jnp.expand_dims(columns / longest, 0)",
             "pass",
         ),
         (
@@ -777,13 +777,13 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_evidence.py": [
         (
             "a loss of NaN is swallowed",
-            '_losses_of("task_losses"), ("task_losses",)),',
-            '_losses_of("task_losses"), ("task_losses",), (), False),',
+            '("losses",), ("losses",), _losses_of("task_losses")',
+            '("losses",), (), _losses_of("task_losses")',
         ),
         (
             "next losses of absent tasks make all NaN",
-            '("next_losses",), _losses_of("next_losses"), ("next_losses",), finite=False',
-            '("next_losses",), _losses_of("next_losses"), ("next_losses",)',
+            '("next_losses",), (), _losses_of("next_losses")',
+            '("next_losses",), ("next_losses",), _losses_of("next_losses")',
             ("tests/methods/test_famo.py",),
         ),
         (
@@ -880,7 +880,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "mtl_optax/_methods/two_batches.py": [
-        ("no regularisation in MoDo", "slopes = slopes + share * before", "slopes = slopes * 1"),
+        ("no regularisation in MoDo", "- rate * share * before, mask", ", mask"),
         ("no momentum", "speed = kept * speed + slopes", "speed = slopes"),
         (
             "not divided by the scale",
@@ -982,8 +982,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/go4align.py": [
         (
             "the first grouping",
-            "starts.append(jnp.argmin(totals, axis=0))",
-            "starts.append(jnp.argmax(totals, axis=0))",
+            "return best, jnp.argmin(totals, axis=0)",
+            "return best, jnp.argmax(totals, axis=0)",
             ("tests/methods/test_loss_histories.py",),
         ),
     ],

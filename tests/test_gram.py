@@ -140,11 +140,12 @@ def test_cross_gram_holds_the_products_of_two_stacks(exponents):
         jax.tree.map(lambda g, e=e: jnp.ldexp(g, e), tree)
         for e, tree in zip(exponents, (left, spoiled), strict=True)
     ]
-    product, scale = _gram.cross_gram(*scaled, mask)
+    product, scale, unit = _gram.cross_gram(*scaled, mask)
+    assert np.max(np.asarray(scale)[mask]) == 1
     largest = np.max(np.abs(product), axis=1)[mask]
     assert np.all((largest >= 1) & (largest < 2))
     assert np.all(np.asarray(product)[~np.outer(mask, mask)] == 0)
-    factor = np.asarray(scale, np.float64)[:, None] * 2.0 ** -sum(exponents)
+    factor = np.asarray(scale * unit, np.float64)[:, None] * 2.0 ** -sum(exponents)
     wanted = np.where(np.outer(mask, mask), matrix, 0)
     np.testing.assert_allclose(np.asarray(product) * factor, wanted, rtol=1e-5, atol=1e-5)
 
@@ -155,9 +156,22 @@ def test_zero_gradients():
     assert np.all(np.asarray(product) == 0)
     assert np.all(scale == 1)
     assert np.all(np.asarray(_gram.norms(zeros)) == 0)
-    product, scale = _gram.cross_gram(zeros, random_tree(), jnp.ones(4, bool))
+    product, scale, unit = _gram.cross_gram(zeros, random_tree(), jnp.ones(4, bool))
     assert np.all(np.asarray(product) == 0)
-    assert np.all(np.isfinite(scale))
+    assert np.all(scale == 1)
+    assert np.isfinite(unit)
+
+
+def test_the_scales_of_two_stacks_are_known_where_their_products_are_not():
+    """At 1e50 the unit is infinite in float32, and the shares of the rows are what they are."""
+    left, right = random_tree(seed=0), random_tree(seed=1)
+    ones = jnp.ones(4, bool)
+    wanted = _gram.cross_gram(left, right, ones)
+    large = lambda tree: jax.tree.map(lambda g: jnp.ldexp(g, 84), tree)
+    found = _gram.cross_gram(large(left), large(right), ones)
+    np.testing.assert_array_equal(found.matrix, wanted.matrix)
+    np.testing.assert_array_equal(found.scale, wanted.scale)
+    assert np.isinf(found.unit)
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, MANY - 1, MANY, 17])

@@ -33,6 +33,7 @@ def test_a_loop_over_all_methods_needs_no_special_case(name):
     method = mtl.get(name, T)
     tx = method if info.is_optimizer else optax.chain(method, optax.sgd(0.1))
     known = {"task_losses": given.losses, "query_gradients": given.query_gradients}
+    known["next_losses"] = given.losses
     read = {key: known[key] for key in info.update_arguments}
     state = tx.init(given.params)
     updates, state = tx.update(given.gradients, state, given.params, **read)
@@ -68,9 +69,11 @@ def test_a_method_asks_for_what_it_reads(name, way, monkeypatch):
         return jnp.stack([jnp.sum(z), jnp.sum(z**2), jnp.sum(z)])
 
     step, init = one_step(loss_of, mtl.get(name, T), way)
-    jax.eval_shape(lambda: step(params, init(params), query_gradients=query))
-    beyond = info.reads - {"losses"}
-    assert asked == (beyond if info.is_weighting else {"coordinates"})
+    extra = {"query_gradients": query, "next_losses": jnp.ones(T)}
+    jax.eval_shape(lambda: step(params, init(params), **extra))
+    beyond = info.reads - {"losses", "next_losses"}
+    stacked = not info.is_weighting or "cross" in beyond
+    assert asked == ({"coordinates"} if stacked else beyond)
 
 
 def test_get_takes_what_the_factory_takes():

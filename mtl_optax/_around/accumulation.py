@@ -109,13 +109,13 @@ def accumulate_task_gradients(
         rows = lambda: stacked_zeros(num_tasks, trunk, accumulator)
         wide = lambda p: jnp.zeros_like(p, dtype=accumulator(p))
         sums = merge_trees(rows(), jax.tree.map(wide, heads))
-        losses = jnp.zeros(num_tasks, at_least_float32(*jax.tree.leaves(params)))
+        losses = lambda: jnp.zeros(num_tasks, at_least_float32(*jax.tree.leaves(params)))
         inner, declared = init_and_listen(following, params)
         reads = frozenset[str]().union(*(one.reads for one in declared))
         declare(name, num_tasks, reads)
         # A transformation that is not ours may read losses without a word.
         numbers = [key for key in _checks.NUMBERS if key in reads | {"task_losses"}]
-        argument_sums = {key: varying_like(losses, params) for key in numbers}
+        argument_sums = {key: varying_like(losses(), params) for key in numbers}
         argument_sums |= {key: rows() for key in _checks.STACKS if key in reads}
         return AccumulationState(
             jnp.zeros((), jnp.int32),

@@ -95,7 +95,7 @@ def coba(
     num_tasks: int,
     *,
     warmup: int = 100,
-    history: int = 200,
+    history: int | None = None,
     temperature: float = 5.0,
     combine: bool = True,
 ) -> Method:
@@ -115,7 +115,8 @@ def coba(
     Args:
         num_tasks: the number T of tasks.
         warmup: the steps before, with equal weights, at least 1.
-        history: K at most, the steps that slopes are fitted to and averaged over; a slope
+        history: K at most, the steps that slopes are fitted to and averaged over, a Python int, 200
+            by default; a slope
             needs two.
         temperature: τ, at least 0.
         combine: if False, return the rows `W_t g_t`, leaves `(T, *p.shape)`.
@@ -152,11 +153,12 @@ def coba(
     """
     _checks.check_num_tasks("coba", num_tasks)
     _checks.check_count("coba", "warmup", warmup)
-    _checks.check_size("coba", "history", history)
+    length = 200 if history is None else history
+    _checks.check_size("coba", "history", length)
     _checks.check_number("coba", "temperature", temperature, low=0)
 
     def init() -> CoBaState:
-        windows = (Window.empty(series, history) for series in (num_tasks, 1, num_tasks, 1))
+        windows = (Window.empty(series, length) for series in (num_tasks, 1, num_tasks, 1))
         return CoBaState(jnp.zeros((), jnp.int32), jnp.ones(num_tasks, jnp.float32), *windows)
 
     def update(evidence: Evidence, state: CoBaState) -> tuple[Array, CoBaState]:

@@ -72,7 +72,7 @@ def go4align(
         [2.333, 0.875, 0.875]
     """
     _checks.check_num_tasks("go4align", num_tasks)
-    _checks.check_size("go4align", "num_groups", num_groups)
+    _checks.check_count("go4align", "num_groups", num_groups)
     _checks.check_number("go4align", "step_size", step_size, low=0)
 
     def init() -> GO4AlignState:
@@ -87,15 +87,17 @@ def go4align(
         p = softmax_present(scores, counted).astype(logs.dtype)
         total = jax.nn.logsumexp(jnp.where(counted | ~jnp.any(counted), logs, -jnp.inf))
         strengths = jnp.where(counted, p * jnp.exp(jnp.clip(total - logs, -80, 80)), 0)
-        return _group_means(strengths, counted, min(num_groups, num_tasks)), GO4AlignState(scores)
+        return _group_means(strengths, counted, jnp.asarray(num_groups, jnp.int32)), GO4AlignState(
+            scores
+        )
 
     weighting = Weighting("go4align", num_tasks, frozenset({"losses"}), init, update)
     return from_weighting(weighting, combine_tasks=combine)
 
 
-@jax.jit(static_argnames="num_groups")
+@jax.jit
 def _group_means(
-    values: Float[Array, " T"], mask: Bool[Array, " T"], num_groups: int
+    values: Float[Array, " T"], mask: Bool[Array, " T"], num_groups: Int[Array, ""]
 ) -> Float[Array, " T"]:
     """Returns for each value the mean of its group, of the grouping with the least squares."""
     num_tasks = len(values)
@@ -111,19 +113,23 @@ def _group_means(
     costs = jnp.sum(inside * offsets**2, axis=2)
     costs = jnp.where(jnp.expand_dims(places, 1) <= jnp.expand_dims(places, 0), costs, jnp.inf)
 
-    best, starts = costs[0], []
-    for _ in range(num_groups - 1):
+    def add_group(best: Array, _: None) -> tuple[Array, Array]:
         # One more group begins at `first`, behind the best grouping of those in front of it.
         before = jnp.concatenate([jnp.zeros(1, best.dtype), best[:-1]])
         totals = jnp.expand_dims(before, 1) + costs
-        starts.append(jnp.argmin(totals, axis=0))
         best = jnp.min(totals, axis=0)
+        return best, jnp.argmin(totals, axis=0)
 
-    means_at, end = jnp.zeros_like(ordered), jnp.asarray(num_tasks - 1)
-    start: Int[Array, ""]
-    for choices in (*reversed(starts), jnp.zeros(num_tasks, places.dtype)):
-        start = choices[jnp.maximum(end, 0)]
+    _, starts = jax.lax.scan(add_group, costs[0], None, length=num_tasks - 1)
+    starts = jnp.concatenate([jnp.zeros((1, num_tasks), starts.dtype), starts])
+
+    def lay(number: Int[Array, ""], carried: tuple[Array, Array]) -> tuple[Array, Array]:
+        laid, end = carried
+        start = starts[wanted - 1 - number, jnp.maximum(end, 0)]
         group = (places >= start) & (places <= end)
-        means_at = jnp.where(group, means[start, jnp.maximum(end, 0)], means_at)
-        end = start - 1
+        return jnp.where(group, means[start, jnp.maximum(end, 0)], laid), start - 1
+
+    wanted = jnp.clip(num_groups, 1, num_tasks)
+    last_place = jnp.asarray(num_tasks - 1, starts.dtype)
+    means_at, _ = jax.lax.fori_loop(0, wanted, lay, (jnp.zeros_like(ordered), last_place))
     return jnp.where(mask, jnp.zeros_like(values).at[order].set(means_at), 0)

@@ -135,9 +135,10 @@ def meta_weighting(
         mask = _checks.check_mask("meta_weighting", num_tasks, task_mask)
         number = jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
 
-        products, scale = cross_gram(query_gradients, state.support, mask)
+        products, scale, whole = cross_gram(query_gradients, state.support, mask)
         gram = jnp.matmul(products, products.T, precision=HIGHEST)
         shares, unit = relative(ScaledGram(gram, scale))
+        unit = unit * whole
         solution = min_norm(gram, mask, shares)
         descent = jnp.matmul(shares * solution.weights, products, precision=HIGHEST)
         descent = descent.astype(jnp.float32)

@@ -12,6 +12,8 @@ from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import project_present, uniform
 
+_FAR = 1e30
+
 
 class CarriedWeights(NamedTuple):
     """What MoDo and SDMGrad carry from step to step.
@@ -38,7 +40,7 @@ class CarriedWeights(NamedTuple):
         return CarriedWeights(jnp.where(mask, values.astype(jnp.float32), self.values))
 
 
-_PROPERTIES = GRAM_METHOD | {"deterministic", "equivariant", "one task", "convex", "conic"}
+_PROPERTIES = GRAM_METHOD | {"deterministic", "one task", "convex", "conic"}
 
 
 @register(
@@ -46,8 +48,9 @@ _PROPERTIES = GRAM_METHOD | {"deterministic", "equivariant", "one task", "convex
     "Chen et al. 2023, https://arxiv.org/abs/2305.20057",
     reads=frozenset({"cross"}),
     scale="mean",
-    properties=_PROPERTIES,
+    properties=_PROPERTIES | {"equivariant"},
     heads="weighted",
+    ambiguous="linearly dependent",
 )
 def modo(
     num_tasks: int,
@@ -104,8 +107,9 @@ def modo(
         before = state.of_present(mask, dtype)
         rate, share = (jnp.asarray(x, dtype) for x in (learning_rate, regularization))
         slopes = jnp.matmul(evidence.cross, before, precision=HIGHEST) * evidence.cross_scale
-        slopes = slopes + share * before
-        values = project_present(before - rate * slopes, mask)
+        # From far away the projection is a corner, however far.
+        step = jnp.clip(rate * evidence.cross_unit, 0, _FAR)
+        values = project_present(before - step * slopes - rate * share * before, mask)
         return values, state.move(mask, values)
 
     return _method("modo", num_tasks, update, combine)
@@ -116,7 +120,9 @@ def modo(
     "Xiao et al. 2023, https://arxiv.org/abs/2305.18409",
     reads=frozenset({"cross"}),
     scale="mean",
-    properties=_PROPERTIES | {"homogeneous"},
+    # Neither "equivariant" nor "homogeneous": at the default rate the steps do not settle, and
+    # blow rounding up.
+    properties=_PROPERTIES,
     heads="weighted",
 )
 def sdmgrad(
@@ -183,10 +189,7 @@ def sdmgrad(
     def update(evidence: Evidence, state: CarriedWeights) -> tuple[Array, CarriedWeights]:
         mask, dtype = evidence.mask, evidence.cross.dtype
         wished = uniform(mask, dtype) if given is None else jnp.where(mask, given.astype(dtype), 0)
-        # Whatever the gradients' scale: only shares of the products' scales enter.
-        largest = jnp.max(jnp.where(mask, evidence.cross_scale, 0))
-        shares = evidence.cross_scale / jnp.where(largest > 0, largest, 1)
-        products = evidence.cross * jnp.expand_dims(shares, 1)
+        products = evidence.cross * jnp.expand_dims(evidence.cross_scale, 1)
         lengths = jnp.sqrt(jnp.maximum(jnp.where(mask, jnp.diagonal(products), 0), 0))
         unit = jnp.dot(uniform(mask, dtype), lengths)
         products = products / jnp.where(unit > 0, unit**2, jnp.inf)

@@ -93,7 +93,7 @@ def test_rows_are_kept_where_the_method_keeps_them():
 def test_query_gradients_are_those_of_the_group():
     """Of a weighting that reads the inner products between two batches."""
     rule = mtl.stateless(
-        "rows", T, frozenset({"cross"}), lambda e: e.cross * e.cross_scale[:, None]
+        "rows", T, frozenset({"cross"}), lambda e: e.cross * e.cross_scale[:, None] * e.cross_unit
     )
     tx = mtl.by_group(mtl.from_weighting(rule), "leaf")
     given, query, third = gradients(), gradients(), gradients()

@@ -25,9 +25,9 @@ def objective(name, probe):
 
     def number(rows, losses):
         start, first, _ = arguments(1)
-        before = {"task_losses": first, "query_gradients": start}
+        before = {"task_losses": first, "next_losses": first, "query_gradients": start}
         _, state = tx.update(start, tx.init(rows[0]), rows[0], **before)
-        now = {"task_losses": losses, "query_gradients": 2 * rows}
+        now = {"task_losses": losses, "next_losses": losses, "query_gradients": 2 * rows}
         updates, state = tx.update(rows, state, rows[0], **now)
         return updates @ probe, state
 

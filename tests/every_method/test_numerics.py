@@ -33,7 +33,9 @@ def run(name, num_tasks):
 
     def steps(matrix, losses):
         def take(state, _):
-            updates, state = tx.update(matrix, state, task_losses=losses, query_gradients=matrix)
+            updates, state = tx.update(
+                matrix, state, task_losses=losses, next_losses=losses, query_gradients=matrix
+            )
             return state, updates
 
         state, updates = jax.lax.scan(take, tx.init(matrix[0]), length=2)
@@ -126,7 +128,8 @@ def test_a_tree_of_mixed_dtypes(name):
 
     @jax.jit
     def first(tree):
-        arguments = {"task_losses": jnp.array(LOSSES), "query_gradients": tree}
+        losses = jnp.array(LOSSES)
+        arguments = {"task_losses": losses, "next_losses": losses, "query_gradients": tree}
         return tx.update(tree, tx.init([g[0] for g in tree]), **arguments)[0]
 
     updates = first(mixed)
@@ -162,7 +165,9 @@ def test_a_step_after_a_bad_one_shows_it_or_has_recovered(name):
     tx = make(name, 3)
     matrix = jnp.asarray(hard(*SMALL)["gaussian"], jnp.float32)
     update = optimised(
-        lambda g, state, losses: tx.update(g, state, task_losses=losses, query_gradients=g)
+        lambda g, state, losses: tx.update(
+            g, state, task_losses=losses, next_losses=losses, query_gradients=g
+        )
     )
     losses = jnp.array(LOSSES)
     bad, state = update(matrix.at[1].set(jnp.nan), tx.init(matrix[0]), losses.at[1].set(jnp.nan))

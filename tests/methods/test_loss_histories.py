@@ -170,7 +170,7 @@ def test_losses_of_any_size_give_finite_weights(name, losses):
 
 
 def test_arguments_are_checked():
-    with pytest.raises(TypeError, match="go4align: num_groups must be a Python int"):
-        mtl.go4align(T, num_groups=jnp.array(2))
+    with pytest.raises(ValueError, match="go4align: num_groups must be at least 1, got 0"):
+        mtl.go4align(T, num_groups=0)
     with pytest.raises(ValueError, match="igb: base_losses must be positive"):
         mtl.igb(T, base_losses=[0.0] * T)

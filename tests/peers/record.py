@@ -37,6 +37,8 @@ from typing import Any
 import numpy as np
 import torch
 import torchjd.aggregation as torchjd
+import torchjd.scalarization as scalarization
+from torchjd.linalg import QuadprogProjector
 
 from benchmarks.speed.libmtl import plain, weightings
 
@@ -102,18 +104,18 @@ def uphill(rng: Any) -> Any:
 
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
-    """Raises TimeoutError in the body after `SECONDS`."""
+    """Raises TimeoutError in the body after `SECONDS` of this process."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"no result in {SECONDS} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def attempt(compute: Callable[[], Any]) -> Record:
@@ -128,6 +130,41 @@ def attempt(compute: Callable[[], Any]) -> Record:
 def aggregate(make: Callable[..., Any], parameters: Record, rows: Any) -> Any:
     """Returns the update of one of TorchJD's aggregators."""
     return make(**parameters)(torch.tensor(rows)).numpy()
+
+
+# Without the ridge that TorchJD adds, and its rule for short gradients.
+PROJECTOR = QuadprogProjector(norm_eps=0.0, reg_eps=1e-12)
+
+
+class Scalarized:
+    """An aggregator made of a scalarizer: its gradient in the losses, `LOSSES`, weighs the rows."""
+
+    def __init__(self, scalarizer: Any) -> None:
+        self.scalarizer = scalarizer
+
+    def __call__(self, rows: Any) -> Any:
+        losses = torch.tensor(LOSSES[: len(rows)], requires_grad=True)
+        self.scalarizer(losses).backward()
+        return losses.grad @ rows
+
+
+def scalars(num_tasks: int) -> list[tuple[str, Record, Callable[..., Any]]]:
+    """Questions to TorchJD's scalarizers, with the first T losses for a preference."""
+    preference = torch.tensor(LOSSES[:num_tasks])
+    return [
+        ("GeometricMean", {}, lambda: Scalarized(scalarization.GeometricMean())),
+        ("STCH", {"mu": 0.5}, lambda mu: Scalarized(scalarization.STCH(mu))),
+        (
+            "COSMOS",
+            {"lambda_": 2.0},
+            lambda lambda_: Scalarized(scalarization.COSMOS(lambda_, preference.flip(0))),
+        ),
+        (
+            "PBI",
+            {"theta": 5.0},
+            lambda theta: Scalarized(scalarization.PBI(theta, preference.flip(0))),
+        ),
+    ]
 
 
 def single_steps(libmtl: Any) -> list[Record]:
@@ -153,8 +190,26 @@ def single_steps(libmtl: Any) -> list[Record]:
             ("NashMTL", {"n_tasks": num_tasks}, torchjd.NashMTL),
             ("NashMTL", {"n_tasks": num_tasks, "max_norm": 0.0}, torchjd.NashMTL),
         ]
+        questions += [
+            *[
+                ("AlignedMTL", {"scale_mode": mode}, torchjd.AlignedMTL)
+                for mode in ("min", "median", "rmse")
+            ],
+            ("ConFIG", {}, torchjd.ConFIG),
+            ("UPGrad", {}, torchjd.UPGrad),
+            ("UPGrad", {"exact": True}, lambda exact: torchjd.UPGrad(projector=PROJECTOR)),
+            ("DualProj", {"exact": True}, lambda exact: torchjd.DualProj(projector=PROJECTOR)),
+            ("FairGrad", {"alpha": 1.0}, torchjd.FairGrad),
+            ("FairGrad", {"alpha": 2.0}, torchjd.FairGrad),
+            ("PCD", {}, torchjd.PCD),
+        ]
+        if num_tasks >= 3:
+            questions.append(("Krum", {"n_byzantine": 0}, torchjd.Krum))
+            questions.append(("TrimmedMean", {"trim_number": 1}, torchjd.TrimmedMean))
         if num_tasks == 2:
             questions.append(("PCGrad", {}, torchjd.PCGrad))
+            questions.append(("GradVac", {}, torchjd.GradVac))
+        questions += scalars(num_tasks)
         for method, parameters, make in questions:
             step = functools.partial(aggregate, make, parameters, rows)
             add("torchjd", method, parameters, name, **attempt(step))
@@ -269,7 +324,42 @@ def sequences(libmtl: Any) -> Record:
                 "slopes": np.stack(slopes),
             }
         )
-    return {"gradients": gradients, "losses": losses, "runs": runs}
+    return {"gradients": gradients, "losses": losses, "runs": runs + of_torchjd(gradients, losses)}
+
+
+def of_torchjd(gradients: Any, losses: Any) -> list[Record]:
+    """The runs of TorchJD's methods that have a state."""
+    runs = []
+
+    def add(method: str, parameters: Record, updates: list[Any]) -> None:
+        record = {"library": "torchjd", "method": method, "parameters": parameters}
+        runs.append({**record, "updates": np.stack(updates)})
+
+    for method, parameters in (("PCD", {"tau": 0.3, "beta": 0.8}), ("PCD", {})):
+        aggregator = getattr(torchjd, method)(**parameters)
+        add(method, parameters, [aggregator(torch.tensor(g)).numpy() for g in gradients])
+    averaged = torchjd.GramianWeightedAggregator(
+        torchjd.CRMOGMWeighting(torchjd.MGDAWeighting(epsilon=1e-12, max_iters=20000))
+    )
+    add("CRMOGM", {}, [averaged(torch.tensor(g)).numpy() for g in gradients])
+    two = torchjd.GradVac()
+    add("GradVac", {}, [two(torch.tensor(g[:2])).numpy() for g in gradients])
+    for method, parameters in (("MoDo", {}), ("SDMGrad", {"lr": 0.2})):
+        weighting = getattr(torchjd, f"{method}Weighting")(**parameters)
+        updates = []
+        for g, other in zip(gradients, np.roll(gradients, 1, axis=0), strict=True):
+            weights = weighting(torch.tensor(g) @ torch.tensor(other).T)
+            updates.append(weights.detach().numpy() @ g)
+        add(method, parameters, updates)
+    famo, updates = scalarization.FAMO(3), []
+    for step, (g, now) in enumerate(zip(gradients, losses, strict=True)):
+        if step:
+            famo.update(torch.tensor(now))
+        at = torch.tensor(now, requires_grad=True)
+        famo(at).backward()
+        updates.append(at.grad.numpy() @ g)
+    add("FAMO", {}, updates)
+    return runs
 
 
 def as_json(value: Any) -> str:
