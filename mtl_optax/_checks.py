@@ -86,12 +86,26 @@ def check_number(
 
 def check_count(method: str, name: str, value: Any) -> None:
     """Raises if `value` is neither a Python integer of at least one nor an array."""
+    if _integer(method, name, value) < 1:
+        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
+def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
+    """Raises if `value` is neither the number of a task, from 0, nor an array."""
+    if not 0 <= _integer(method, name, value, unseen=0) < num_tasks:
+        raise ValueError(
+            f"{method}: {name} must be the number of a task, from 0 to {num_tasks - 1}, got "
+            f"{value}."
+        )
+
+
+def _integer(method: str, name: str, value: Any, unseen: int = 1) -> int:
+    """Returns a Python integer, or `unseen` for an array; raises for anything else."""
     if isinstance(value, jax.Array):
-        return
+        return unseen
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+    return int(value)
 
 
 def check_vector(
