@@ -31,6 +31,7 @@ from mtl_optax._methods.rlw import rlw as rlw
 # Methods that read the Gram matrix of the task gradients.
 from mtl_optax._methods.aligned_mtl import aligned_mtl as aligned_mtl
 from mtl_optax._methods.cagrad import cagrad as cagrad
+from mtl_optax._methods.conic_grad import conic_grad as conic_grad
 from mtl_optax._methods.dual_proj import dual_proj as dual_proj
 from mtl_optax._methods.config import config as config
 from mtl_optax._methods.getmtl import getmtl as getmtl
@@ -39,6 +40,7 @@ from mtl_optax._methods.imtl import imtl_g as imtl_g
 from mtl_optax._methods.krum import krum as krum
 from mtl_optax._methods.mgda import mgda as mgda
 from mtl_optax._methods.nash_mtl import nash_mtl as nash_mtl
+from mtl_optax._methods.pcd import pcd as pcd
 from mtl_optax._methods.pcgrad import pcgrad as pcgrad
 from mtl_optax._methods.upgrad import upgrad as upgrad
 

@@ -84,12 +84,33 @@ def check_number(
         raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
 
 
+<<<<<<< HEAD
 def check_count(method: str, name: str, value: Any, *, low: int = 1) -> None:
     """Raises if `value` is neither a Python integer of at least `low` nor an array."""
+=======
+def check_count(method: str, name: str, value: Any) -> None:
+    """Raises if `value` is neither a Python integer of at least one nor an array."""
+    if _integer(method, name, value) < 1:
+        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+
+
+def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
+    """Raises if `value` is neither the number of a task, from 0, nor an array."""
+    if not 0 <= _integer(method, name, value, unseen=0) < num_tasks:
+        raise ValueError(
+            f"{method}: {name} must be the number of a task, from 0 to {num_tasks - 1}, got "
+            f"{value}."
+        )
+
+
+def _integer(method: str, name: str, value: Any, unseen: int = 1) -> int:
+    """Returns a Python integer, or `unseen` for an array; raises for anything else."""
+>>>>>>> nnqp
     if isinstance(value, jax.Array):
-        return
+        return unseen
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
+<<<<<<< HEAD
     if int(value) < low:
         raise ValueError(f"{method}: {name} must be at least {low}, got {value}.")
 
@@ -110,6 +131,9 @@ def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
         )
     if not 0 <= int(value) < num_tasks:
         raise ValueError(f"{method}: {name} must lie in [0, {num_tasks}), got {value}.")
+=======
+    return int(value)
+>>>>>>> nnqp
 
 
 def check_vector(

@@ -125,14 +125,28 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_methods/_projected.py": [
         (
-            "an absent task keeps its preference",
-            "return jnp.where(evidence.mask, preference.astype(dtype), 0)",
-            "return preference.astype(dtype)",
+            "by default absent tasks count",
+            "uniform(evidence.mask, dtype)",
+            "uniform(jnp.ones_like(evidence.mask), dtype)",
         ),
         (
             "of several the first is reported",
             "jnp.max(solution.iterations)",
             "solution.iterations[0]",
+        ),
+    ],
+    "mtl_optax/_methods/conic_grad.py": [
+        ("the cone never binds", "binds = jnp.sum(shares[0]) < least", "binds = least < 0"),
+        (
+            "at the cone's edge d is too long",
+            "most = root(1 - least**2)",
+            "most = jnp.ones_like(least)",
+        ),
+        ("rounding decides at stationary points", "serves = worth > 8", "serves = worth > -8"),
+        (
+            "weights keep the unit of the scaled Gram",
+            "jnp.where(serves, weights / unit, 0)",
+            "jnp.where(serves, weights, 0)",
         ),
     ],
     "mtl_optax/_methods/dual_proj.py": [
@@ -467,6 +481,26 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "<= int(index) < num_preferences",
             "<= int(index) <= num_preferences",
         ),
+    ],
+    "mtl_optax/_methods/pcd.py": [
+        (
+            "an absent task's average moves",
+            "jnp.where(mask, usual.astype",
+            "jnp.where(True, usual.astype",
+        ),
+        (
+            "the average is not corrected for the first steps",
+            "new = 1 / totals.astype(dtype)",
+            "new = 1 - jnp.asarray(decay, dtype)",
+        ),
+        ("what cannot be served is served", "& solution.bounded[0] &", "&"),
+        ("the primary is the first task", "jnp.asarray(main).astype(jnp.int32)", "0"),
+        (
+            "a share of the usual length",
+            "jnp.asarray(shares, dtype) * lengths",
+            "jnp.asarray(shares, dtype)",
+        ),
+        ("without the primary, nothing", "uniform(mask, dtype))", "jnp.zeros_like(point))"),
     ],
     "mtl_optax/_methods/pcgrad.py": [
         (

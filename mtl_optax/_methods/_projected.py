@@ -46,8 +46,6 @@ def unit_gram(evidence: Evidence) -> tuple[Float[Array, "T T"], Float[Array, " T
 
 
 def preferred(preference: Any | None, evidence: Evidence) -> Float[Array, " T"]:
-    """Returns the preference over the present tasks: as given, or the same for each."""
+    """Returns the preference: as given, or the same for each present task."""
     dtype = evidence.gram.dtype
-    if preference is None:
-        return uniform(evidence.mask, dtype)
-    return jnp.where(evidence.mask, preference.astype(dtype), 0)
+    return uniform(evidence.mask, dtype) if preference is None else preference.astype(dtype)

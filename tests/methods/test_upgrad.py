@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import mtl_optax as mtl
+from mtl_optax._solvers import nnqp
 from tests.matrices import KINDS, hard
 from tests.projections import nearest
 
@@ -126,6 +127,16 @@ def test_rows_of_the_update_sum_to_it_and_equal_gradients_are_their_mean():
     np.testing.assert_allclose(rows[0], copies[0] / 4, rtol=1e-6)
     opposite, _ = updates(np.float32(np.stack([row, -row])[None]))
     np.testing.assert_allclose(opposite, np.zeros((1, 6)), atol=1e-6)
+
+
+def test_the_state_tells_of_the_worst_of_the_projections():
+    rows = hard(5, 3, 1)["gaussian"]
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    with jax.enable_x64(True):
+        each = nnqp(jnp.asarray(units @ units.T), jnp.asarray(units @ units.T))
+        _, state = updates(rows[None])
+    assert len(set(each.iterations.tolist())) > 1
+    assert state.inner.iterations[0] == max(each.iterations.tolist())
 
 
 def test_a_preference_of_the_wrong_shape_is_named():

@@ -78,7 +78,7 @@ def test_rows_may_be_divided_by_any_powers_of_two():
     rng = np.random.default_rng(1)
     matrix = rng.normal(size=(4, 6))
     gram, linear = np.float32(matrix @ matrix.T), np.float32(rng.normal(size=(2, 4)))
-    sizes = np.float32(2.0) ** np.array([0, -20, 30, 7])
+    sizes = np.float32(2.0 ** np.array([0, -20, 30, 7]))
     plain = solve(linear, gram)
     divided = solve(linear / sizes, gram / np.outer(sizes, sizes))
     np.testing.assert_array_equal(divided.points / sizes, plain.points)
