@@ -30,6 +30,7 @@ from mtl_optax._methods.rlw import rlw as rlw
 from mtl_optax._methods.aligned_mtl import aligned_mtl as aligned_mtl
 from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.config import config as config
+from mtl_optax._methods.dibs import dibs as dibs
 from mtl_optax._methods.fairgrad import fairgrad as fairgrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
 from mtl_optax._methods.imtl import imtl_g as imtl_g
