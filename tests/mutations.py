@@ -134,6 +134,19 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "",
         ),
     ],
+    "mtl_optax/_methods/dibs.py": [
+        (
+            "the walk goes on outside the ball",
+            "jnp.where(active & (square <= radius**2), distances, 0)",
+            "jnp.where(active, distances, 0)",
+        ),
+        (
+            "a zero gradient pulls",
+            "jnp.where(active & (square <= radius**2), distances, 0)",
+            "jnp.where(square <= radius**2, distances, 0)",
+        ),
+        ("the shares count absent tasks", "jnp.sum(evidence.mask)", "len(evidence.mask)"),
+    ],
     "mtl_optax/_methods/dwa.py": [
         ("the epoch ends a step early", "now = state.step //", "now = (state.step + 1) //"),
         (

@@ -96,12 +96,21 @@ def test_only_directions_count(scale):
     np.testing.assert_allclose(run(matrices * far)[0], base, atol=2e-3)
 
 
+def test_by_default_the_steps_are_shares_of_the_present_tasks():
+    tx = mtl.dibs(T, radius=0.5)
+    for mask in ([True, False, True, True], [True] * T):
+        for matrix in np.float32(draws(5)):
+            updates, _ = tx.update(matrix, tx.init(matrix[0]), matrix[0], task_mask=jnp.array(mask))
+            wanted = oracle(np.float64(matrix[mask]), 0.5, 1 / (5 * sum(mask)))
+            np.testing.assert_allclose(updates, wanted, atol=1e-5)
+
+
 def test_the_number_of_steps_may_be_an_array():
     matrix = jnp.asarray(draws(1)[0], jnp.float32)
 
     @jax.jit
     def update(num_steps):
-        tx = mtl.dibs(T, num_steps=num_steps)
+        tx = mtl.dibs(T, step_size=0.2, num_steps=num_steps)
         return tx.update(matrix, tx.init(matrix[0]), matrix[0])[0]
 
     for number in (1, 3):
