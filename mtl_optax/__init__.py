@@ -34,6 +34,8 @@ from mtl_optax._methods.cagrad import cagrad as cagrad
 from mtl_optax._methods.conic_grad import conic_grad as conic_grad
 from mtl_optax._methods.dual_proj import dual_proj as dual_proj
 from mtl_optax._methods.config import config as config
+from mtl_optax._methods.dibs import dibs as dibs
+from mtl_optax._methods.fairgrad import fairgrad as fairgrad
 from mtl_optax._methods.getmtl import getmtl as getmtl
 from mtl_optax._methods.gradvac import gradvac as gradvac
 from mtl_optax._methods.imtl import imtl_g as imtl_g

@@ -173,6 +173,19 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "",
         ),
     ],
+    "mtl_optax/_methods/dibs.py": [
+        (
+            "the walk goes on outside the ball",
+            "jnp.where(active & (square <= radius**2), distances, 0)",
+            "jnp.where(active, distances, 0)",
+        ),
+        (
+            "a zero gradient pulls",
+            "jnp.where(active & (square <= radius**2), distances, 0)",
+            "jnp.where(square <= radius**2, distances, 0)",
+        ),
+        ("the shares count absent tasks", "jnp.sum(evidence.mask)", "len(evidence.mask)"),
+    ],
     "mtl_optax/_methods/dwa.py": [
         ("the epoch ends a step early", "now = state.step //", "now = (state.step + 1) //"),
         (
@@ -214,6 +227,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "the mean counts absent tasks",
             "return uniform(evidence.mask)",
             "return uniform(jnp.ones_like(evidence.mask))",
+        ),
+    ],
+    "mtl_optax/_methods/fairgrad.py": [
+        (
+            "weights are for the divided gradients",
+            "fair(gram, shares, unit, jnp.asarray(alpha, gram.dtype), w, mask)",
+            "fair(gram, shares, jnp.ones_like(unit), jnp.asarray(alpha, gram.dtype), w, mask)",
+        ),
+        (
+            "alpha is its inverse",
+            "jnp.asarray(alpha, gram.dtype), w",
+            "1 / jnp.asarray(alpha, gram.dtype), w",
         ),
     ],
     "mtl_optax/_methods/getmtl.py": [
@@ -565,8 +590,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_solvers/bargaining.py": [
         (
             "rounding does not end it",
-            "(residual <= tolerance) | stalled |",
-            "(residual <= tolerance) |",
+            "done = over | (settled & ((error <= tolerance) | stalled))",
+            "done = over | (settled & (error <= tolerance))",
+        ),
+        (
+            "weights that grow have settled",
+            "settled = state.feasible & jnp.all(moved <= _SETTLED * terms)",
+            "settled = state.feasible",
+        ),
+        (
+            "tasks that cancel one another have a direction",
+            "(largest == 0) | (left > 64 * eps * largest**2)",
+            "left == left",
         ),
         (
             "no solution has a small residual",
@@ -579,6 +614,16 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "finite = jnp.array(True)",
         ),
         ("one step beyond the cap", "iterations < max_iterations", "iterations <= max_iterations"),
+        (
+            "the mean of the targets is lost",
+            "log_point - logs + mean / (1 + power)",
+            "log_point - logs",
+        ),
+        (
+            "alpha has no derivative",
+            "jnp.exp(log_gains) * (turn - bend * log_point)",
+            "jnp.exp(log_gains) * turn",
+        ),
     ],
     "mtl_optax/_solvers/conic.py": [
         (

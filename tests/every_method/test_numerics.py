@@ -84,7 +84,8 @@ def test_updates_are_finite_and_keep_what_the_registry_declares(name, shape):
         assert np.max(np.linalg.norm(permuted - moves, axis=1) / size) < 2e-4
     if "non-conflicting" in info.properties:
         products = np.einsum("btn,bn->bt", rows, moves)
-        assert np.all(products >= -2e-6 * np.linalg.norm(rows, axis=2))
+        longer = np.maximum(np.linalg.norm(moves, axis=1, keepdims=True), 1)
+        assert np.all(products >= -2e-6 * np.linalg.norm(rows, axis=2) * longer)
     if "linear" in info.properties:
         weights = np.asarray(optax.tree_utils.tree_get(state, "weights"), np.float64)
         if "conic" in info.properties:

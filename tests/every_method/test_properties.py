@@ -269,7 +269,8 @@ def test_fuzz(name, example):
     direction = first.update / (1 if mtl.method_info(name).scale == "unit" else scale)
     if "non-conflicting" in properties(name):
         lengths = np.linalg.norm(matrix, axis=1)
-        assert np.all(matrix @ direction >= -2e-6 * lengths * max(np.max(lengths), 1))
+        longest = max(np.max(lengths), np.linalg.norm(direction), 1)
+        assert np.all(matrix @ direction >= -2e-6 * lengths * longest)
     if first.weights is not None:
         weights = first.weights.astype(np.float64)
         size = np.abs(weights) @ np.abs(matrix)
