@@ -66,8 +66,11 @@ from mtl_optax._methods.uw import uw as uw
 
 # Methods that read the Gram matrix and the losses.
 from mtl_optax._methods.emtl import emtl as emtl
+from mtl_optax._methods.epo import epo as epo
+from mtl_optax._methods.ferero import ferero as ferero
 from mtl_optax._methods.imtl import imtl as imtl
 from mtl_optax._methods.pareto_mtl import pareto_mtl as pareto_mtl
+from mtl_optax._methods.pmgda import pmgda as pmgda
 
 # Methods that read the norms of the task gradients, and the losses.
 from mtl_optax._methods.gradnorm import gradnorm as gradnorm

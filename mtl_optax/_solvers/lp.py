@@ -168,6 +168,9 @@ def _slopes(
     error = multipliers
     for factor in (basis, inverse, problem.matrix):
         error = jnp.matmul(jnp.abs(error), jnp.abs(factor), precision=HIGHEST)
+    # As in `_solved`, what should be zero in the multipliers is not.
+    largest = jnp.max(jnp.abs(multipliers), axis=1, keepdims=True)
+    error += largest * jnp.max(jnp.abs(problem.matrix), axis=0, keepdims=True)
     return slopes, jnp.abs(problem.costs) + error, multipliers
 
 

@@ -50,7 +50,15 @@ def unbounded(rng):
     return costs, matrix, np.abs(bounds), np.zeros(ROWS, bool)
 
 
-KINDS = (feasible, degenerate, redundant, infeasible, unbounded)
+def split(rng):
+    """A free variable is the difference of the last two."""
+    costs, matrix, bounds, equal = feasible(rng)
+    matrix[0, -2:] = 0
+    matrix[:, -1], costs[-1] = -matrix[:, -2], -costs[-2]
+    return costs, matrix, bounds, equal
+
+
+KINDS = (feasible, degenerate, redundant, infeasible, unbounded, split)
 
 
 @functools.cache
