@@ -84,14 +84,10 @@ def check_number(
         raise ValueError(f"{method}: {name} must lie in {left}, {right}, got {value!r}.")
 
 
-<<<<<<< HEAD
 def check_count(method: str, name: str, value: Any, *, low: int = 1) -> None:
     """Raises if `value` is neither a Python integer of at least `low` nor an array."""
-=======
-def check_count(method: str, name: str, value: Any) -> None:
-    """Raises if `value` is neither a Python integer of at least one nor an array."""
-    if _integer(method, name, value) < 1:
-        raise ValueError(f"{method}: {name} must be at least 1, got {value}.")
+    if _integer(method, name, value, unseen=low) < low:
+        raise ValueError(f"{method}: {name} must be at least {low}, got {value}.")
 
 
 def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
@@ -103,37 +99,19 @@ def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
         )
 
 
-def _integer(method: str, name: str, value: Any, unseen: int = 1) -> int:
+def _integer(method: str, name: str, value: Any, unseen: int) -> int:
     """Returns a Python integer, or `unseen` for an array; raises for anything else."""
->>>>>>> nnqp
     if isinstance(value, jax.Array):
         return unseen
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{method}: {name} must be an integer, got {value!r}.")
-<<<<<<< HEAD
-    if int(value) < low:
-        raise ValueError(f"{method}: {name} must be at least {low}, got {value}.")
+    return int(value)
 
 
 def check_flag(method: str, name: str, value: object) -> None:
     """Raises unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{method}: {name} must be True or False, got {value!r}.")
-
-
-def check_task(method: str, name: str, value: Any, num_tasks: int) -> None:
-    """Raises unless `value` is the number of a task; arrays pass unseen."""
-    if isinstance(value, jax.Array):
-        return
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"{method}: {name} must be an integer, the number of a task, got {value!r}."
-        )
-    if not 0 <= int(value) < num_tasks:
-        raise ValueError(f"{method}: {name} must lie in [0, {num_tasks}), got {value}.")
-=======
-    return int(value)
->>>>>>> nnqp
 
 
 def check_vector(
