@@ -305,7 +305,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.maximum(losses, 0), jnp.nan",
             "losses, jnp.nan",
         ),
-        ("the decay does not fall", "/ step ** jnp.asarray(decay_power, step.dtype)", "/ step**0"),
+        (
+            "the decay does not fall",
+            "falling(decay, decay_power, count)",
+            "falling(decay, 0.0, count)",
+        ),
         ("weights overflow", "jnp.minimum(ratios, float(jnp.finfo(jnp.float32).max))", "ratios"),
         (
             "a zero average has a weight",
@@ -321,8 +325,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("shares count absent tasks", "number = jnp.sum(mask)", "number = jnp.asarray(num_tasks)"),
         (
             "the weights' rate is the averages'",
-            "rate(gamma, gamma_power,",
-            "rate(gamma, beta_power,",
+            "falling(gamma, gamma_power,",
+            "falling(gamma, beta_power,",
         ),
         (
             "an absent task's value moves",
