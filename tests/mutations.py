@@ -961,11 +961,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "moved = both[: len(trunk)], both[len(trunk) :]",
         ),
         ("the flat part is all of it", "jax.tree.map(jnp.subtract, found, gradient)", "found"),
-        ("all tasks draw alike", "fold_in(drawn, jnp.argmax(row))", "fold_in(drawn, 0)"),
+        (
+            "all tasks have the first one's sign",
+            "where(row > 0, signs, 0)",
+            "where(row > 0, signs[0], 0)",
+        ),
         (
             "the draw's sign is left to chance",
-            "jnp.sign(jax.lax.psum(slope, summed) if summed else slope)",
-            "jnp.ones_like(slope)",
+            "jnp.sign(jax.lax.psum(slopes, summed) if summed else slopes)",
+            "jnp.ones_like(slopes)",
         ),
         (
             "the draw keeps its own length",
