@@ -404,7 +404,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.maximum(losses, 0), jnp.nan",
             "losses, jnp.nan",
         ),
-        ("the decay does not fall", "/ step ** jnp.asarray(decay_power, step.dtype)", "/ step**0"),
+        (
+            "the decay does not fall",
+            "falling(decay, decay_power, count)",
+            "falling(decay, 0.0, count)",
+        ),
         ("weights overflow", "jnp.minimum(ratios, float(jnp.finfo(jnp.float32).max))", "ratios"),
         (
             "a zero average has a weight",
@@ -420,8 +424,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("shares count absent tasks", "number = jnp.sum(mask)", "number = jnp.asarray(num_tasks)"),
         (
             "the weights' rate is the averages'",
-            "rate(gamma, gamma_power,",
-            "rate(gamma, beta_power,",
+            "falling(gamma, gamma_power,",
+            "falling(gamma, beta_power,",
         ),
         (
             "an absent task's value moves",
@@ -444,6 +448,11 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "moved - (total - jnp.log(number)), 0)",
         ),
         ("logits grow for ever", "moved - (total - jnp.log(number))", "moved"),
+        (
+            "a root without a bound is large",
+            "shares = jnp.where(jnp.isfinite(root), shares, jnp.nan)",
+            "pass",
+        ),
         ("what is not finite is weighed", "jnp.where(mask & ~sound, jnp.nan, weights)", "weights"),
     ],
     "mtl_optax/_methods/meta_weighting.py": [
@@ -753,7 +762,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "project(jnp.maximum(depths, -total), total)",
             "project(jnp.maximum(depths, -total))",
         ),
-        ("far values are lost", "jnp.maximum(depths, -total), total)", "depths, total)"),
+        (
+            "far values make a NaN",
+            "jnp.maximum(depths, -total), total)",
+            "depths, total)",
+            ("tests/every_method/test_strict.py",),
+        ),
         (
             "with nobody present nobody is",
             "mask | ~jnp.any(mask)",
@@ -1350,11 +1364,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "moved = both[: len(trunk)], both[len(trunk) :]",
         ),
         ("the flat part is all of it", "jax.tree.map(jnp.subtract, found, gradient)", "found"),
-        ("all tasks draw alike", "fold_in(drawn, jnp.argmax(row))", "fold_in(drawn, 0)"),
+        (
+            "all tasks have the first one's sign",
+            "where(row > 0, signs, 0)",
+            "where(row > 0, signs[0], 0)",
+        ),
         (
             "the draw's sign is left to chance",
-            "jnp.sign(jax.lax.psum(slope, summed) if summed else slope)",
-            "jnp.ones_like(slope)",
+            "jnp.sign(jax.lax.psum(slopes, summed) if summed else slopes)",
+            "jnp.ones_like(slopes)",
         ),
         (
             "the draw keeps its own length",

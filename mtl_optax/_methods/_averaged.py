@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -81,3 +82,9 @@ def from_averages(
         return updates, AveragedState(after.weights, ema, after.inner)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def falling(start: Any, power: Any, count: Array) -> Array:
+    """Returns `start / k^power` in the `k`-th step, when `count` went before."""
+    step = count.astype(float) + 1
+    return jnp.asarray(start, step.dtype) / step ** jnp.asarray(power, step.dtype)

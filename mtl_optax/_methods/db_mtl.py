@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, stateless
-from mtl_optax._methods._averaged import from_averages
+from mtl_optax._methods._averaged import falling, from_averages
 from mtl_optax._registry import register
 
 
@@ -83,10 +83,6 @@ def db_mtl(
     _checks.check_number("db_mtl", "decay_power", decay_power, low=0)
     _checks.check_number("db_mtl", "eps", eps, low=0, open_low=True)
 
-    def kept(count: Array) -> Array:
-        step = count.astype(float) + 1
-        return jnp.asarray(decay, step.dtype) / step ** jnp.asarray(decay_power, step.dtype)
-
     def factors(losses: Float[Array, " T"]) -> Float[Array, " T"]:
         # A loss without a bound is not to pass for a gradient of zero.
         losses = jnp.where(jnp.isfinite(losses), jnp.maximum(losses, 0), jnp.nan)
@@ -99,4 +95,5 @@ def db_mtl(
         return jnp.where(known, jnp.minimum(ratios, float(jnp.finfo(jnp.float32).max)), 0)
 
     weighting = stateless("db_mtl", num_tasks, frozenset({"norms"}), weigh)
+    kept = lambda count: falling(decay, decay_power, count)
     return from_averages(weighting, kept, factors=factors, combine_tasks=combine)

@@ -162,6 +162,8 @@ def _excess(sizes: Any, roots: Any) -> Float[Array, " T"]:
 
     def of_leaf(size: Array, root: Array) -> Float[Array, " T"]:
         shares = size / jnp.where(root > 0, root, 1)
+        # A gradient without a bound shows as long as its root does.
+        shares = jnp.where(jnp.isfinite(root), shares, jnp.nan)
         return jnp.sum(size * shares, axis=tuple(range(1, size.ndim)))
 
     parts = jax.tree.leaves(jax.tree.map(of_leaf, sizes, roots))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Weighting
-from mtl_optax._methods._averaged import from_averages
+from mtl_optax._methods._averaged import falling, from_averages
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import register
 from mtl_optax._solvers.simplex import project_present, uniform
@@ -104,10 +104,6 @@ def moco(
     _checks.check_number(name, "gamma_power", gamma_power, low=0)
     _checks.check_number(name, "rho", rho, low=0)
 
-    def rate(start: float, power: float, count: Array) -> Array:
-        step = count.astype(float) + 1
-        return jnp.asarray(start, step.dtype) / step ** jnp.asarray(power, step.dtype)
-
     def init() -> MoCoState:
         return MoCoState(jnp.ones(num_tasks, jnp.float32), jnp.zeros((), jnp.int32))
 
@@ -121,7 +117,7 @@ def moco(
         # What is taken from all weights alike is projected away. Taken from the slopes, what is
         # left of them may overflow, at the corner's cost, and that of the corner is zero.
         slopes = jnp.where(mask, slopes - jnp.min(jnp.where(mask, slopes, jnp.inf)), 0)
-        step = rate(gamma, gamma_power, state.steps).astype(gram.dtype)
+        step = falling(gamma, gamma_power, state.steps).astype(gram.dtype)
         kept = before * (1 - step * jnp.asarray(rho, gram.dtype))
         weights = project_present(kept - step * (unit * slopes) * unit, mask)
         number = jnp.sum(mask).astype(jnp.float32)
@@ -129,6 +125,5 @@ def moco(
         return weights, MoCoState(values, state.steps + jnp.any(mask).astype(jnp.int32))
 
     weighting = Weighting(name, num_tasks, frozenset({"gram"}), init, update)
-    return from_averages(
-        weighting, lambda count: 1 - rate(beta, beta_power, count), combine_tasks=combine
-    )
+    kept = lambda count: 1 - falling(beta, beta_power, count)
+    return from_averages(weighting, kept, combine_tasks=combine)

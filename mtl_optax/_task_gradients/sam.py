@@ -38,11 +38,9 @@ def sam_value_and_task_grads(
     the loss part `g_t` and the flat part `s_t - g_t`, each to be combined by itself; added up
     before the method, they are `s_t`.
 
-    SAMO, with `beta`, saves the T backward passes at θ. It goes up the mean gradient `ḡ` and, leaf
-    by leaf, a guess `z_t` at the task's own: a random direction, with the sign of the slope of
-    `L_t` along it.
-
-    - `p_t = (1 - β) ḡ + β ‖ḡ‖ z_t / ‖z_t‖` in each leaf, and `ε_t = ρ p_t / ‖p_t‖` over all.
+    SAMO, with `beta`, has no use for the T backward passes at θ. It goes up the mean gradient `ḡ`
+    and a guess at the task's own, a random direction `z` with the sign of the slope of `L_t` along
+    it: `p_t = (1 - β) ḡ ± β ‖ḡ‖ z / ‖z‖` leaf by leaf, and `ε_t = ρ p_t / ‖p_t‖` over all leaves.
 
     Args:
         fun: maps `(params, *args, **kwargs)` to losses `(T,)`, or to `(losses, aux)`, as for
@@ -61,10 +59,10 @@ def sam_value_and_task_grads(
         and the first gradients at θ; with `beta`, `(losses, s)`. With `has_aux`, the first of these
         is `(losses, aux)`. Shared leaves are `(T, *p.shape)`, heads `p.shape`, sums over tasks.
 
-        Passes beyond one forward: T backward, then forward and backward T times, where
-        `value_and_task_grads` has T backward. With `beta`: one backward, one forward-mode pass for
-        each task, then the T times forward and backward; of heads T backward passes of their own.
-        Each forward pass computes all T losses. A gradient of zeros takes no step uphill.
+        Passes: one forward and T backward at θ, as of `value_and_task_grads`; then T times one
+        forward, of all T losses, and one backward. With `beta`, what is at θ is one forward, one
+        backward and one forward-mode pass, and T backward passes of the heads alone. Of heads, T
+        gradients are held before they are added up. A gradient of zeros takes no step uphill.
 
     References:
         F-MTL: Phan et al., `Improving Multi-task Learning via Seeking Task-based Flat Regions
@@ -72,9 +70,10 @@ def sam_value_and_task_grads(
         size of each parameter, and 1e-12 beside each norm.
 
         SAMO: Ban et al., `SAMO: A Lightweight Sharpness-Aware Approach for Multi-Task Optimization
-        with Joint Global-Local Perturbation <https://arxiv.org/abs/2507.07883>`_, 2025, whose code
-        has `ρ = 0.001` and `β = 0.5`, takes slopes from two forward passes, 0.01 to either side,
-        with layers in evaluation mode, and has no guess for NYUv2's leaves by themselves.
+        with Joint Global-Local Perturbation <https://arxiv.org/abs/2507.07883>`_, 2025. Its code
+        has `ρ = 0.001` and `β = 0.5`; on NYUv2 it takes no lengths leaf by leaf. It draws for each
+        task and takes slopes from two forward passes of each, 0.01 to either side, which cost as
+        much as the T gradients; here all tasks have one draw, the signs their own.
 
     Example:
         F-MTL with MGDA: two updates, each with a state of its own, added up:
@@ -127,22 +126,17 @@ def sam_value_and_task_grads(
             return losses, aux
 
         losses, pullback, aux = jax.vjp(losses_of, trunk, heads, has_aux=True)
-        total: _Leaves = []  # Any multiple of the mean leads as it does.
+        mean: _Leaves = []  # Or any multiple of it, which leads as it does.
+        draws: _Leaves = []
+        signs = jnp.zeros_like(losses)
         if beta is not None:
-            total = [_uphill(g) for g in pullback(jnp.ones_like(losses))[0]]
-
-        def joint(row: Float[Array, " T"]) -> _Leaves:
-            """Returns SAMO's direction for the task of a row."""
-            of_task = jax.random.fold_in(drawn, jnp.argmax(row))
-            keys = jax.random.split(of_task, len(trunk))
+            mean = [_uphill(g) for g in pullback(jnp.ones_like(losses))[0]]
+            keys = jax.random.split(drawn, len(trunk))
             draws = [_normal(k, leaf) for k, leaf in zip(keys, trunk, strict=True)]
-            along = lambda trunk: losses_of(trunk, heads)[0]
-            slopes = jax.jvp(along, (trunk,), (draws,))[1]
-            slope = jnp.sum(jnp.where(row > 0, slopes, 0))
-            # Of a loss that is a sum over devices, as the gradient is.
-            summed = tuple(varying_axes(slope) - varying_axes(total))
-            sign = jnp.sign(jax.lax.psum(slope, summed) if summed else slope)
-            return [_joint(g, z, sign, beta) for g, z in zip(total, draws, strict=True)]
+            slopes = jax.jvp(lambda at: losses_of(at, heads)[0], (trunk,), (draws,))[1]
+            # Of losses that are sums over devices, as their gradients are.
+            summed = tuple(varying_axes(slopes) - varying_axes(mean))
+            signs = jnp.sign(jax.lax.psum(slopes, summed) if summed else slopes)
 
         def gathered(row: Float[Array, " T"]) -> list[Any]:
             """Returns the parts of the gradient of the task of a row, each of trunk and heads."""
@@ -150,7 +144,8 @@ def sam_value_and_task_grads(
             gradient = pullback(of_losses)
             up = [[_uphill(g) for g in part] for part in gradient]
             if beta is not None:
-                up[0] = joint(row)
+                sign = jnp.sum(jnp.where(row > 0, signs, 0))
+                up[0] = [_joint(*part, sign, beta) for part in zip(mean, draws, strict=True)]
             moved = _moved(trunk, up[0], rho), _moved(heads, up[1], rho)
             _, steep, _ = jax.vjp(losses_of, *moved, has_aux=True)
             found = steep(of_losses)
@@ -158,7 +153,7 @@ def sam_value_and_task_grads(
                 return [found]
             return [gradient, jax.tree.map(jnp.subtract, found, gradient)]
 
-        # The same on all devices, and so what is drawn for a row.
+        # The same on all devices, and so the signs.
         rows = jnp.eye(len(losses), dtype=losses.dtype)
         parts = for_each_row(gathered, rows, leaves)
         trees = [tree_of(rows, [jnp.sum(h, axis=0) for h in own]) for rows, own in parts]

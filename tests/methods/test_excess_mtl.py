@@ -113,6 +113,19 @@ def test_a_ratio_without_a_bound_ends_in_a_corner():
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.nans
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("when", [0, 1])
+def test_what_is_not_finite_shows_in_all_that_follows(bad, when):
+    """It stays in the sums of squares."""
+    tx, rows = mtl.excess_mtl(2), jnp.array([[1.0, 2.0], [2.0, 1.0]])
+    state, take = tx.init(rows[0]), jax.jit(tx.update)
+    for step in range(4):
+        now = rows.at[1, 0].set(bad) if step == when else rows
+        update, state = take(now, state, rows[0])
+        assert np.all(np.isfinite(update)) == (step < when)
+
+
 def test_bad_hyperparameters_are_named():
     with pytest.raises(ValueError, match=r"^excess_mtl: step_size must lie in \[0, inf\), got -1"):
         mtl.excess_mtl(2, step_size=-1)

@@ -122,3 +122,15 @@ def test_a_batch_for_each_task_costs_what_the_batches_cost():
     equal = jax.grad(lambda p, x: losses_of(p, x.reshape(-1, WIDTH)).sum())
     of = lambda fun: flops(optimised(fun).lower(p, x).compile())
     assert of(step) < 1.5 * of(equal)
+
+
+def test_passes_uphill_are_as_many_as_are_stated():
+    """In forward passes; a backward pass takes two, but for the gradient of the input."""
+    p = {"layers": [shape(64, 64)] * LAYERS, "heads": shape(64, 4)}
+    count = lambda fun: flops(jax.jit(fun).lower(p, shape(1024, 64)).compile())
+    gather = functools.partial(mtl.sam_value_and_task_grads, dense_losses, 0.1, shared="layers")
+    one, backward = count(dense_losses), 2 - 1 / LAYERS
+    uphill = 4 * (1 + backward)
+    assert count(gather()) / one == pytest.approx(1 + 4 * backward + uphill, rel=0.08)
+    samo = count(gather(beta=0.5, key=0)) / one
+    assert samo == pytest.approx(1 + backward + backward + uphill, rel=0.08)
