@@ -161,6 +161,34 @@ AGREEMENTS = [
         )
         for limit, parameters in ((1.0, {}), (None, {"max_norm": 0.0}))
     ],
+    *[
+        Agreement(
+            "aligned_mtl", {"scale": ours}, "torchjd", "AlignedMTL", {"scale_mode": theirs}, 2e-5
+        )
+        for ours, theirs in (("min", "min"), ("median", "median"), ("mean", "rmse"))
+    ],
+    Agreement("config", {}, "torchjd", "ConFIG", {}, 2e-5),
+    Agreement("upgrad", {}, "torchjd", "UPGrad", {"exact": True}, 2e-5),
+    Agreement("dual_proj", {}, "torchjd", "DualProj", {"exact": True}, 2e-5),
+    *[
+        Agreement("fairgrad", {"alpha": a}, "torchjd", "FairGrad", {"alpha": a}, 2e-5, apart)
+        for a, apart in ((1.0, ()), (2.0, ("two, 1000 apart",)))
+    ],
+    Agreement("pcd", {}, "torchjd", "PCD", {}, 2e-5),
+    # Of three tasks each has one neighbour, and two of them each other: ours takes both.
+    Agreement(
+        "krum",
+        {"squared": False},
+        "torchjd",
+        "Krum",
+        {"n_byzantine": 0},
+        1e-6,
+        ("three", "three conflict", "three, 100 apart"),
+    ),
+    Agreement("trimmed_mean", {}, "torchjd", "TrimmedMean", {"trim_number": 1}, 1e-6),
+    Agreement("gradvac", {}, "torchjd", "GradVac", {}, 1e-6),
+    Agreement("gls", {}, "torchjd", "GeometricMean", {}, 1e-6),
+    Agreement("stch", {"mu": 0.5}, "torchjd", "STCH", {"mu": 0.5}, 1e-6),
 ]
 
 
@@ -436,3 +464,80 @@ def test_gradnorms_first_step_has_the_direction_of_libmtls(alpha):
     slopes = np.array(run_of("GradNorm", alpha=alpha)["slopes"])
     for gradient, loss, slope in zip(gradients[1:], losses[1:], slopes, strict=True):
         assert relative_error(unit(np.asarray(moved(gradient, loss))), -unit(slope)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "method", "parameters"),
+    [
+        ("cosmos", {"strength": 2.0}, "COSMOS", {"lambda_": 2.0}),
+        ("pbi", {"penalty": 5.0}, "PBI", {"theta": 5.0}),
+    ],
+)
+def test_scalarizers_with_a_preference_are_torchjds(name, hyperparameters, method, parameters):
+    for matrix in ORDINARY:
+        rows = MATRICES[matrix]
+        preference = tuple(LOSSES[: len(rows)][::-1])
+        updates, _ = ours(name, rows, preference=preference, **hyperparameters)
+        wanted = theirs("torchjd", method, matrix, **parameters)
+        assert relative_error(updates, wanted) < 1e-5
+
+
+RUNS = {
+    "pcd": (lambda: mtl.pcd(3, tau=0.3, decay=0.8), {"tau": 0.3, "beta": 0.8}, "PCD"),
+    "momentum": (lambda: mtl.momentum(mtl.mgda(3)), {}, "CRMOGM"),
+    "modo": (lambda: mtl.modo(3), {}, "MoDo"),
+    "sdmgrad": (lambda: mtl.sdmgrad(3, learning_rate=0.2), {"lr": 0.2}, "SDMGrad"),
+    "famo": (lambda: mtl.famo(3), {}, "FAMO"),
+    "gradvac": (lambda: mtl.gradvac(2), {}, "GradVac"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_six_steps_are_torchjds(name):
+    make, parameters, method = RUNS[name]
+    tx, run = make(), run_of(method, **parameters)
+    gradients, losses = SEQUENCE["gradients"], SEQUENCE["losses"]
+    others = np.roll(gradients, 1, axis=0)
+    if name == "gradvac":
+        gradients, others, losses = gradients[:, :2], others[:, :2], losses[:, :2]
+
+    def take(state, given):
+        rows, query, values = given
+        updates, state = tx.update(rows, state, rows[0], query_gradients=query, task_losses=values)
+        return state, updates
+
+    given = [jnp.asarray(x, jnp.float32) for x in (gradients, others, losses)]
+    _, updates = jax.jit(lambda x: jax.lax.scan(take, tx.init(x[0][0, 0]), x))(given)
+    # MGDA is solved to rounding here, and to 20,000 small steps there.
+    assert relative_error(updates, run["updates"]) < (2e-3 if name == "momentum" else 1e-4)
+
+
+def test_torchjds_fairgrad_stops_early_for_gradients_of_far_lengths():
+    """`M w = w^(-1/2)`, as shares: ours solves it, and theirs is a thousandth away and more."""
+    rows = MATRICES["two, 1000 apart"]
+    _, state = ours("fairgrad", rows, alpha=2.0)
+    theirs_is = theirs("torchjd", "FairGrad", "two, 1000 apart", alpha=2.0)
+    peer = np.linalg.lstsq(rows.T, theirs_is, rcond=None)[0]
+    missed = lambda w: np.max(np.abs((rows @ rows.T @ w) * np.sqrt(w) - 1))
+    assert missed(np.asarray(state.weights, np.float64)) < 1e-4
+    assert missed(peer) > 1e-3
+
+
+def test_torchjds_ridge_moves_upgrad_and_ours_has_none():
+    """Most where gradients are linearly dependent."""
+    moved = {}
+    for matrix in ORDINARY:
+        exact, default = (
+            theirs("torchjd", "UPGrad", matrix, **options) for options in ({"exact": True}, {})
+        )
+        moved[matrix] = np.linalg.norm(default - exact) / np.linalg.norm(MATRICES[matrix])
+    assert max(moved.values()) > 1e-3
+
+
+def test_torchjds_upgrad_of_short_gradients_is_their_mean_and_ours_is_not():
+    rows = MATRICES["three, all small"]
+    wanted, _ = ours("upgrad", rows)
+    np.testing.assert_allclose(theirs("torchjd", "UPGrad", "three, all small"), rows.mean(0))
+    assert relative_error(rows.mean(0), wanted) > 0.1
+    larger, _ = ours("upgrad", rows * 1e6)
+    np.testing.assert_allclose(wanted * 1e6, larger, rtol=1e-4, atol=1e-6)
