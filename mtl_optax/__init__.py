@@ -61,6 +61,7 @@ from mtl_optax._methods.meta_weighting import meta_weighting as meta_weighting
 from mtl_optax._methods.adatask import adatask as adatask
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
+from mtl_optax._methods.m_config import m_config as m_config
 
 # Around a method: one optimiser per task, shared parameters and heads, guards, micro-batches.
 from mtl_optax._around.accumulation import accumulate_task_gradients as accumulate_task_gradients
