@@ -87,6 +87,7 @@ from mtl_optax._methods.db_mtl import db_mtl as db_mtl
 from mtl_optax._methods.excess_mtl import excess_mtl as excess_mtl
 from mtl_optax._methods.graddrop import graddrop as graddrop
 from mtl_optax._methods.layerwise_adatask import layerwise_adatask as layerwise_adatask
+from mtl_optax._methods.m_config import m_config as m_config
 from mtl_optax._methods.moco import moco as moco
 from mtl_optax._methods.trimmed_mean import trimmed_mean as trimmed_mean
 

@@ -455,6 +455,24 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("what is not finite is weighed", "jnp.where(mask & ~sound, jnp.nan, weights)", "weights"),
     ],
+    "mtl_optax/_methods/m_config.py": [
+        (
+            "momenta begin at their full length",
+            "rows = jax.tree.map(lambda m: m / along_tasks(divisors, m).astype(m.dtype), averages)",
+            "rows = averages",
+        ),
+        (
+            "a step without tasks counts",
+            "acts = jnp.any(mask) & (jnp.all(seen) | (not wait))",
+            "acts = jnp.all(seen) | (not wait)",
+        ),
+        (
+            "squares of what was computed",
+            "implied = (begun * direction - (1 - share) * before) / share",
+            "implied = direction",
+        ),
+        ("tasks never seen take part", "rows, None, seen)", "rows, None, seen | True)"),
+    ],
     "mtl_optax/_methods/meta_weighting.py": [
         (
             "query and support are swapped",

@@ -18,7 +18,7 @@ P = PartitionSpec
 T = 4
 KINDS = (AxisType.Auto, AxisType.Explicit)
 # What goes by the coordinates and needs a few sums over them.
-SUM_COORDINATES = {"db_mtl", "excess_mtl", "layerwise_adatask", "moco"}
+SUM_COORDINATES = {"db_mtl", "excess_mtl", "layerwise_adatask", "m_config", "moco"}
 
 # A leaf cut over all devices as FSDP cuts it, then tensor-parallel ones, both together, and whole.
 SPECS = {
