@@ -241,6 +241,26 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "1 / jnp.asarray(alpha, gram.dtype), w",
         ),
     ],
+    "mtl_optax/_methods/epo.py": [
+        ("the worst task may rise", "& ~worst, gains, 0)", ", gains, 0)"),
+        ("what falls anyway has demands", "asked = mask & ~(rises & ~worst)", "asked = mask"),
+        ("it leaves the ray", "keeps = ~(seeking | relax)", "keeps = seeking & relax"),
+        ("the distance has no mean", "ranks * (excess - distance)", "ranks * excess"),
+    ],
+    "mtl_optax/_methods/ferero.py": [
+        ("the first vertex is best", "best = jnp.argmin(values)", "best = jnp.argmax(values)"),
+        (
+            "an edge is a vertex",
+            "jnp.clip(share, 0, 1), 0)",
+            "jnp.round(jnp.clip(share, 0, 1)), 0)",
+        ),
+        (
+            "the shortest has no unit",
+            "power = exponent(size) - 1 - 2 * power",
+            "power = -2 * power",
+        ),
+        ("H is as it is", "jnp.asarray(h_scale, dtype) * evidence", "evidence"),
+    ],
     "mtl_optax/_methods/getmtl.py": [
         ("no factor T", "weights * (number / (", "weights * (1 / ("),
         (
@@ -562,6 +582,15 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
     ],
+    "mtl_optax/_methods/pmgda.py": [
+        (
+            "no demand on the distance",
+            "jnp.where(active[-1], -sigma, 0)",
+            "jnp.where(active[-1], 0, 0)",
+        ),
+        ("lengths do not count", "longest / lengths, 0)", "1.0, 0)"),
+        ("it is MGDA far off", "near = length <", "near = length >"),
+    ],
     "mtl_optax/_methods/rlw.py": [
         ("the key stands still", "state, now = draws.next(state)", "_, now = draws.next(state)"),
         ("dirichlet has the wrong sign", "= -jax.random.gumbel", "= jax.random.gumbel"),
@@ -728,6 +757,25 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "absent tasks are in the uniform distribution",
             "return jnp.maximum(jnp.sum(mask), 1).astype(dtype)",
             "return jnp.asarray(mask.size, dtype)",
+        ),
+    ],
+    "mtl_optax/_solvers/lp.py": [
+        ("later goals come first", "level == jnp.min(level)", "level == level"),
+        (
+            "equations have slack",
+            "~equal, jnp.zeros(num_rows, bool)",
+            "equal | True, ~equal & equal",
+        ),
+        (
+            "artificial variables leave zero",
+            "| (fixed & (move < -tolerance * solid))",
+            "",
+        ),
+        ("no factorisation agrees", "& (moved.iterations == state.iterations)", ""),
+        (
+            "the gap is of the dual alone",
+            "jnp.max(rises) * jnp.sum(point) + violated",
+            "0 * violated",
         ),
     ],
     "mtl_optax/_solvers/min_norm.py": [

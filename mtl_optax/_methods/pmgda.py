@@ -21,7 +21,6 @@ from mtl_optax._precision import HIGHEST, power_of_two, root
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.lp import lp
 from mtl_optax._solvers.min_norm import min_norm
-from mtl_optax._solvers.simplex import lowest, present
 
 
 @register(
@@ -131,11 +130,11 @@ def _correction(
     cosines = jnp.where(both, products / jnp.outer(held, held), 0)
     lengths = held * scale
 
-    # The smallest `<g_t, d>`, in units of the shortest gradient, is the difference of the last two
+    # The smallest `<g_t, d>`, in units of the longest gradient, is the difference of the last two
     # variables: it can be negative.
     tasks = active[:-1]
-    shortest = lowest(lengths[:-1], present(tasks, gram))
-    level = jnp.where(active, shortest / lengths, 0).at[-1].set(0)
+    longest = jnp.max(jnp.where(tasks, lengths[:-1], 0))
+    level = jnp.where(active, longest / lengths, 0).at[-1].set(0)
     counts = active.astype(dtype)
     none = jnp.zeros(2, dtype)
     matrix = jnp.concatenate(
@@ -151,5 +150,4 @@ def _correction(
     solution = lp(jnp.expand_dims(goal, 0), matrix, bounds, jnp.arange(num_tasks + 2) > num_tasks)
     shares_of = jnp.where(active, solution.point[:-2], 0) / lengths
     weights = jnp.matmul(shares_of, vectors, precision=HIGHEST) / unit
-    gap = (shortest * solution.gap).astype(jnp.float32)
-    return weights, SolverReport(gap, solution.iterations)
+    return weights, SolverReport(solution.gap.astype(jnp.float32), solution.iterations)

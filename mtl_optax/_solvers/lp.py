@@ -38,7 +38,7 @@ class LPSolution(NamedTuple):
 class _Pivots(NamedTuple):
     basis: Int[Array, " m"]
     inverse: Float[Array, "m m"]
-    stalled: Bool[Array, ""]
+    stalled: Int[Array, ""]
     resting: Bool[Array, ""]
     bounded: Bool[Array, ""]
     iterations: Int[Array, ""]
@@ -75,9 +75,9 @@ def lp(
 
     The state is a basis: point and multipliers are computed from it and from the data, with no
     tableau that would gather rounding. The column that would raise the goal most enters, relative
-    to the size of the terms of its slope; after a pivot that raised nothing, the first one does
-    (Bland 1977, "New finite pivoting rules for the simplex method"), so that a degenerate vertex
-    is left. Scaling rows or columns changes no choice.
+    to the size of the terms of its slope; after more pivots in a row that raised nothing than there
+    are rows, the first one does (Bland 1977, "New finite pivoting rules for the simplex method"),
+    so that a degenerate vertex is left. Scaling rows or columns changes no choice.
 
     The point is differentiable in all arguments: near a solution its basis stays the same.
 
@@ -194,7 +194,7 @@ def _solve(problem: _Columns, tolerance: float, cap: int) -> _Pivots:
     start = _Pivots(
         jnp.where(usable, slacks, slacks + num_rows).astype(jnp.int32),
         jnp.eye(num_rows, dtype=dtype),
-        jnp.array(False),
+        jnp.array(0, jnp.int32),
         jnp.array(False),
         jnp.array(True),
         jnp.array(0, jnp.int32),
@@ -224,7 +224,8 @@ def _pivot(problem: _Columns, state: _Pivots, tolerance: float, fresh: Bool[Arra
         open_ &= jnp.abs(share[k]) <= tolerance
     able = gain > 0
     steepest = jnp.argmax(jnp.where(level == jnp.min(level), gain, 0))
-    entering = jnp.where(state.stalled, jnp.argmax(able), steepest)
+    stalled = state.stalled > len(basis)
+    entering = jnp.where(stalled, jnp.argmax(able), steepest)
 
     move, solid = _solved(problem, state, problem.matrix[:, entering])
     values, noise = _solved(problem, state, problem.bounds)
@@ -241,7 +242,7 @@ def _pivot(problem: _Columns, state: _Pivots, tolerance: float, fresh: Bool[Arra
     sureness = size / jnp.where(blocks, solid, 1)
     surest = jnp.argmax(jnp.where(tied, sureness, -1))
     first = jnp.argmin(jnp.where(tied, basis, len(open_)))
-    leaving = jnp.where(state.stalled, first, surest)
+    leaving = jnp.where(stalled, first, surest)
 
     optimal, blocked = ~jnp.any(able), jnp.any(blocks)
     sure = blocked & (sureness[leaving] > math.sqrt(tolerance))
@@ -251,7 +252,7 @@ def _pivot(problem: _Columns, state: _Pivots, tolerance: float, fresh: Bool[Arra
     return _Pivots(
         jnp.where(goes, basis.at[leaving].set(entering.astype(basis.dtype)), basis),
         jnp.where(goes, updated, inverse),
-        jnp.where(goes, ~moves[leaving], state.stalled),
+        jnp.where(goes, jnp.where(moves[leaving], 0, state.stalled + 1), state.stalled),
         optimal | ~(fresh | sure),
         optimal | blocked | ~fresh,
         state.iterations + goes.astype(jnp.int32),

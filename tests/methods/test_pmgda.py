@@ -91,3 +91,36 @@ def test_equals_highs_on_hundreds_of_draws(dtype, close):
                 assert slope @ update >= SIGMA - close
                 demanded += slope @ update <= SIGMA + close
     assert demanded > 50  # The distance falls by what is asked, and by no more.
+
+
+def test_on_the_ray_it_is_mgda():
+    matrix, _, preference = (x[0] for x in draws())
+    given, loss = jnp.asarray(matrix, jnp.float32), jnp.asarray(3 * preference, jnp.float32)
+    step = lambda tx: tx.update(given, tx.init(given[0]), task_losses=loss)[0]
+    np.testing.assert_allclose(step(mtl.pmgda(T, preference)), step(mtl.mgda(T)), rtol=1e-5)
+    assert np.any(step(mtl.pmgda(T, preference[::-1])) != step(mtl.mgda(T)))
+
+
+def test_reaches_its_ray_on_three_quadratics():
+    """Losses `0.2 + ‖x - c_t‖²`: at the end they are proportional to the preference."""
+    preference, centres = np.array([1.0, 0.8, 1.2]), jnp.eye(3)[:, :2]
+    tx = mtl.pmgda(3, preference)
+
+    def step(carry, rate):
+        x, state = carry
+        losses = 0.2 + jnp.sum((x[None] - centres) ** 2, axis=1)
+        d, state = tx.update(2 * (x[None] - centres), state, x, task_losses=losses)
+        return (x - rate * d, state), losses / preference
+
+    x, rates = jnp.array([0.8, 0.9]), 0.03 * 0.98 ** np.arange(200, dtype=np.float32)
+    _, scaled = jax.jit(lambda c: jax.lax.scan(step, c, rates))((x, tx.init(x)))
+    np.testing.assert_allclose(scaled[-1], np.mean(scaled[-1]), rtol=0.03)
+
+
+def test_malformed_hyperparameters_are_named():
+    with pytest.raises(ValueError, match=r"pmgda: sigma must lie in \[0, 1\], got 1.5"):
+        mtl.pmgda(2, [1.0, 1.0], sigma=1.5)
+    with pytest.raises(ValueError, match=r"pmgda: h_eps must lie in \[0, inf\), got -1"):
+        mtl.pmgda(2, [1.0, 1.0], h_eps=-1.0)
+    with pytest.raises(ValueError, match="pmgda: preference must be finite"):
+        mtl.pmgda(2, [1.0, np.nan])
