@@ -478,8 +478,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/m_config.py": [
         (
             "momenta begin at their full length",
-            "rows = jax.tree.map(lambda m: m / along_tasks(divisors, m).astype(m.dtype), averages)",
-            "rows = averages",
+            'mask, decay, "debiased")',
+            'mask, decay, "zero")',
         ),
         (
             "a step without tasks counts",
@@ -491,7 +491,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "implied = (begun * direction - (1 - share) * before) / share",
             "implied = direction",
         ),
-        ("tasks never seen take part", "rows, None, seen)", "rows, None, seen | True)"),
+        ("tasks never seen take part", "rows, seen, {})", "rows, seen | True, {})"),
     ],
     "mtl_optax/_methods/meta_weighting.py": [
         (

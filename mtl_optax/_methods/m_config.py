@@ -9,14 +9,15 @@ import optax
 from jaxtyping import Array, Int
 
 from mtl_optax import _checks
-from mtl_optax._complex import accumulator, as_given, as_real
-from mtl_optax._frame import Contract, WeightingState, gather_evidence, weigh
+from mtl_optax._around.task_ema import TaskEmaState, first_averages, next_averages
+from mtl_optax._complex import as_given, as_real
+from mtl_optax._evidence import Given, gather_evidence
+from mtl_optax._frame import Contract, WeightingState, recipe_of, weigh
 from mtl_optax._gram import combine
 from mtl_optax._methods.config import Length, config
 from mtl_optax._precision import at_least_float32, power_of_two, root
 from mtl_optax._registry import register
 from mtl_optax._tracing import varying_like
-from mtl_optax._trees import along_tasks, select_tasks, stacked_zeros
 from mtl_optax._unstacked import as_stack
 
 
@@ -24,16 +25,14 @@ class MConFIGState(NamedTuple):
     """Momenta of the task gradients, T × N numbers, and of the update, 2 N.
 
     Attributes:
-        counts: `(T,)` int32, in how many steps each task was present.
-        averages: each task's momentum, leaves `(T, *p.shape)` in float32 or better.
+        ema: each task's momentum, and in how many steps it was present.
         steps: `()` int32, the steps with an update.
         momentum: ConFIG's update of the last step, times `1 - decay^steps`; complex leaves as
             pairs of real ones, all in float32 or better.
         sizes: the root of the average of squares, likewise.
     """
 
-    counts: Int[Array, " T"]
-    averages: Any
+    ema: TaskEmaState
     steps: Int[Array, ""]
     momentum: Any
     sizes: Any
@@ -110,20 +109,16 @@ def m_config(
     _checks.check_num_tasks(name, num_tasks)
     _checks.check_number(name, "decay", decay, low=0, high=1, open_high=True)
     _checks.check_number(name, "square_decay", square_decay, low=0, high=1, open_high=True)
-    weighting = config(num_tasks, preference=preference, length=length).weighting
-    assert weighting is not None
+    rule = config(num_tasks, preference=preference, length=length)
+    weighting = recipe_of(name, "length", rule).weighting
     contract = Contract(name, num_tasks)
 
     def init_fn(params: optax.Params) -> MConFIGState:
         contract.start(params)
         zeros = lambda p: jnp.zeros_like(p, dtype=at_least_float32(p))
-        none = jnp.zeros((), jnp.int32)
-        counts = jnp.zeros(num_tasks, jnp.int32)
-        counts, steps = varying_like((counts, none), params)
         return MConFIGState(
-            counts,
-            stacked_zeros(num_tasks, params, accumulator),
-            steps,
+            first_averages(num_tasks, params),
+            varying_like(jnp.zeros((), jnp.int32), params),
             jax.tree.map(zeros, as_real(params)),
             jax.tree.map(zeros, as_real(params)),
         )
@@ -139,23 +134,16 @@ def m_config(
         task_gradients = as_stack(task_gradients)
         contract.check_step(task_gradients, params, extra)
         mask = _checks.check_mask(name, num_tasks, task_mask)
-        dtype = at_least_float32(*jax.tree.leaves(state.averages))
+        dtype = at_least_float32(*jax.tree.leaves(state.ema.averages))
         share, square_share = (jnp.asarray(1 - x, dtype) for x in (decay, square_decay))
 
-        def averaged(old: Array, gradient: Array) -> Array:
-            part = share.astype(old.dtype)
-            return (1 - part) * old + part * gradient.astype(old.dtype)
-
-        averages = jax.tree.map(averaged, state.averages, task_gradients)
-        averages = select_tasks(mask, averages, state.averages)
-        counts = state.counts + mask.astype(jnp.int32)
-        seen = counts > 0
+        ema = next_averages(state.ema, task_gradients, mask, decay, "debiased")
+        rows, seen = ema.averages, ema.counts > 0
         acts = jnp.any(mask) & (jnp.all(seen) | (not wait))
         steps = state.steps + acts.astype(jnp.int32)
 
-        divisors = _weight(counts, decay, dtype)
-        rows = jax.tree.map(lambda m: m / along_tasks(divisors, m).astype(m.dtype), averages)
-        evidence = gather_evidence(weighting, rows, None, seen)
+        given = Given(name, num_tasks, rows, seen, {})
+        evidence = gather_evidence(weighting.reads, given)
         nothing = WeightingState(jnp.zeros(num_tasks, jnp.float32), weighting.init())
         direction = combine(weigh(weighting, evidence, nothing)[1], rows)
 
@@ -186,7 +174,7 @@ def m_config(
             (momentum, sizes),
             (state.momentum, state.sizes),
         )
-        return updates, MConFIGState(counts, averages, steps, momentum, sizes)
+        return updates, MConFIGState(ema, steps, momentum, sizes)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

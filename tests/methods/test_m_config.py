@@ -107,10 +107,10 @@ def test_a_coordinate_without_gradient_stands_still():
 def test_the_state_is_of_tasks_and_parameters_and_counts_both():
     rows, masks = drawn(1, several=True)
     _, state = run(rows, masks, wait=True)
-    np.testing.assert_array_equal(state.counts, masks.sum(axis=0))
+    np.testing.assert_array_equal(state.ema.counts, masks.sum(axis=0))
     first = np.max(np.argmax(masks, axis=0))
     assert state.steps == np.sum(masks.any(axis=1)[first:])
-    assert state.averages.shape == (T, N)
+    assert state.ema.averages.shape == (T, N)
 
 
 def test_arguments_are_checked():
