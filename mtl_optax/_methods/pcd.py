@@ -137,14 +137,11 @@ def pcd(
         noise = 4 * float(jnp.finfo(dtype).eps) * jnp.sum(point) ** 2
         length = root(jnp.where(square > noise, square, 0)) if rescale else own
         point = jnp.where(length > 0, point / jnp.where(length > 0, length, 1), 0)
-        scale = jnp.sum(jnp.where(first, evidence.scale, 0))
-        ratios = (
-            jnp.sum(jnp.where(first, held, 0))
-            / held
-            * jnp.where(point == 0, 0, scale / evidence.scale)
-        )
-        alone = jnp.any(first & mask)
-        weights = jnp.where(alone, point * ratios, uniform(mask, dtype))
+        of_main = lambda values: jnp.sum(jnp.where(first, values, 0))
+        # A ratio can be infinite, where it counts for nothing.
+        ratios = jnp.where(point == 0, 0, of_main(evidence.scale) / evidence.scale)
+        weights = point * ratios * (of_main(held) / held)
+        weights = jnp.where(jnp.any(first & mask), weights, uniform(mask, dtype))
         after = PCDState(
             jnp.where(mask, usual.astype(jnp.float32), state.lengths),
             jnp.where(mask, totals, state.totals),

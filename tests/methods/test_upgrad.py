@@ -85,6 +85,16 @@ def test_short_gradients_are_projected_as_long_ones(scale):
     np.testing.assert_allclose(found[0] / scale, [0.4, 0.7], rtol=1e-6)
 
 
+def test_two_tasks_as_far_apart_as_float32_reaches():
+    one, other = np.array([1.0, 0.5]), np.array([-1.0, 1.0]) * 1e-28
+    rows = np.float32([one, other])
+    _, state = updates(rows[None])
+    product = one @ other
+    wanted = one - product / (other @ other) * other + other - product / (one @ one) * one
+    found = state.weights[0].astype(np.float64) @ rows.astype(np.float64)
+    np.testing.assert_allclose(found, wanted / 2, rtol=1e-6)
+
+
 def test_the_update_grows_with_each_task_in_proportion():
     """`d` is linear in the length of each gradient; a ridge or a normalised matrix would not be."""
     rng = np.random.default_rng(3)
