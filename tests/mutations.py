@@ -125,8 +125,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "absent tasks count in the mean",
-            "logs = jnp.where(active, jnp.log(lengths), 0)",
-            "logs = jnp.log(lengths)",
+            "number = jnp.maximum(jnp.sum(active), 1)",
+            "number = jnp.maximum(jnp.sum(active | True), 1)",
         ),
         (
             "what is missed has no derivative",
@@ -315,7 +315,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "implied = (begun * direction - (1 - share) * before) / share",
             "implied = direction",
         ),
-        ("tasks never seen take part", "rows, None, seen)", "rows, None, seen | True)"),
+        ("it does not wait", "(jnp.all(seen) | (not wait))", "True"),
     ],
     "mtl_optax/_methods/meta_weighting.py": [
         (
