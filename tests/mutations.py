@@ -164,8 +164,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "absent tasks count in the mean",
-            "logs = jnp.where(active, jnp.log(lengths), 0)",
-            "logs = jnp.log(lengths)",
+            "number = jnp.maximum(jnp.sum(active), 1)",
+            "number = jnp.maximum(jnp.sum(active | True), 1)",
         ),
         (
             "what is missed has no derivative",
@@ -492,6 +492,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "implied = direction",
         ),
         ("tasks never seen take part", "rows, seen, {})", "rows, seen | True, {})"),
+        ("it does not wait", "(jnp.all(seen) | (not wait))", "True"),
     ],
     "mtl_optax/_methods/meta_weighting.py": [
         (

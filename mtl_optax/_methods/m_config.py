@@ -1,7 +1,7 @@
 """M-ConFIG: ConFIG on momenta of the gradients, one task in each step (Liu et al. 2024)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,8 @@ def m_config(
     _checks.check_num_tasks(name, num_tasks)
     _checks.check_number(name, "decay", decay, low=0, high=1, open_high=True)
     _checks.check_number(name, "square_decay", square_decay, low=0, high=1, open_high=True)
+    _checks.check_vector(name, "preference", preference, num_tasks, positive=True)
+    _checks.check_choice(name, "length", length, get_args(Length))
     rule = config(num_tasks, preference=preference, length=length)
     weighting = recipe_of(name, "length", rule).weighting
     contract = Contract(name, num_tasks)

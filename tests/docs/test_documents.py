@@ -217,7 +217,7 @@ def test_the_tables_of_methods_are_fresh(document):
     text = document.read_text("utf-8")
     assert methods_table.rewritten(document) == text, "run: python docs/methods_table.py"
     for name in mtl.list_methods():
-        assert f"| `{name}` |" in text
+        assert f"`{name}`" in text
 
 
 def test_a_docstring_that_does_not_say_when_not_to_use_the_method_fails(monkeypatch):

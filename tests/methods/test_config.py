@@ -144,6 +144,12 @@ def test_parallel_opposite_and_zero_gradients(rows, wanted, length):
     np.testing.assert_allclose(one(rows, length=length), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_what_rounding_leaves_of_opposite_gradients_has_no_direction():
+    one_side = np.random.default_rng(4).normal(size=(100, 1, 9))
+    updates = run(one_side * np.array([[1.0], [-3.7]]))
+    assert np.max(np.abs(updates)) < 1e-4
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_tasks_far_apart_keep_their_angles(length):
     rng = np.random.default_rng(2)

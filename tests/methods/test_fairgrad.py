@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mtl_optax as mtl
+from mtl_optax._solvers.bargaining import bargaining, fair
 
 ALPHAS = (0.05, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 20.0)
 T, N = 4, 6
@@ -227,6 +228,15 @@ def test_derivatives_of_alpha_and_weights(alpha):
             float(value(*(x + h * m for x, m in zip(at, move, strict=True)))) for h in (1e-5, -1e-5)
         )
         np.testing.assert_allclose(float(slope), (ahead - behind) / 2e-5, rtol=1e-5)
+
+
+@pytest.mark.nans
+def test_the_solvers_make_nan_of_what_is_not_finite():
+    gram = jnp.eye(3).at[0, 1].set(jnp.nan).at[1, 0].set(jnp.nan)
+    even, one = jnp.ones(3), jnp.ones(())
+    for found in (bargaining(gram), fair(gram, even, one, one, even, jnp.ones(3, bool))):
+        assert np.all(np.isnan(found.weights))
+        assert np.isnan(found.residual)
 
 
 def test_arguments_are_checked():
