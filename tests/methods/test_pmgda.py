@@ -123,4 +123,4 @@ def test_malformed_hyperparameters_are_named():
     with pytest.raises(ValueError, match=r"pmgda: h_eps must lie in \[0, inf\), got -1"):
         mtl.pmgda(2, [1.0, 1.0], h_eps=-1.0)
     with pytest.raises(ValueError, match="pmgda: preference must be finite"):
-        mtl.pmgda(2, [1.0, np.nan])
+        mtl.pmgda(2, [1.0, np.inf])
