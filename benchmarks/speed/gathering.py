@@ -24,7 +24,7 @@ RATE = 1e-3
 
 
 def questions(methods: Sequence[str], *, rounds: int, with_peers: bool) -> Iterator[Question]:
-    """Yields one question for each model: MGDA by each way, UW by taps."""
+    """Yields one question for each model: MGDA by each way, kept weights and UW by taps."""
     if not {"mgda", "uw"} & set(methods):
         return
     for make in shapes():
@@ -39,6 +39,8 @@ def _answer(shape: Shape, rounds: int, with_peers: bool) -> list[dict[str, Any]]
     for way, how in WAYS.items():
         if not (shape.own and way == "rows"):  # It runs all batches for each task.
             steps[way] = _step(shape, mtl.mgda(shape.num_tasks), how)
+    # After the first step, all that is timed are steps in between.
+    steps["weights kept"] = _step(shape, mtl.every(mtl.mgda(shape.num_tasks), 10**9), WAYS["taps"])
     steps["losses only"] = _step(shape, mtl.uw(shape.num_tasks), WAYS["taps"])
     params = jax.tree.map(jnp.asarray, shape.params)
     batch = jax.tree.map(jnp.asarray, shape.batch)

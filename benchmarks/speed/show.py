@@ -173,9 +173,13 @@ def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
         found = {row["way"]: row for row in of_model}
         equal = found["equal weighting"]
         cells = [model, str(num_tasks), f"{equal['milliseconds']:.1f}, {equal['megabytes']:.0f} MB"]
-        for way in ("stacked", "taps", "rows", "losses only"):
+        for way in ("stacked", "taps", "rows", "weights kept", "losses only"):
             row = found.get(way)
-            memory = "" if way == "losses only" or row is None else f", {row['megabytes']:.0f} MB"
+            memory = (
+                ""
+                if way in ("weights kept", "losses only") or row is None
+                else f", {row['megabytes']:.0f} MB"
+            )
             cells.append(f"{_over_equal(row)}{memory}" if row else "")
         cells.insert(4, f"≤ {equal['target']:g}")
         for peer in ("mtl_backward", "autogram"):
@@ -185,7 +189,7 @@ def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
     return (
         "A whole step of MGDA and SGD by each way of gathering task gradients: its time over that "
         "of equal weighting written by hand ± half the quartiles' distance, and its temporaries as "
-        "XLA plans them; by losses only, UW. TorchJD's MGDA over torch's own equal weighting, and "
+        "XLA plans them; a step in which `every` keeps the weights; by losses only, UW. TorchJD's MGDA over torch's own equal weighting, and "
         "its milliseconds.",
         [
             "model",
@@ -195,6 +199,7 @@ def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
             "target of taps",
             "taps",
             "rows",
+            "weights kept",
             "losses only",
             "TorchJD mtl_backward",
             "TorchJD autogram",
