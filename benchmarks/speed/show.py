@@ -189,8 +189,8 @@ def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
     return (
         "A whole step of MGDA and SGD by each way of gathering task gradients: its time over that "
         "of equal weighting written by hand ± half the quartiles' distance, and its temporaries as "
-        "XLA plans them; a step in which `every` keeps the weights; by losses only, UW. TorchJD's MGDA over torch's own equal weighting, and "
-        "its milliseconds.",
+        "XLA plans them; a step in which `every` keeps the weights; by losses only, UW. TorchJD's "
+        "MGDA over torch's own equal weighting, and its milliseconds.",
         [
             "model",
             "T",
