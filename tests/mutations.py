@@ -767,11 +767,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "~equal, jnp.zeros(num_rows, bool)",
             "equal | True, ~equal & equal",
         ),
-        (
-            "artificial variables leave zero",
-            "| (fixed & (move < -tolerance * solid))",
-            "",
-        ),
         ("no factorisation agrees", "& (moved.iterations == state.iterations)", ""),
         (
             "the gap is of the dual alone",

@@ -162,3 +162,10 @@ def test_what_is_not_finite_ends_it(bad, where):
     found = lp(*given, jnp.asarray(equal))
     assert np.all(np.isnan(found.point))
     assert not found.feasible
+
+
+def test_where_it_is_cut_short_the_gap_says_so():
+    """At the first vertex, zero, with all of the optimum missing."""
+    cut = lp(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1), max_iterations=0)
+    np.testing.assert_array_equal(cut.point, [0])
+    assert cut.gap >= 1
