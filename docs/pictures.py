@@ -5,6 +5,7 @@ parameters, seen from one side. The pictures are made where they are needed and 
 """
 
 import argparse
+import inspect
 import pathlib
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -73,7 +74,23 @@ _LEARNED = Given(
 _SMALL_BALL = Given(20, hyperparameters=lambda _: {"rho": 0.1}, said="rho=0.1")
 GIVEN = {
     "bandit_mtl": _SMALL_BALL,
+    "coba": Given(
+        30, (0.99, 0.95, 0.9), lambda _: {"warmup": 5, "history": 10}, "warmup=5, history=10"
+    ),
+    "db_mtl": Given(20),
     "dwa": Given(6, (0.95, 0.5, 0.7)),
+    "famo": Given(60, (0.99, 0.95, 0.97)),
+    "go4align": Given(
+        hyperparameters=lambda tasks: {"num_groups": tasks}, said="a group for each task"
+    ),
+    "group_dro": Given(20, hyperparameters=lambda _: {"step_size": 0.05}, said="step_size=0.05"),
+    "igb": Given(
+        hyperparameters=lambda tasks: {"base_losses": 2 * np.ones(tasks)}, said="base losses of 2"
+    ),
+    "m_config": Given(20),
+    "meta_balance": Given(20),
+    "moco": Given(60),
+    "modo": Given(60),
     "emtl": _SMALL_BALL,
     "getmtl": Given(hyperparameters=lambda _: {"epsilon": 0.5}, said="epsilon=0.5"),
     "gradnorm": Given(60),
@@ -95,7 +112,7 @@ class Run(NamedTuple):
 
     Attributes:
         losses: `(n, T)`, those it was given at each of n steps.
-        rows: `(n, T, N)`, the tasks' parts of each update.
+        rows: `(n, T, N)`, the tasks' parts of each update, or `(n, 1, N)` where it has none.
         weights: `(n, T)`, or None where the update is no weighted sum.
         random: whether the steps differ by chance alone.
     """
@@ -130,7 +147,9 @@ def run(name: str, num_tasks: int) -> Run:
     random = "deterministic" not in info.properties
     steps = DRAWS if random else given.steps
     losses = LOSSES[:num_tasks] * np.array(given.falls[:num_tasks]) ** np.arange(steps)[:, None]
-    method = mtl.get(name, num_tasks, combine=False, **given.hyperparameters(num_tasks))
+    in_parts = "combine" in inspect.signature(info.factory).parameters
+    options = {"combine": False} if in_parts else {}
+    method = mtl.get(name, num_tasks, **options, **given.hyperparameters(num_tasks))
     gradients, query = jnp.asarray(GRADIENTS[num_tasks]), jnp.asarray(QUERY[num_tasks])
     params = jnp.zeros(num_tasks)
 
@@ -144,7 +163,7 @@ def run(name: str, num_tasks: int) -> Run:
             query_gradients=query,
         )
         weights = state.weights if "linear" in info.properties else None
-        return state, (rows, weights)
+        return state, (rows if in_parts else jnp.expand_dims(rows, 0), weights)
 
     _, (rows, weights) = jax.jit(lambda x: jax.lax.scan(step, method.init(params), x))(losses)
     sign = -1 if info.is_optimizer else 1
@@ -241,7 +260,7 @@ def _space(
         tips = scale * done.updates[kept] @ camera
         for tip in tips:
             axes.plot(*np.stack([0 * tip, tip]).T, color="black", lw=0.8, alpha=0.25)
-    if not _as_weighted(done.parts, gradients):
+    if len(done.parts) == len(gradients) and not _as_weighted(done.parts, gradients):
         _arrows(axes, done.parts * max(scale, 1), TASK_COLOURS, linestyle="--")
     _arrows(axes, scale * done.shown[None], ["black"], width=3)
     if (meeting := crossing(gradients, done.shown)) is not None:
