@@ -216,7 +216,7 @@ def picture(name: str, num_tasks: int) -> Figure:
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         panels = figure.subplot_mosaic("AB;AC", width_ratios=(2, 1))
         _space(panels["A"], gradients, done, scale, "coordinates" in info.reads)
-        if "query gradients" in info.reads:
+        if info.reads & {"query gradients", "cross"}:
             _arrows(panels["A"], QUERY[num_tasks], TASK_COLOURS, linestyle=":")
         _weights(panels["B"], done)
         lengths = np.linalg.norm(gradients, axis=1) * np.linalg.norm(shown)
@@ -367,7 +367,7 @@ def _note(info: mtl.MethodInfo, done: Run, scale: float) -> str:
         elif steps > 1:
             losses += " at every step"
         said.append(losses)
-    if "query gradients" in info.reads:
+    if info.reads & {"query gradients", "cross"}:
         said.append("held-out gradients (dotted)")
     if steps > 1 and not done.random:
         said.append(f"{steps} steps on the same gradients")

@@ -75,7 +75,8 @@ def update_work(method: str, leaves: Any) -> Work:
     transform = mtl.get(method, num_tasks, **info.arguments(num_tasks))
     params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), leaves)
     losses = jnp.linspace(0.5, 2.0, num_tasks)
-    extra = {"query_gradients": leaves} if "query gradients" in info.reads else {}
+    known = {"query_gradients": leaves, "next_losses": losses}
+    extra = {key: value for key, value in known.items() if key in info.update_arguments}
 
     def update(state: Any, gradients: Any, params: Any, losses: Any, extra: Any) -> Any:
         step = optax.with_extra_args_support(transform).update

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.errors import UserError
 from benchmarks.speed.timing import Work
 
-# Ours to TorchJD's, each with its defaults; its CAGrad and Nash-MTL have arguments without one.
+# Ours to TorchJD's, each with its defaults, or ours where it has none.
 TORCHJD: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {
     "sum_tasks": ("Sum", lambda t: {}),
     "mean_tasks": ("Mean", lambda t: {}),
@@ -23,7 +23,19 @@ TORCHJD: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {
     "imtl_g": ("IMTLG", lambda t: {}),
     "nash_mtl": ("NashMTL", lambda t: {"n_tasks": t}),
     "graddrop": ("GradDrop", lambda t: {}),
+    "aligned_mtl": ("AlignedMTL", lambda t: {}),
+    "config": ("ConFIG", lambda t: {}),
+    "dual_proj": ("DualProj", lambda t: {}),
+    "excess_mtl": ("ExcessMTL", lambda t: {}),
+    "fairgrad": ("FairGrad", lambda t: {"alpha": 2.0}),
+    "gradvac": ("GradVac", lambda t: {}),
+    "krum": ("Krum", lambda t: {"n_byzantine": 0}),
+    "pcd": ("PCD", lambda t: {}),
+    "trimmed_mean": ("TrimmedMean", lambda t: {"trim_number": 1}),
+    "upgrad": ("UPGrad", lambda t: {}),
 }
+# Its robust means want three tasks.
+TORCHJD_TASKS = {"krum": 3, "trimmed_mean": 3}
 LIBMTL = {"mgda": ("MGDA", {"mgda_gn": "none"}), "pcgrad": ("PCGrad", {}), "imtl_g": ("IMTL", {})}
 # LibMTL's MGDA does not always end for many tasks, and its PCGrad copies rows T² times.
 LIBMTL_TASKS = 4
@@ -68,7 +80,7 @@ def aggregation_work(method: str, matrix: np.ndarray) -> dict[str, Work]:
     torch = load()
     gradients = torch.from_numpy(matrix)
     works: dict[str, Work] = {}
-    if method in TORCHJD:
+    if method in TORCHJD and len(matrix) >= TORCHJD_TASKS.get(method, 1):
         works["TorchJD"] = functools.partial(aggregator(method, len(matrix)), gradients)
     if method in LIBMTL and len(matrix) <= LIBMTL_TASKS:
         works["LibMTL"] = _libmtl(method, gradients)

@@ -110,6 +110,7 @@ def _paths(
             state,
             params,
             task_losses=losses(params, scale) + lift,
+            next_losses=losses(params, scale) + lift,
             # Nothing is drawn here: a second batch would be the same as the first.
             query_gradients=gradients,
         )

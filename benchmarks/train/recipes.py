@@ -74,8 +74,8 @@ def recipe(
         lambda rate: optax.chain(
             mtl.on_shared(transform, problem.shared, heads=info.heads), problem.optimizer(rate)
         ),
-        stacked=not info.reads <= {"losses"},
-        query="query gradients" in info.reads,
+        stacked=not info.reads <= {"losses", "next_losses"},
+        query=bool(info.update_arguments & {"query_gradients", "next_losses"}),
     )
 
 
@@ -125,16 +125,20 @@ def _gathered(
     stacked: bool = True,
     query: bool = False,
 ) -> Recipe:
-    """Task gradients, stacked or not; with ``query`` also those of a batch of the query split."""
+    """Task gradients, stacked or not; with ``query`` also those of a batch of the query split.
+
+    And its losses, which are held out as CoBa wants them.
+    """
     gather = problem.value_and_task_grads
     if not stacked:
         gather = mtl.value_and_task_grads(problem.task_losses, shared=problem.shared, stacked=False)
 
     def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
         losses, grads = gather(params, batch)
-        extra = {}
+        extra: dict[str, Any] = {}
         if query is not None:
-            extra["query_gradients"] = problem.value_and_task_grads(params, query)[1]
+            unseen, held_out = problem.value_and_task_grads(params, query)
+            extra = {"query_gradients": held_out, "next_losses": unseen}
         step = optax.with_extra_args_support(optimizer(rate)).update
         return losses, *step(grads, state, params, task_losses=losses, **extra)
 

@@ -58,5 +58,7 @@ def _chained(name: str, number: int, shape: tuple[int, ...]) -> Program:
         return chain.update(grads, state, params, task_losses=losses, **extra)
 
     params, grads = _tree(number, shape), _tree(number, (TASKS, *shape))
-    extra = {"query_gradients": grads} if "query gradients" in mtl.method_info(name).reads else {}
+    known = {"query_gradients": grads, "next_losses": jnp.ones(TASKS)}
+    read = mtl.method_info(name).update_arguments
+    extra = {key: value for key, value in known.items() if key in read}
     return Program(update, (grads, chain.init(params), params, jnp.ones(TASKS), extra))

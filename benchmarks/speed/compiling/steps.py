@@ -66,14 +66,16 @@ def _step(name: str, num_tasks: int, way: str) -> Program:
 
     def step(params: PyTree, state: PyTree, batch: PyTree, query: PyTree | None) -> Any:
         losses, grads = gather(params, batch)
-        extra = {}
+        extra: dict[str, Any] = {}
         if query is not None:
-            extra["query_gradients"] = gather(params, query)[1]
+            unseen, held_out = gather(params, query)
+            extra = {"query_gradients": held_out, "next_losses": unseen}
         updates, state = chain.update(grads, state, params, task_losses=losses, **extra)
         return optax.apply_updates(params, updates), state, losses
 
     params, batch = _params(num_tasks), _batch(num_tasks)
-    query = batch if "query gradients" in mtl.method_info(name).reads else None
+    beyond = mtl.method_info(name).update_arguments - {"task_losses"}
+    query = batch if beyond else None
     return Program(step, (params, chain.init(params), batch, query))
 
 
@@ -82,7 +84,7 @@ def ways(method: str) -> tuple[str, ...]:
     info = mtl.method_info(method)
     if not info.is_weighting:
         return (STACKED,)
-    return STACKED, ONE_PASS if info.reads <= {"losses"} else TAPS
+    return STACKED, ONE_PASS if info.reads <= {"losses", "next_losses"} else TAPS
 
 
 def _params(num_tasks: int) -> PyTree:
