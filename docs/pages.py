@@ -76,8 +76,17 @@ def read(app: object, document: str, source: list[str]) -> None:
 
 
 def _linked(table: str, folder: str = "") -> str:
-    """Makes links of the names in the table of methods, to their pages in a folder."""
-    return re.sub(r"^\| `(\w+)` \|", rf"| [`\1`]({folder}\1.md) |", table, flags=re.M)
+    """Makes links of the names in tables of methods, to their pages in a folder."""
+
+    def link(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"[`{name}`]({folder}{name}.md)" if name in mtl.list_methods() else found[0]
+
+    rows = (
+        re.sub(r"(?<!\[)`(\w+)`", link, line) if line.startswith("| ") else line
+        for line in table.splitlines(keepends=True)
+    )
+    return "".join(rows)
 
 
 def method_page(name: str) -> str:

@@ -1030,8 +1030,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "a missing main task scales",
-            "jnp.where(mask[main], share * ratios + (1 - share), 1)",
-            "share * ratios + (1 - share)",
+            "scaled = jnp.any(chief & mask) & ~chief",
+            "scaled = ~chief",
         ),
     ],
     "mtl_optax/_methods/two_batches.py": [
@@ -1727,8 +1727,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
-            "problem.value_and_task_grads(params, query)[1]",
-            "problem.value_and_task_grads(params, batch)[1]",
+            "problem.value_and_task_grads(params, query)",
+            "problem.value_and_task_grads(params, batch)",
         ),
         (
             "DWA's epoch is a step",

@@ -181,8 +181,8 @@ def test_long_leaves_are_contracted_in_parts_to_the_same_products(dtypes, num_ta
     left, right = (jnp.asarray(rng.normal(size=(num_tasks, 5, LONG)), dtype) for dtype in dtypes)
     matrices = [np.asarray(leaf, np.float64).reshape(num_tasks, -1) for leaf in (left, right)]
     mask = jnp.ones(num_tasks, bool)
-    product, scale = optimised(_gram.cross_gram)(left, right, mask)
-    got = np.asarray(product) * np.asarray(scale)[:, None]
+    product, scale, unit = optimised(_gram.cross_gram)(left, right, mask)
+    got = np.asarray(product) * np.asarray(scale * unit)[:, None]
     np.testing.assert_allclose(got, matrices[0] @ matrices[1].T, rtol=1e-5, atol=0.01)
     for size in (1.0, 1e-30):  # The second one takes the pass over divided gradients.
         small = left.astype(jnp.float32) * size

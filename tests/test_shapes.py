@@ -27,6 +27,6 @@ def test_a_call_against_the_signature_is_refused_by_the_function_or_else_by_the_
 
 def test_functions_with_arrays_in_their_signatures_are_known_by_their_names():
     names = shapes.with_arrays()
-    assert {"mtl_optax._gram.gram", "mtl_optax._frame.Evidence.relative"} <= names
+    assert {"mtl_optax._gram.gram", "mtl_optax._evidence.Evidence.relative"} <= names
     assert "mtl_optax._frame.from_weighting.<locals>.update_fn" in names
     assert "mtl_optax._registry.get" not in names

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mtl_optax._checks import KeyPath
-from mtl_optax._frame import WeightingState
+from mtl_optax._frame import GroupsState, WeightingState
 from mtl_optax._trees import plain_path
 
 # The fields of our states that are worth a curve, with their number of axes, all of them tasks.
@@ -151,6 +151,8 @@ def _logged(
 
     A weighting never sees a parameter, so that in its state a field's name can be relied on.
     """
+    if isinstance(node, GroupsState):  # Numbers of many groups are for `group_weights` to show.
+        return
     is_state = isinstance(node, tuple) and (of_weighting or _is_ours(node))
     for key, child in _children(node):
         here = (*path, key)

@@ -10,6 +10,7 @@ from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
 from mtl_optax._methods._logarithms import logs_of_positive
 from mtl_optax._registry import GRAM_METHOD, register
+from mtl_optax._tracing import varying_like
 
 _LARGEST = 1e30  # Of scores that no step could bring back, and sums of which stay finite.
 
@@ -106,7 +107,7 @@ def _group_means(
     # Those in front of the first number of an interval, and those behind its last, are not in it.
     places = jnp.arange(num_tasks)
     first, last, at = (jnp.expand_dims(places, axes) for axes in ((1, 2), (0, 2), (0, 1)))
-    inside = ((at >= first) & (at <= last)) * jnp.expand_dims(counts, (0, 1))
+    inside = jnp.where((at >= first) & (at <= last), jnp.expand_dims(counts, (0, 1)), 0)
     sizes = jnp.sum(inside, axis=2)
     means = jnp.sum(inside * jnp.expand_dims(ordered, (0, 1)), axis=2) / jnp.maximum(sizes, 1)
     offsets = jnp.expand_dims(ordered, (0, 1)) - jnp.expand_dims(means, 2)
@@ -125,11 +126,14 @@ def _group_means(
 
     def lay(number: Int[Array, ""], carried: tuple[Array, Array]) -> tuple[Array, Array]:
         laid, end = carried
-        start = starts[wanted - 1 - number, jnp.maximum(end, 0)]
-        group = (places >= start) & (places <= end)
-        return jnp.where(group, means[start, jnp.maximum(end, 0)], laid), start - 1
+        start = starts[jnp.maximum(wanted - 1 - number, 0), jnp.maximum(end, 0)]
+        group = (places >= start) & (places <= end) & (number < wanted)
+        laid = jnp.where(group, means[start, jnp.maximum(end, 0)], laid)
+        return laid, jnp.where(number < wanted, start - 1, end)
 
-    wanted = jnp.clip(num_groups, 1, num_tasks)
+    wanted = jnp.clip(num_groups, 1, num_tasks).astype(starts.dtype)
     last_place = jnp.asarray(num_tasks - 1, starts.dtype)
-    means_at, _ = jax.lax.fori_loop(0, wanted, lay, (jnp.zeros_like(ordered), last_place))
+    # As often as there can be groups, so that derivatives pass.
+    begin = varying_like((jnp.zeros_like(ordered), last_place), starts, means, wanted)
+    means_at, _ = jax.lax.fori_loop(0, num_tasks, lay, begin)
     return jnp.where(mask, jnp.zeros_like(values).at[order].set(means_at), 0)

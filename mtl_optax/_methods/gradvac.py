@@ -60,7 +60,7 @@ def gradvac(
     Args:
         num_tasks: the number T of tasks.
         decay: the share of the old target that is kept, in [0, 1]: one minus the β of the paper.
-        init: the first targets, in [-1, 1].
+        init: the first targets, in (-1, 1).
         limit: what targets are kept within, in [0, 1). Towards one the correction grows without
             bound.
         update: move targets "always", or in a "conflict" alone, when `φ < φ̂`.
@@ -97,7 +97,7 @@ def gradvac(
     """
     _checks.check_num_tasks("gradvac", num_tasks)
     _checks.check_number("gradvac", "decay", decay, low=0, high=1)
-    _checks.check_number("gradvac", "init", init, low=-1, high=1)
+    _checks.check_number("gradvac", "init", init, low=-1, high=1, open_low=True, open_high=True)
     _checks.check_number("gradvac", "limit", limit, low=0, high=1, open_high=True)
     _checks.check_choice("gradvac", "update", update, get_args(Update))
     draws = Draws("gradvac", key)

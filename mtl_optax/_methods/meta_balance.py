@@ -94,10 +94,12 @@ def meta_balance(
         norms = jnp.where(mask, kept * state.norms + (1 - kept) * norms, state.norms)
         steps = state.steps + mask.astype(jnp.int32)
         lengths = norms / jnp.where(steps > 0, 1 - kept ** steps.astype(jnp.float32), 1)
-        ratios = jnp.where(lengths > 0, lengths[main] / jnp.where(lengths > 0, lengths, 1), 1)
+        chief = jnp.arange(num_tasks) == main
+        goal = jnp.sum(jnp.where(chief, lengths, 0))
+        ratios = jnp.where(lengths > 0, goal / jnp.where(lengths > 0, lengths, 1), 1)
         share = jnp.asarray(r, jnp.float32)
-        weights = jnp.where(mask[main], share * ratios + (1 - share), 1)
-        return weights.at[main].set(1), MetaBalanceState(norms, steps)
+        scaled = jnp.any(chief & mask) & ~chief
+        return jnp.where(scaled, share * ratios + (1 - share), 1), MetaBalanceState(norms, steps)
 
     weighting = Weighting("meta_balance", num_tasks, frozenset({"norms"}), init, update)
     return from_weighting(weighting, combine_tasks=combine, group=group)

@@ -102,7 +102,7 @@ def _kept(
     present = along_tasks(mask, rows)
     finite = jnp.all(jnp.isfinite(rows) | ~present, axis=0, keepdims=True)
     order = jnp.argsort(jnp.where(present, rows, jnp.inf), axis=0)
-    ranks = jnp.argsort(order, axis=0)
+    ranks = jnp.argsort(order, axis=0).astype(jnp.int32)
     count = jnp.maximum(number - 2 * cut, 1).astype(rows.dtype)
     kept = jnp.where((ranks >= cut) & (ranks < number - cut), rows / count, 0)
     return jnp.where(finite, kept, jnp.nan)

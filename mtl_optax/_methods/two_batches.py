@@ -1,5 +1,6 @@
 """MoDo and SDMGrad: weights from the inner products between two batches."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._precision import HIGHEST
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import project_present, uniform
+from mtl_optax._tracing import varying_like
 
 _FAR = 1e30
 
@@ -196,20 +198,41 @@ def sdmgrad(
         rate, kept, share = (
             jnp.asarray(x, dtype) for x in (learning_rate, momentum, regularization)
         )
-
-        def move(_: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
-            values, speed = carried
-            slopes = jnp.matmul(products, values + share * wished, precision=HIGHEST)
-            speed = kept * speed + slopes
-            return project_present(values - rate * speed, mask), speed
-
         before = state.of_present(mask, dtype)
-        number = jnp.asarray(steps, jnp.int32)
-        values, _ = jax.lax.fori_loop(0, number, move, (before, jnp.zeros_like(before)))
+        # A loop of a number that is known can be differentiated backwards.
+        number = {"known": None, "steps": steps}
+        if not isinstance(steps, jax.Array):
+            number = {"known": int(steps), "steps": None}
+        values = _walk(products, before, wished, mask, (rate, kept, share), **number)
         weights = (values + share * wished) / (1 + share)
         return weights, state.move(mask, values)
 
     return _method("sdmgrad", num_tasks, update, combine)
+
+
+@functools.partial(jax.jit, static_argnames="known")
+def _walk(
+    products: Float[Array, "T T"],
+    before: Float[Array, " T"],
+    wished: Float[Array, " T"],
+    mask: Bool[Array, " T"],
+    numbers: tuple[Array, Array, Array],
+    known: int | None,
+    steps: Array | None,
+) -> Float[Array, " T"]:
+    """Moves the weights as often as is said."""
+    rate, kept, share = numbers
+
+    def move(_: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+        values, speed = carried
+        slopes = jnp.matmul(products, values + share * wished, precision=HIGHEST)
+        speed = kept * speed + slopes
+        return project_present(values - rate * speed, mask), speed
+
+    start = varying_like((before, jnp.zeros_like(before)), products, before, wished, mask)
+    last = known if known is not None else jnp.asarray(steps, jnp.int32)
+    values, _ = jax.lax.fori_loop(0, last, move, start)
+    return values
 
 
 def _method(name: str, num_tasks: int, update: Any, combine: bool) -> Method:

@@ -144,7 +144,7 @@ def test_arguments_of_the_optimizer_pass_through_the_method():
     np.testing.assert_allclose(flat(got), wanted, rtol=1e-5, atol=1e-6)
     assert relative_error(wanted, flat(after_the_method(optax.identity()))) > 0.4
 
-    def value_fn(q, task_losses=None, query_gradients=None):
+    def value_fn(q, task_losses=None, query_gradients=None, next_losses=None):
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(q))
 
     extra = {"value": value_fn(p), "grad": jax.grad(value_fn)(p), "value_fn": value_fn}

@@ -140,7 +140,7 @@ def check_methods():
             for state in states[1:]:
                 assert placed_like(state, states[0]), where
             for leaf in jax.tree.leaves(states[-1]):
-                small = leaf.size <= T * T
+                small = leaf.size <= T * T or name == "coba"  # It keeps a history of the losses.
                 assert small or not leaf.sharding.is_fully_replicated, (*where, leaf.shape)
             moved = collectives(compiled)
             assert all(size <= T * T for _, size in moved), (*where, moved)

@@ -25,6 +25,7 @@ def objective(name, probe):
 
     def number(rows, losses):
         start, first, _ = arguments(1)
+        first = first * jnp.array([1.3, 0.9, 1.1], first.dtype)  # Some jump where nothing changes.
         before = {"task_losses": first, "next_losses": first, "query_gradients": start}
         _, state = tx.update(start, tx.init(rows[0]), rows[0], **before)
         now = {"task_losses": losses, "next_losses": losses, "query_gradients": 2 * rows}

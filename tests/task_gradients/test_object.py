@@ -209,7 +209,9 @@ def test_every_method_takes_it(name):
         return results
 
     got, wanted = both(PARAMS)
-    close(got, wanted, rtol=1e-4, atol=1e-5)
+    # A solver's count of pivots or rounds may change with the last digit.
+    counts = lambda tree: jax.tree.map(lambda x: x * (x.dtype != jnp.int32), tree)
+    close(*map(counts, (got, wanted)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
