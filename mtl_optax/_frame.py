@@ -25,7 +25,7 @@ from mtl_optax._evidence import (
 )
 from mtl_optax._evidence import Evidence as Evidence
 from mtl_optax._gram import combine, mix, only_present, weigh_rows
-from mtl_optax._tracing import cond, varying_axes, varying_like
+from mtl_optax._tracing import cond, is_traced, varying_axes, varying_like
 from mtl_optax._trees import Group, Shared, group_names, hide_leaves
 from mtl_optax._unstacked import TaskGradients, as_stack, unwrapped
 
@@ -279,7 +279,7 @@ def from_weighting(
                 gather_evidence(weighting.reads, given._replace(**_restricted(given, leaves)))
                 for leaves in members
             ]
-            return _of_groups(weigh_groups(_stacked(gathered), state.inner), state)
+            return _of_groups(weigh_groups(gathered, state.inner), state)
 
         if weighting.keep is None:
             result, weights, state = look()
@@ -296,8 +296,16 @@ def from_weighting(
         structure: Any = jax.tree.structure(_tree_of(task_gradients))
         return structure.unflatten([laid[leaf] for leaf in sorted(laid)]), state
 
-    # One function for all steps, so that one without `jit` compiles nothing anew.
-    weigh_groups = jax.jit(jax.vmap(functools.partial(_weigh_group, weighting)))
+    def weigh_groups(gathered: Sequence[Evidence], inner: Any) -> tuple[Array, Array, Any]:
+        if any(map(is_traced, jax.tree.leaves((gathered, inner)))):
+            return jax.vmap(functools.partial(_weigh_group, weighting))(_stacked(gathered), inner)
+        # Without `jit` a function of several groups would be compiled anew in every step.
+        one_by_one = [
+            _weigh_group(weighting, evidence, jax.tree.map(lambda x, k=k: x[k], inner))
+            for k, evidence in enumerate(gathered)
+        ]
+        return _stacked(one_by_one)
+
     recipe = Recipe(weighting, combine_tasks, group)
     update_fn.recipe = recipe  # type: ignore[attr-defined]
     return Method(init_fn, update_fn)
@@ -357,8 +365,8 @@ def _restricted(given: Given, leaves: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _stacked(gathered: Sequence[Evidence]) -> Evidence:
-    return jax.tree.map(lambda *entries: jnp.stack(entries), *gathered)
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *entries: jnp.stack(entries), *trees)
 
 
 def _weigh_group(weighting: Weighting, evidence: Evidence, inner: Any) -> tuple[Array, Array, Any]:

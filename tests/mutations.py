@@ -996,7 +996,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "mtl_optax/_methods/famo.py": [
         ("no softmax in the slopes", "z * (fell - jnp.sum(z * fell))", "fell - jnp.sum(z * fell)"),
-        ("no weight decay", "jnp.asarray(weight_decay, jnp.float32) * logits", "0 * logits"),
+        ("no weight decay", "jnp.asarray(weight_decay, after.dtype) * logits", "0 * logits"),
         ("never lagged", "evidence.losses if lagged else evidence.next_losses", "evidence.losses"),
         (
             "a task that was away is measured",

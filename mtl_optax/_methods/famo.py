@@ -101,9 +101,8 @@ def famo(
     adam = default_adam(learning_rate)
 
     def log_above(losses: Float[Array, " T"]) -> Float[Array, " T"]:
-        above = losses.astype(jnp.float32)
-        above = above if least is None else above - least.astype(jnp.float32)
-        return jnp.log(jnp.maximum(above, jnp.finfo(jnp.float32).tiny))
+        above = losses if least is None else losses - least.astype(losses.dtype)
+        return jnp.log(jnp.maximum(above, jnp.finfo(losses.dtype).tiny))
 
     def init() -> FAMOState:
         zeros = lambda: jnp.zeros(num_tasks, jnp.float32)
@@ -112,15 +111,15 @@ def famo(
     def update(evidence: Evidence, state: FAMOState) -> tuple[Array, FAMOState]:
         mask, measured = evidence.mask, evidence.mask & state.known
         after = log_above(evidence.losses if lagged else evidence.next_losses)
-        fell = jnp.where(measured, state.log_losses - after, 0)
-        logits = state.logits.values
+        fell = jnp.where(measured, state.log_losses.astype(after.dtype) - after, 0)
+        logits = state.logits.values.astype(after.dtype)
         z = softmax_present(logits, measured)
-        slopes = z * (fell - jnp.sum(z * fell)) + jnp.asarray(weight_decay, jnp.float32) * logits
+        slopes = z * (fell - jnp.sum(z * fell)) + jnp.asarray(weight_decay, after.dtype) * logits
         learned = state.logits.descend(adam, slopes, measured)
         now = log_above(evidence.losses)
-        return softmax_present(learned.values - now, mask), FAMOState(
+        return softmax_present(learned.values.astype(now.dtype) - now, mask), FAMOState(
             learned,
-            jnp.where(mask, now, state.log_losses),
+            jnp.where(mask, now.astype(jnp.float32), state.log_losses),
             state.known | mask if lagged else mask,
         )
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
-from mtl_optax._precision import HIGHEST
+from mtl_optax._precision import HIGHEST, root
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._solvers.simplex import project_present, uniform
 from mtl_optax._tracing import varying_like
@@ -192,7 +192,7 @@ def sdmgrad(
         mask, dtype = evidence.mask, evidence.cross.dtype
         wished = uniform(mask, dtype) if given is None else jnp.where(mask, given.astype(dtype), 0)
         products = evidence.cross * jnp.expand_dims(evidence.cross_scale, 1)
-        lengths = jnp.sqrt(jnp.maximum(jnp.where(mask, jnp.diagonal(products), 0), 0))
+        lengths = root(jnp.where(mask, jnp.diagonal(products), 0))
         unit = jnp.dot(uniform(mask, dtype), lengths)
         products = products / jnp.where(unit > 0, unit**2, jnp.inf)
         rate, kept, share = (

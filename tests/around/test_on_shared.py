@@ -173,7 +173,8 @@ def test_every_method_moves_trunk_and_heads_the_same_way_with_the_heads_it_recom
     info = mtl.method_info(name)
     tx = mtl.on_shared(mtl.get(name, 2), "trunk", heads=info.heads)
     tx = tx if info.is_optimizer else optax.chain(tx, optax.sgd(0.1))
-    extra = {"task_losses": jnp.ones(2), "query_gradients": STACKED}
+    ones = jnp.ones(2)
+    extra = {"task_losses": ones, "next_losses": ones, "query_gradients": STACKED}
     state = tx.init(PLAIN)
     for _ in range(2):
         updates, state = tx.update(STACKED, state, PLAIN, **extra)
