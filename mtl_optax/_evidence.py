@@ -61,12 +61,14 @@ class Evidence(NamedTuple):
         """
         return relative(ScaledGram(self.gram, self.scale))
 
-    def finite(self) -> Bool[Array, ""]:
-        """Whether all that was read is finite, where that is asked of it."""
+    def marked(self, result: Array) -> Array:
+        """Returns the result, and NaN for it where what it was made of is not finite."""
         asked = [entry for kind in KINDS.values() for entry in kind.finite]
         values = [tuple.__getitem__(self, Evidence._fields.index(entry)) for entry in asked]
-        finite = [jnp.all(jnp.isfinite(value)) for value in values if value is not None]
-        return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
+        for value in values:
+            if value is not None:
+                result = jnp.where(jnp.all(jnp.isfinite(value)), result, jnp.nan)
+        return result
 
     def __getattribute__(self, name: str) -> Any:
         value = tuple.__getattribute__(self, name)

@@ -428,7 +428,7 @@ def weigh(
             f"{weighting.name}: the weighting returned shape {jnp.shape(result)}, wanted weights "
             f"({num_tasks},) or rows ({num_tasks}, {num_tasks}) of coefficients."
         )
-    result = jnp.where(evidence.finite(), result, jnp.nan)
+    result = evidence.marked(result)
     result, weights, following = _recorded(evidence.mask, result, inner)
     return result, weights, _settled(following, state)
 

@@ -80,7 +80,7 @@ def every(method: Method, k: int | Array) -> Method:
     def update(evidence: Evidence, state: EveryState) -> tuple[Array, EveryState]:
         result, inner = base.update(evidence, state.inner)
         mask = evidence.mask
-        kept = jnp.where(evidence.finite(), result, jnp.nan).astype(jnp.float32)
+        kept = evidence.marked(result).astype(jnp.float32)
         age = served(mask, jnp.zeros_like(state.age))
         return result, EveryState(age, mask, kept, inner)
 

@@ -87,8 +87,7 @@ def momentum(method: Method, decay: float = 0.9) -> Method:
 
     def update(evidence: Evidence, state: MomentumState) -> tuple[Array, MomentumState]:
         found, inner = base.update(evidence, state.inner)
-        found = jnp.where(evidence.finite(), found, jnp.nan)
-        result, average, known = averaged(evidence.mask, found, state)
+        result, average, known = averaged(evidence.mask, evidence.marked(found), state)
         return result, MomentumState(average, known, inner)
 
     def keep(mask: Bool[Array, " T"], state: MomentumState) -> tuple[Array, Array, MomentumState]:

@@ -55,6 +55,7 @@ class Oracle:
         return weights
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 def test_twenty_steps_are_those_of_the_loop(masked):
     rng = np.random.default_rng(3)

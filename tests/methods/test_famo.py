@@ -39,6 +39,7 @@ class Oracle:
         return weights / weights.sum()
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("lagged", [False, True])
 def test_twenty_steps_are_those_of_the_loop(lagged, masked):
@@ -74,6 +75,7 @@ def test_the_example_of_the_papers_code():
     np.testing.assert_allclose(state.inner.logits.values, [-0.025, 0.025, 0.025], rtol=1e-4)
 
 
+@pytest.mark.nans
 def test_next_losses_have_to_be_given_and_do_nothing_in_the_first_call():
     tx = mtl.famo(T, lagged=False)
     losses = jnp.array([1.0, 2.0, 3.0, 4.0])

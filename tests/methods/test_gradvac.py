@@ -59,6 +59,7 @@ def two(**options):
     return tx, tx.init(jnp.zeros(2))
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("update", ["always", "conflict"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_twenty_steps_of_two_tasks(update, masked):

@@ -117,6 +117,7 @@ METHODS = {
 }
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_twenty_steps_are_those_of_the_loop(name, masked):

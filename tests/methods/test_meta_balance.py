@@ -19,6 +19,7 @@ def drawn(rng):
     }
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("main", [0, 2])
 def test_twenty_steps_are_those_of_the_loop(main, masked):

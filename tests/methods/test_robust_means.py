@@ -18,6 +18,7 @@ def krum(rows, byzantine, selected, squared):
     return rows[np.argsort(scores)[:selected]].mean(axis=0)
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("byzantine", "selected", "squared"), [(0, 1, True), (1, 3, True), (2, 2, False)]
@@ -50,6 +51,7 @@ def test_krum_at_any_scale(scale):
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("trim", [0, 1, 2, 3, 9])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_trimmed_mean_over_draws(trim, masked):

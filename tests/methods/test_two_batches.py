@@ -42,6 +42,7 @@ METHODS = {
 }
 
 
+@pytest.mark.nans
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("batches", [2, 3])
 @pytest.mark.parametrize("name", METHODS)
