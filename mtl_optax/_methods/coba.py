@@ -105,9 +105,10 @@ def coba(
     fits the task's last ones, and `ᾱ` that of their maximum over the tasks. With averages of
     magnitudes over the window in the denominators,
 
-        RCS = softmax_t(T α_t / Σ_s |α_s|),    ACS = softmax_t(-α_t / mean |α_t|),
-        DF = K softmax(-τ ᾱ / mean |ᾱ|) at the last of the window's K steps,
-        W = softmax(T [DF RCS + (1 - DF) ACS]),
+    - `RCS = softmax_t(T α_t / Σ_s |α_s|)`,
+    - `ACS = softmax_t(-α_t / mean |α_t|)`,
+    - `DF = K softmax(-τ ᾱ / mean |ᾱ|)` at the last of the window's K steps,
+    - `W = softmax(T [DF RCS + (1 - DF) ACS])`,
 
     so that slow tasks gain while the worst loss falls, and diverging tasks lose where it rises.
     Where a weight is below `1 / (10 T)`, weights are mixed with that floor.
