@@ -117,8 +117,7 @@ def coba(
         num_tasks: the number T of tasks.
         warmup: the steps before, with equal weights, at least 1.
         history: K at most, the steps that slopes are fitted to and averaged over, a Python int, 200
-            by default; a slope
-            needs two.
+            by default; a slope needs two.
         temperature: τ, at least 0.
         combine: if False, return the rows `W_t g_t`, leaves `(T, *p.shape)`.
 
