@@ -61,6 +61,12 @@ class Evidence(NamedTuple):
         """
         return relative(ScaledGram(self.gram, self.scale))
 
+    def for_gradients(self, coefficients: Float[Array, "T T"]) -> Float[Array, "T T"]:
+        """Returns coefficients for the gradients, of rows that were divided by `scale` likewise."""
+        ratios = jnp.expand_dims(self.scale, 1) / jnp.expand_dims(self.scale, 0)
+        # A ratio can be infinite, where it counts for nothing.
+        return jnp.where(coefficients == 0, 0, coefficients * ratios)
+
     def marked(self, result: Array) -> Array:
         """Returns the result, and NaN for it where what it was made of is not finite."""
         asked = [entry for kind in KINDS.values() for entry in kind.finite]

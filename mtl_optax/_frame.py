@@ -276,8 +276,7 @@ def from_weighting(
             if members is None:
                 return weigh(weighting, gather_evidence(weighting.reads, given), state)
             gathered = [
-                gather_evidence(weighting.reads, given._replace(**_restricted(given, leaves)))
-                for leaves in members
+                gather_evidence(weighting.reads, of_group) for of_group in _by_group(given, members)
             ]
             return _of_groups(weigh_groups(gathered, state.inner), state)
 
@@ -347,22 +346,27 @@ def _some(task_gradients: Any, leaves: Sequence[int]) -> Any:
     return [every[leaf] for leaf in leaves]
 
 
-def _restricted(given: Given, leaves: Sequence[int]) -> dict[str, Any]:
-    """Returns what is given of some leaves alone: task gradients, and those of other batches."""
-    structure: Any = jax.tree.structure(_tree_of(given.task_gradients))
-
-    def some(argument: str, value: Any) -> Any:
-        if value is None or argument not in _checks.STACKS:
-            return value
-        hidden = hide_leaves(_tree_of(given.task_gradients), as_stack(value))
-        if jax.tree.structure(hidden) != structure:
-            return value  # The check of query gradients will say so.
-        return _some(hidden, leaves)
-
-    return {
-        "task_gradients": _some(given.task_gradients, leaves),
-        "arguments": {key: some(key, value) for key, value in given.arguments.items()},
+def _by_group(given: Given, members: Sequence[Sequence[int]]) -> list[Given]:
+    """Returns what is given of each group alone: task gradients, and those of other batches."""
+    tree = _tree_of(given.task_gradients)
+    structure: Any = jax.tree.structure(tree)
+    stacks = {
+        key: hide_leaves(tree, as_stack(value))
+        for key, value in given.arguments.items()
+        if key in _checks.STACKS and value is not None
     }
+    # Those of another structure the check of query gradients will name.
+    stacks = {key: rows for key, rows in stacks.items() if jax.tree.structure(rows) == structure}
+    return [
+        given._replace(
+            task_gradients=_some(given.task_gradients, leaves),
+            arguments={
+                **given.arguments,
+                **{key: _some(rows, leaves) for key, rows in stacks.items()},
+            },
+        )
+        for leaves in members
+    ]
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -129,6 +129,21 @@ def optimised(fun: Callable[..., Any], **options: Any) -> Any:
     return jax.jit(fun, compiler_options=AS_USERS_HAVE_IT, **options)
 
 
+def masked_steps(tx: Any, gradients: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and weights of steps on task gradients `(S, T, N)`, with masks `(S, T)`."""
+
+    @jax.jit
+    def scan(gradients: Any, masks: Any) -> Any:
+        def body(state: Any, now: Any) -> Any:
+            update, state = tx.update(now[0], state, task_mask=now[1])
+            return state, (update, state.weights)
+
+        return jax.lax.scan(body, tx.init(gradients[0, 0]), (gradients, masks))[1]
+
+    updates, weights = scan(jnp.asarray(gradients), jnp.asarray(masks))
+    return np.asarray(updates, np.float64), np.asarray(weights)
+
+
 def weights_of(state: Any) -> np.ndarray:
     return np.asarray(mtl.task_weights(state))
 

@@ -1,8 +1,11 @@
-"""Logarithms of losses, for methods that descend them."""
+"""Logarithms of losses, and of weights that losses move."""
+
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+_LARGEST_SCORE = 1e30  # No step could bring it back, and sums of such stay finite.
 _LARGEST = 80.0  # exp of it is far within float32, in which weights are kept.
 
 
@@ -22,3 +25,11 @@ def times_exp(
 ) -> Float[Array, " T"]:
     """Returns `factor exp(exponents)` for those counted, never infinite, and zero for others."""
     return jnp.where(counted, factor * jnp.exp(jnp.clip(exponents, -_LARGEST, _LARGEST)), 0)
+
+
+def add_losses(
+    scores: Float[Array, " T"], rate: Any, losses: Float[Array, " T"], mask: Bool[Array, " T"]
+) -> Float[Array, " T"]:
+    """Returns `scores + rate losses`, float32, for the present tasks, never infinite."""
+    moved = scores + jnp.asarray(rate, jnp.float32) * losses.astype(jnp.float32)
+    return jnp.where(mask, jnp.clip(moved, -_LARGEST_SCORE, _LARGEST_SCORE), scores)

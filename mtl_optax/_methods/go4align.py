@@ -8,11 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
-from mtl_optax._methods._logarithms import logs_of_positive
+from mtl_optax._methods._logarithms import add_losses, logs_of_positive
 from mtl_optax._registry import GRAM_METHOD, register
 from mtl_optax._tracing import varying_like
-
-_LARGEST = 1e30  # Of scores that no step could bring back, and sums of which stay finite.
 
 
 class GO4AlignState(NamedTuple):
@@ -82,9 +80,7 @@ def go4align(
     def update(evidence: Evidence, state: GO4AlignState) -> tuple[Array, GO4AlignState]:
         mask, losses = evidence.mask, evidence.losses
         logs, counted = logs_of_positive(losses, mask)
-        rate = jnp.asarray(step_size, jnp.float32)
-        scores = state.scores - rate * losses.astype(jnp.float32)
-        scores = jnp.where(mask, jnp.clip(scores, -_LARGEST, _LARGEST), state.scores)
+        scores = add_losses(state.scores, -step_size, losses, mask)
         p = softmax_present(scores, counted).astype(logs.dtype)
         total = jax.nn.logsumexp(jnp.where(counted | ~jnp.any(counted), logs, -jnp.inf))
         strengths = jnp.where(counted, p * jnp.exp(jnp.clip(total - logs, -80, 80)), 0)

@@ -11,6 +11,7 @@ from mtl_optax._frame import Evidence, Method, Weighting, from_weighting
 from mtl_optax._methods._draws import Draws, RandomState, random_orders
 from mtl_optax._precision import HIGHEST, root
 from mtl_optax._registry import GRAM_METHOD, register
+from mtl_optax._solvers.simplex import unit_rows
 from mtl_optax._tracing import varying_like
 
 Update = Literal["always", "conflict"]
@@ -111,14 +112,10 @@ def gradvac(
         if state.key is not None:
             (following,), now = draws.next(RandomState(state.key))
             orders = random_orders(now, num_tasks)
-        gram, scale = evidence.gram, evidence.scale
-        lengths = root(jnp.diagonal(gram))
-        active = lengths > 0
-        lengths = jnp.where(active, lengths, 1)
-        cosines = gram / jnp.outer(lengths, lengths)
+        cosines, lengths, active = unit_rows(evidence.gram, evidence.mask)
         bound = jnp.asarray(limit, jnp.float32)
         targets = jnp.clip(state.targets, -bound, bound)
-        rows, seen = correct(cosines, active, targets.astype(gram.dtype), orders)
+        rows, seen = correct(cosines, active, targets.astype(cosines.dtype), orders)
 
         share = jnp.asarray(decay, jnp.float32)
         moved = share * targets + (1 - share) * seen.astype(jnp.float32)
@@ -126,10 +123,8 @@ def gradvac(
         if update == "conflict":
             pairs &= seen < targets
         following_state = GradVacState(jnp.where(pairs, moved, state.targets), following)
-        ratios = jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-        ratios = ratios * jnp.expand_dims(lengths, 1) / jnp.expand_dims(lengths, 0)
-        # A ratio can be infinite, where it counts for nothing.
-        return jnp.where(rows == 0, 0, rows * ratios), following_state
+        rows = rows * jnp.expand_dims(lengths, 1) / jnp.expand_dims(lengths, 0)
+        return evidence.for_gradients(rows), following_state
 
     weighting = Weighting("gradvac", num_tasks, frozenset({"gram"}), start, vaccinate)
     return from_weighting(weighting, combine_tasks=combine)

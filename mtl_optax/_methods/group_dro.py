@@ -7,9 +7,8 @@ from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._frame import Evidence, Method, Weighting, from_weighting, softmax_present
+from mtl_optax._methods._logarithms import add_losses
 from mtl_optax._registry import GRAM_METHOD, register
-
-_LARGEST = 1e30  # Of scores that no step could bring back, and sums of which stay finite.
 
 
 class GroupDROState(NamedTuple):
@@ -72,9 +71,8 @@ def group_dro(num_tasks: int, *, step_size: float = 0.01, combine: bool = True) 
         return GroupDROState(jnp.zeros(num_tasks, jnp.float32))
 
     def update(evidence: Evidence, state: GroupDROState) -> tuple[Array, GroupDROState]:
-        mask, losses = evidence.mask, evidence.losses.astype(jnp.float32)
-        scores = state.scores + jnp.asarray(step_size, jnp.float32) * losses
-        scores = jnp.where(mask, jnp.clip(scores, -_LARGEST, _LARGEST), state.scores)
+        mask = evidence.mask
+        scores = add_losses(state.scores, step_size, evidence.losses, mask)
         number = jnp.sum(mask).astype(jnp.float32)
         return number * softmax_present(scores, mask), GroupDROState(scores)
 

@@ -63,10 +63,7 @@ def pcgrad(num_tasks: int, *, key: Any = 0, combine: bool = True) -> Method:
     draws, reads = Draws("pcgrad", key), frozenset({"gram"})
 
     def project(evidence: Evidence, orders: Int[Array, "T T"]) -> Float[Array, "T T"]:
-        coefficients = project_conflicts(evidence.gram, orders)
-        ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)
-        # A ratio can be infinite, where it counts for nothing.
-        return jnp.where(coefficients == 0, 0, coefficients * ratios)
+        return evidence.for_gradients(project_conflicts(evidence.gram, orders))
 
     def update(evidence: Evidence, state: RandomState) -> tuple[Array, RandomState]:
         state, now = draws.next(state)

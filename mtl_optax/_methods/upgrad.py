@@ -78,10 +78,8 @@ def upgrad(num_tasks: int, *, preference: Any | None = None, combine: bool = Tru
         # Row t: the multipliers of the projection of sign(u_t) g_t / ‖g_t‖.
         solution = nnqp(jnp.expand_dims(jnp.sign(u), 1) * cosines, cosines)
         shares = jnp.expand_dims(jnp.abs(u) * held, 1) / jnp.expand_dims(held, 0)
-        ratios = jnp.expand_dims(evidence.scale, 1) / jnp.expand_dims(evidence.scale, 0)
-        # A ratio can be infinite, where it counts for nothing.
-        shares *= jnp.where(solution.points == 0, 0, ratios)
-        return u + jnp.sum(solution.points * shares, axis=0), report(solution)
+        added = evidence.for_gradients(solution.points * shares)
+        return u + jnp.sum(added, axis=0), report(solution)
 
     weighting = Weighting("upgrad", num_tasks, frozenset({"gram"}), no_report, update)
     return from_weighting(weighting, combine_tasks=combine)

@@ -62,3 +62,17 @@ def test_derivatives_are_finite_where_a_gradient_or_the_slope_of_a_loss_is_zero(
     _, slopes = jax.jit(lambda *at: jax.jvp(number, at, moves))(rows, losses)
     floats = [x for x in jax.tree.leaves(slopes) if x.dtype == jnp.float32]
     assert all(np.all(np.isfinite(x)) for x in floats)
+
+
+@pytest.mark.parametrize(("name", "options"), [("aligned_mtl", {"scale": "mean"}), ("config", {})])
+def test_derivatives_where_gradients_are_dependent(name, options):
+    """More tasks than parameters: every change of the gradients keeps the rank."""
+    rng = np.random.default_rng(3)
+    rows, move, probe = rng.normal(size=(4, 2)), rng.normal(size=(4, 2)), rng.normal(size=2)
+    tx = make(name, 4, preference=(1.0, 2.0, 0.5, 1.0), **options)
+    with jax.enable_x64(True):
+        number = lambda rows: tx.update(rows, tx.init(rows[0]), rows[0])[0] @ probe
+        value = jax.jit(number)
+        ahead, behind = (np.asarray(value(rows + h * move)) for h in (1e-5, -1e-5))
+        slope = jax.jit(lambda *at: jax.jvp(number, *at))((rows,), (move,))[1]
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-5)

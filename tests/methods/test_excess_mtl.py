@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mtl_optax as mtl
-from tests.common import weights_of
+from tests.common import masked_steps, weights_of
 
 T, N, STEPS = 4, 6, 20
 
@@ -20,19 +20,6 @@ def draws(seed=0):
     masks = rng.random((STEPS, T)) < 0.7
     masks[5] = False
     return gradients, masks
-
-
-def run(tx, gradients, masks):
-    @jax.jit
-    def scan(gradients, masks):
-        def body(state, now):
-            update, state = tx.update(now[0], state, task_mask=now[1])
-            return state, (update, state.weights)
-
-        return jax.lax.scan(body, tx.init(gradients[0, 0]), (gradients, masks))[1]
-
-    updates, weights = scan(jnp.asarray(gradients), jnp.asarray(masks))
-    return np.asarray(updates, np.float64), np.asarray(weights)
 
 
 def loop(gradients, masks, eta):
@@ -59,11 +46,11 @@ def test_it_equals_numpy_over_twenty_steps(eta):
     wanted, weights = map(np.stack, zip(*loop(gradients, masks, eta), strict=True))
     tx = mtl.excess_mtl(T, step_size=eta)
     with jax.enable_x64(True):
-        updates, got = run(tx, gradients, masks)
+        updates, got = masked_steps(tx, gradients, masks)
     # The weights are carried from step to step in float32.
     np.testing.assert_allclose(got, weights, rtol=5e-6, atol=1e-9)
     np.testing.assert_allclose(updates, wanted, atol=5e-6)
-    updates, got = run(tx, np.float32(gradients), masks)
+    updates, got = masked_steps(tx, np.float32(gradients), masks)
     np.testing.assert_allclose(got, weights, rtol=2e-5, atol=1e-9)
     np.testing.assert_allclose(updates, wanted, atol=2e-5)
     assert np.ptp(weights[-1][masks[-1]]) > 0.01
@@ -84,7 +71,7 @@ def test_constant_gradients_keep_even_weights_whatever_their_lengths():
 def test_the_weights_do_not_depend_on_the_scale(scale):
     """An epsilon under the root stops small gradients; squares of large ones leave float32."""
     gradients, masks = draws()
-    run_at = lambda factor: run(
+    run_at = lambda factor: masked_steps(
         mtl.excess_mtl(T, step_size=0.5), np.float32(gradients * factor), masks
     )[1]
     np.testing.assert_allclose(run_at(scale), run_at(1.0), rtol=1e-5, atol=1e-7)

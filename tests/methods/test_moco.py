@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mtl_optax as mtl
-from tests.common import weights_of
+from tests.common import masked_steps, weights_of
 
 T, N, STEPS = 4, 6, 20
 
@@ -26,19 +26,6 @@ def draws(seed=0):
     masks = rng.random((STEPS, T)) < 0.7
     masks[3] = False
     return gradients, masks
-
-
-def run(tx, gradients, masks):
-    @jax.jit
-    def scan(gradients, masks):
-        def body(state, now):
-            update, state = tx.update(now[0], state, task_mask=now[1])
-            return state, (update, state.weights)
-
-        return jax.lax.scan(body, tx.init(gradients[0, 0]), (gradients, masks))[1]
-
-    updates, weights = scan(jnp.asarray(gradients), jnp.asarray(masks))
-    return np.asarray(updates, np.float64), np.asarray(weights)
 
 
 def loop(gradients, masks, beta=0.5, beta_power=0.5, gamma=0.1, gamma_power=0.5, rho=0.0):
@@ -73,11 +60,11 @@ def test_it_equals_numpy_over_twenty_steps(options):
     gradients, masks = draws()
     wanted, weights = map(np.stack, zip(*loop(gradients, masks, **options), strict=True))
     with jax.enable_x64(True):
-        updates, got = run(mtl.moco(T, **options), gradients, masks)
+        updates, got = masked_steps(mtl.moco(T, **options), gradients, masks)
     # The weights are carried from step to step in float32.
     np.testing.assert_allclose(got, weights, atol=2e-6)
     np.testing.assert_allclose(updates, wanted, rtol=0, atol=2e-6 * np.max(np.abs(wanted)))
-    updates, got = run(mtl.moco(T, **options), np.float32(gradients), masks)
+    updates, got = masked_steps(mtl.moco(T, **options), np.float32(gradients), masks)
     np.testing.assert_allclose(got, weights, atol=1e-5)
     np.testing.assert_allclose(updates, wanted, rtol=0, atol=1e-5 * np.max(np.abs(wanted)))
     assert np.ptp(weights[-1]) > 0.05
@@ -87,7 +74,7 @@ def test_with_all_tasks_present_one_step_is_exact_in_float64():
     gradients, _ = draws()
     masks = np.ones((1, T), bool)
     with jax.enable_x64(True):
-        updates, _ = run(mtl.moco(T), gradients[:1], masks)
+        updates, _ = masked_steps(mtl.moco(T), gradients[:1], masks)
     ((wanted, _),) = loop(gradients[:1], masks)
     np.testing.assert_allclose(updates[0], wanted, rtol=1e-9)
 
