@@ -14,6 +14,7 @@ from benchmarks.train.problem import Metric, Problem
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"widths": (128, 64)},
+    "standard": {"widths": (512, 256)},
     "paper": {"widths": (512, 512, 256)},
 }
 

@@ -17,6 +17,7 @@ from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"width": 32, "layers": 1, "attention_heads": 4, "hidden": 64},
+    "standard": {"width": 128, "layers": 2, "attention_heads": 4, "hidden": 256},
     "paper": {"width": 128, "layers": 4, "attention_heads": 8, "hidden": 512},
 }
 NEAR = 0.5  # How far a similarity may be off to be counted as right.

@@ -14,6 +14,7 @@ from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},
+    "standard": {"embedding": 100, "channels": 100, "widths": (3, 5, 7)},
     "paper": {"embedding": 300, "channels": 100, "widths": (3, 5, 7)},
 }
 

@@ -110,7 +110,7 @@ class Store:
             "test": plain(cell.test.tolist()),
             "test_loss": plain(cell.test_loss.tolist()),
             "curves": {
-                k: None if v is None else plain(v.tolist())
+                k: None if v is None else plain(v.tolist(), digits=4)
                 for k, v in cell.curves._asdict().items()
             },
         }
@@ -171,11 +171,11 @@ def as_read(config: Mapping[str, Any]) -> Config:
     return dict(json.loads(json.dumps(config)))
 
 
-def plain(values: Any) -> Any:
-    """Nested lists of floats in six digits; JSON has no NaN, so that one becomes null."""
+def plain(values: Any, digits: int = 6) -> Any:
+    """Nested lists of rounded floats; JSON has no NaN, so that one becomes null."""
     if isinstance(values, list):
-        return [plain(value) for value in values]
-    return float(f"{values:.6g}") if math.isfinite(values) else None
+        return [plain(value, digits) for value in values]
+    return float(f"{values:.{digits}g}") if math.isfinite(values) else None
 
 
 def _number(value: float | None) -> float:

@@ -126,7 +126,8 @@ def test_finished_cells_are_used_again(tmp_path):
     for method, group in first.items():
         for cell, again in zip(group, second[method], strict=True):
             assert (cell.method, cell.seed) == (again.method, again.seed)
-            np.testing.assert_allclose(again.curves.loss, cell.curves.loss, rtol=1e-5)
+            np.testing.assert_allclose(again.test, cell.test, rtol=1e-5)
+            np.testing.assert_allclose(again.curves.loss, cell.curves.loss, rtol=5e-4)
 
 
 def test_only_missing_seeds_are_trained(tmp_path):

@@ -107,6 +107,8 @@ def test_a_sentence_names_who_differs() -> None:
     sentence = tell.verdict(better)
     assert "better than equal weighting: mgda; worse: uw; the other 1 cannot be told" in sentence
     assert "Over 2 seeds" in sentence
+    assert "correction for 3 comparisons" in sentence
+    assert re.search(r"A difference of \S+ in the mean would have been found", sentence)
     assert "No method was compared" in tell.verdict({"mgda": better["mgda"]})
 
 

@@ -1,6 +1,7 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
+from benchmarks.methods import PAPERS, check_names
 from benchmarks.problems.synthetic import dominance
 from benchmarks.results.cells import read_cell
+from benchmarks.show.command import Report
+from benchmarks.suite import SEEDS
 from benchmarks.suites import SUITES, census, multimnist
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
@@ -135,13 +139,41 @@ def test_an_unknown_choice_is_one_line(arguments, message, tmp_path, capsys):
     assert "\n" not in printed
 
 
-def test_both_presets_of_every_suite_are_complete():
+def test_the_presets_of_every_suite_are_complete():
     for suite in SUITES:
-        assert set(suite.presets) == {"quick", "paper"}
+        assert set(suite.presets) == set(SEEDS)
         for preset in suite.presets:
             protocol = suite(preset=preset).protocol
             assert protocol.epochs > 0
-            assert len(protocol.learning_rates) >= (3 if preset == "quick" else 1)
+            assert protocol.seeds == SEEDS[preset]
+            assert len(protocol.learning_rates) >= (1 if preset == "paper" else 3)
+        check_names("compared", suite.compared)
+        assert len(set(suite.compared)) == len(suite.compared)
+
+
+def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        Topic,
+        "train",
+        lambda suite, rows, folder: trained.append(([row.method for row in rows], folder)) or {},
+    )
+    monkeypatch.setattr(Topic, "draw_more", lambda suite, cells: None)
+    monkeypatch.setattr("benchmarks.show.pictures.draw", lambda cells, folder: None)
+    Topic(quiet=True).work()
+    Topic(preset="standard", quiet=True).work()
+    Topic(preset="standard", methods=("mgda",), out=Path("mine"), quiet=True).work()
+    (quick, in_results), (standard, in_repository), (given, mine) = trained
+    alone = ["single_task", "equal_weighting"]
+    assert quick == [*alone, *PAPERS]
+    assert standard == [*alone, *Topic.compared]
+    assert given == [*alone, "mgda"]
+    assert (in_results, in_repository, mine) == (
+        Path("results/topic"),
+        Report().results / "topic",
+        Path("mine"),
+    )
+    assert Topic(preset="standard", seeds=2).protocol.seeds == 2
 
 
 def test_adatask_evens_out_what_one_task_dominates():
