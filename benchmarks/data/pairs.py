@@ -26,20 +26,32 @@ class Pairs(NamedTuple):
     """What is no padding: the first rows of each task."""
 
 
+class Data(NamedTuple):
+    """What `pairs` reads."""
+
+    splits: Splits
+    size: int
+    """Of the vocabulary, with what stands for unknown words."""
+    unlabelled: Int[np.ndarray, "m l"]
+    """The training texts of all tasks of the file, to prepare word vectors on."""
+
+
 def pairs(
     folder: Path | None,
     *,
     vocabulary: int,
+    buckets: int,
     length: int,
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> tuple[Splits, list[str]]:
-    """Both tasks, and the vocabulary; the published development sets are the test split.
+) -> Data:
+    """Both tasks, and texts for word vectors; the published development sets are the test split.
 
     Args:
         folder: with sst_quora_sts.jsonl.gz.
-        vocabulary: how many tokens to tell apart.
+        vocabulary: how many tokens to know.
+        buckets: how many unknown tokens to tell apart.
         length: tokens of each sentence.
         limit: most training pairs of each task, and most test pairs, drawn at random.
         validation: part of the training pairs to hold out.
@@ -64,21 +76,26 @@ def pairs(
         split["train"].append(kept)
         split["validation"].append(held_out)
         split["test"].append(texts.limited(test, limit, seed))
-    words = texts.vocabulary(
-        (r[side] for rows in split["train"] for r in rows for side in ("text", "text2")),
-        vocabulary,
-    )
+    labelled = [r[side] for rows in split["train"] for r in rows for side in ("text", "text2")]
+    others = [r["text"] for r in rows if r["task"] not in TASKS and r["split"] == "train"]
+    words = texts.vocabulary([*labelled, *others], vocabulary)
 
     def arrays(tasks: list[list[Any]]) -> Pairs:
-        first, present = texts.padded(
-            [texts.encode([r["text"] for r in rows], words, length) for rows in tasks]
-        )
-        second, _ = texts.padded(
-            [texts.encode([r["text2"] for r in rows], words, length) for rows in tasks]
-        )
-        targets, _ = texts.padded(
+        def sentences(side: str) -> tuple[np.ndarray, np.ndarray]:
+            return texts.padded(
+                [
+                    texts.encode([r[side] for r in rows], words, length, buckets=buckets)
+                    for rows in tasks
+                ]
+            )
+
+        targets, present = texts.padded(
             [np.array([float(r["label"]) for r in rows], np.float32) for rows in tasks]
         )
-        return Pairs(first, second, targets, present)
+        return Pairs(sentences("text")[0], sentences("text2")[0], targets, present)
 
-    return Splits(*(arrays(tasks) for tasks in split.values())), words
+    return Data(
+        Splits(*(arrays(tasks) for tasks in split.values())),
+        len(words) + buckets,
+        texts.encode([*labelled, *others], words, 4 * length),
+    )

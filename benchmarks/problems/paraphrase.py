@@ -1,24 +1,57 @@
 """Paraphrases by binary cross-entropy, similarities by squared errors."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from scipy.stats import pearsonr
 
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
+from benchmarks.data.texts import prepared
 from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
 from benchmarks.train.problem import Metric, Problem, mean_present
+from benchmarks.train.schedules import warm_up_and_cosine
 
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"width": 32, "layers": 1, "attention_heads": 4, "hidden": 64},
-    "standard": {"width": 128, "layers": 2, "attention_heads": 4, "hidden": 256},
-    "paper": {"width": 128, "layers": 4, "attention_heads": 8, "hidden": 512},
+    "quick": {
+        "given": 32,
+        "embedding": 8,
+        "width": 32,
+        "layers": 1,
+        "attention_heads": 4,
+        "hidden": 64,
+    },
+    "standard": {
+        "given": 64,
+        "embedding": 16,
+        "width": 64,
+        "layers": 1,
+        "attention_heads": 4,
+        "hidden": 128,
+    },
+    "paper": {
+        "given": 300,
+        "embedding": 16,
+        "width": 128,
+        "layers": 4,
+        "attention_heads": 8,
+        "hidden": 512,
+    },
+}
+TRAINING: dict[str, Any] = {
+    "words_dropped": 0.1,
+    "features_dropped": 0.3,
+    "weight_decay": 0.01,
+    "warm_up": 0.1,
+    "window": 5,
+    "loss": "cauchy",
 }
 NEAR = 0.5  # How far a similarity may be off to be counted as right.
 
@@ -32,20 +65,49 @@ class PairsOfKinds(NamedTuple):
     present: Any
     binary: Any
     """Whether the target is yes or no, rather than a similarity from 0 to 5."""
+    kept: Any
+    """Factors of each pair's features, of which dropout makes many: one that is 1."""
 
 
-def problem(suite: Paraphrase) -> Problem:
+def problem(suite: Paraphrase, model: Any = None, training: Any = None) -> Problem:
     """The pairs, the Transformer and their losses."""
-    data, model = DATA[suite.preset], MODEL[suite.preset]
-    splits, vocabulary = suite.data
+    data = DATA[suite.preset]
+    model = {**MODEL[suite.preset], **(model or {})}
+    training = {**TRAINING, **(training or {})}
+    splits, vocabulary, unlabelled = suite.data
     sizes = {
         **model,
-        "vocabulary": len(vocabulary),
+        "vocabulary": vocabulary,
         "length": data["length"],
         "num_tasks": len(TASKS),
     }
+    given = jnp.asarray(prepared(unlabelled, vocabulary, model["given"], window=training["window"]))
     encoder = network(lambda rngs: MultiTaskPairTransformer(**sizes, rngs=rngs))
     splits = Splits(*(_of_kinds(split) for split in splits))
+
+    def noise(key: PRNGKeyArray, batch: Any) -> Any:
+        words, features = jax.random.split(key)
+        rate = 1 - training["features_dropped"]
+        shape = (*batch.targets.shape, 6 * model["width"])
+        salt = jax.random.bits(words, (*batch.targets.shape, 1))
+        drop = partial(_without, salt=salt, part=training["words_dropped"])
+        return batch._replace(
+            first=drop(batch.first),
+            second=drop(batch.second),
+            kept=jax.random.bernoulli(features, rate, shape) / rate,
+        )
+
+    def losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:
+        entropy = optax.sigmoid_binary_cross_entropy(outputs, jnp.clip(batch.targets, 0, 1))
+        error = (outputs - batch.targets) ** 2
+        if training["loss"] == "cauchy":
+            error = jnp.log1p(error / NEAR**2)
+        if training["loss"] == "gm":
+            error = error / (error + NEAR**2)
+        if training["loss"] == "mix":
+            error = error + 4 * error / (error + NEAR**2)
+        return mean_present(jnp.where(batch.binary, entropy, error), batch)
+
     return Problem(
         tasks=TASKS,
         metrics=(
@@ -55,8 +117,10 @@ def problem(suite: Paraphrase) -> Problem:
         ),
         init=encoder.init,
         shared=in_trunk,
-        forward=lambda params, batch: encoder.apply(params, batch.first, batch.second)[:, 0],
-        losses=_losses,
+        forward=lambda params, batch: encoder.apply(
+            params, batch.first, batch.second, given, batch.kept
+        )[:, 0],
+        losses=losses,
         scores=_scores,
         train=splits.train,
         validation=splits.validation,
@@ -64,20 +128,31 @@ def problem(suite: Paraphrase) -> Problem:
         sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
+        schedule=warm_up_and_cosine(training["warm_up"]),
+        weight_decay=training["weight_decay"],
+        noise=noise,
         at_once=1,
-        config={"suite": suite.name, "data": data, "model": sizes},
+        config={"suite": suite.name, "data": data, "model": sizes, "training": training},
     )
+
+
+def _without(
+    tokens: Int[Array, "... l"], *, salt: UInt32[Array, "... 1"], part: float
+) -> Int[Array, "... l"]:
+    """A part of the words made unknown: those of one pair alike in both sentences."""
+    mixed = tokens.astype(jnp.uint32) * jnp.uint32(2654435761) ^ salt
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x45D9F3B)
+    dropped = (mixed ^ (mixed >> 16)) < jnp.uint32(int(part * 2**32))
+    return jnp.where(dropped & (tokens > 0), 1, tokens)
 
 
 def _of_kinds(split: Pairs) -> PairsOfKinds:
     kinds = np.array([[task == "quora"] for task in TASKS])
-    return PairsOfKinds(*split, binary=np.broadcast_to(kinds, split.present.shape))
-
-
-def _losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:
-    entropy = optax.sigmoid_binary_cross_entropy(outputs, jnp.clip(batch.targets, 0, 1))
-    error = (outputs - batch.targets) ** 2
-    return mean_present(jnp.where(batch.binary, entropy, error), batch)
+    return PairsOfKinds(
+        *split,
+        binary=np.broadcast_to(kinds, split.present.shape),
+        kept=np.ones((*split.present.shape, 1), np.float32),
+    )
 
 
 def _scores(outputs: Float[np.ndarray, "2 n"], data: PairsOfKinds) -> Float[np.ndarray, " 3"]:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.splits import Splits
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
+    from benchmarks.data.pairs import Data
     from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
-    "quick": {"vocabulary": 5000, "length": 24, "limit": 3000},
-    "standard": {"vocabulary": 20_000, "length": 32, "limit": None},
-    "paper": {"vocabulary": 20_000, "length": 48, "limit": None},
+    "quick": {"vocabulary": 5000, "buckets": 500, "length": 24, "limit": 3000},
+    "standard": {"vocabulary": 12_000, "buckets": 2000, "length": 24, "limit": None},
+    "paper": {"vocabulary": 20_000, "buckets": 2000, "length": 48, "limit": None},
 }
 
 
@@ -32,8 +32,8 @@ class Paraphrase(Suite):
     }
     compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
 
-    def load(self) -> tuple[Splits, list[str]]:
-        """The pairs, and the vocabulary."""
+    def load(self) -> "Data":
+        """The pairs, and texts to prepare word vectors on."""
         from benchmarks.data.pairs import pairs
 
         return pairs(self.data_dir, **DATA[self.preset])
