@@ -42,8 +42,8 @@ def trimmed_mean(
         A `GradientTransformationExtraArgs` from leaves `(T, *p.shape)` to leaves `p.shape`, called
         as `update(task_gradients, state, params)`. Scale: mean. It is not linear in the gradients,
         so it has no task weights. A coordinate with an entry that is not finite is not finite: it
-        is not trimmed away, for the guard `skip_nonfinite` counts what it drops. Complex coordinates
-        are trimmed by their real and imaginary parts. Its time grows with T².
+        is not trimmed away, for the guard `skip_nonfinite` counts what it drops. Complex
+        coordinates are trimmed by their real and imaginary parts. Its time grows with T².
 
     When not to use:
         For balancing tasks: gradients of different tasks are not noisy copies of one.
