@@ -1722,7 +1722,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "return cell if cell.config == config else None",
             "return cell",
         ),
-        ("numbers lose digits", ':.6g}") if math.isfinite', ':.2g}") if math.isfinite'),
+        ("numbers lose digits", "digits: int = 6", "digits: int = 2"),
         (
             "a cell may be another's",
             "if (cell.method, cell.seed) != (method, seed):",
@@ -1736,7 +1736,21 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "differences.std(ddof=1) / np.sqrt(seeds)",
             "differences.std() / np.sqrt(seeds)",
         ),
-        ("a one-sided interval", "stats.t.ppf(0.975,", "stats.t.ppf(0.95,"),
+        (
+            "a one-sided interval",
+            "float(stats.t.ppf(0.975, seeds - 1) * error)",
+            "float(stats.t.ppf(0.95, seeds - 1) * error)",
+        ),
+        (
+            "baselines are in Holm's family",
+            "for m, (_, _, chance, _) in found.items() if m not in BASELINES}",
+            "for m, (_, _, chance, _) in found.items()}",
+        ),
+        (
+            "the smallest difference is that of one test alone",
+            "LEVEL / (2 * len(compared))",
+            "LEVEL / 2",
+        ),
         (
             "the slower of two paces",
             "return min(ours) / min(theirs)",

@@ -17,6 +17,7 @@ from benchmarks.data.synthetic import SCALES, Regression
 from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
+from benchmarks.problems.baselines import ridge
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.results.cells import Cell, as_read
 from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
@@ -66,6 +67,7 @@ def problem(suite: Synthetic) -> Problem:
         query_fraction=suite.query_fraction,
         optimizer=optax.rmsprop,
         config={"suite": suite.name, "data": data, "model": MODEL, "optimizer": "rmsprop"},
+        baseline=ridge(Splits(*(part.x for part in splits)), Splits(*(part.y for part in splits))),
     )
 
 

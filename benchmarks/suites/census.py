@@ -10,9 +10,14 @@ from benchmarks.suite import Preset, Suite
 if TYPE_CHECKING:
     from benchmarks.train.problem import Problem
 
-DATA: dict[str, dict[str, Any]] = {"quick": {"limit": 24_000}, "paper": {"limit": None}}
+DATA: dict[str, dict[str, Any]] = {
+    "quick": {"limit": 24_000},
+    "standard": {"limit": None},
+    "paper": {"limit": None},
+}
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+    "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
     "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
 }
 
@@ -27,8 +32,10 @@ class Census(Suite):
     name: ClassVar[str] = "census"
     presets: ClassVar = {
         "quick": Preset(epochs=5, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=8, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
+    compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
     backbone: Backbone = "mmoe"
     """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "pool": 2},
+    "standard": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "pool": 2},
     "paper": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "pool": 1},
 }
 MODEL: dict[str, Any] = {"num_tasks": 2, "classes": 10, "channels": (10, 20), "features": 50}
@@ -27,8 +28,10 @@ class MultiMNIST(Suite):
     name: ClassVar[str] = "multimnist"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=12, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=100, batch_size=256, learning_rates=(1e-4, 5e-4, 1e-3, 5e-3)),
     }
+    compared: ClassVar = ("uw", "gradnorm", "mgda", "pcgrad", "cagrad")
 
     def load(self) -> Splits:
         """The canvases."""

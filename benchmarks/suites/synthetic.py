@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"train": 4000, "validation": 1000, "test": 1000, "seed": 0},
+    "standard": {"train": 10_000, "validation": 2000, "test": 2000, "seed": 0},
     "paper": {"train": 10_000, "validation": 2000, "test": 2000, "seed": 0},
 }
 
@@ -28,8 +29,18 @@ class Synthetic(Suite):
     name: ClassVar[str] = "synthetic"
     presets: ClassVar = {
         "quick": Preset(epochs=15, batch_size=100, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=40, batch_size=100, learning_rates=(3e-4, 1e-3, 3e-3)),
         "paper": Preset(epochs=100, batch_size=100, learning_rates=(1e-4, 3e-4, 1e-3, 3e-3)),
     }
+    compared: ClassVar = (
+        "uw",
+        "gradnorm",
+        "mgda",
+        "pcgrad",
+        "cagrad",
+        "adatask",
+        "layerwise_adatask",
+    )
 
     def load(self) -> Splits:
         """The regressions."""
