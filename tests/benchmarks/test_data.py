@@ -23,6 +23,7 @@ from benchmarks.data import (
     topics,
     wechat,
 )
+from benchmarks.data.tables import Raw, fitted
 from benchmarks.errors import UserError
 from tests.benchmarks import small_data
 from tests.common import ROOT
@@ -40,7 +41,7 @@ def decode(row, words):
 
 
 def test_topics_are_encoded_padded_and_held_apart(folder):
-    splits, words = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
+    splits, words, _ = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
     assert words[:2] == [texts.PADDING, texts.UNKNOWN]
     counts = [48, 52, 56, 60]
     for split, fraction in ((splits.train, 0.75), (splits.validation, 0.25)):
@@ -90,7 +91,7 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
             ]
 
     monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **asked: Bunch(**asked))
-    splits, words = topics.topics(None, vocabulary=100, length=20, validation=0.2)
+    splits, words, _ = topics.topics(None, vocabulary=100, length=20, validation=0.2)
     assert splits.train.present.sum() == 4 * 16
     for task, name in enumerate(topics.TASKS):
         for row in range(16):
@@ -107,26 +108,32 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
 
 
 def test_reviews_know_what_repeats(folder):
-    splits, _ = reviews.reviews(folder, vocabulary=50, length=10, validation=0.25)
+    splits, words, raw = reviews.reviews(folder, vocabulary=50, length=10, validation=0.25)
     assert splits.train.tokens.shape == (14, 18, 10)
     assert splits.validation.labels.sum(axis=1).tolist() == [3] * 14
     assert not splits.train.repeated.any()
     assert splits.test.repeated.sum(axis=1).tolist() == [8] * 14
+    # The texts lie as their tokens do.
+    assert [len(task) for task in raw.train] == [18] * 14
+    for text, row in zip(raw.train[3], splits.train.tokens[3], strict=True):
+        assert decode(row, words) == texts.tokens(text)[:10]
 
 
 def test_pairs_keep_their_targets(folder):
-    splits, words = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
+    splits, words, raw = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
     assert splits.train.present.sum(axis=1).tolist() == [36, 18]
     assert set(splits.train.targets[0]) == {0, 1}
     assert splits.train.targets[1].max() > 4
     first = {tuple(texts.tokens(small_data.words(n, 5))) for n in range(48)}
     for row in splits.train.first[0]:
         assert tuple(decode(row, words)) in first
+    for (_, text), row in zip(raw.test[1], splits.test.second[1], strict=False):
+        assert decode(row, words) == texts.tokens(text)[:8]
 
 
-@pytest.mark.parametrize("pool", [1, 2, 3])
-def test_canvases_are_two_digits_overlaid(folder, pool):
-    splits = multimnist.multi_mnist(folder, train=30, validation=10, test=10, pool=pool)
+@pytest.mark.parametrize("side", [36, 28, 18, 12])
+def test_canvases_are_two_digits_overlaid(folder, side):
+    splits = multimnist.multi_mnist(folder, train=30, validation=10, test=10, side=side)
     mnist = np.load(folder / "mnist.npz")
     for split, images, labels in (
         (splits.train, mnist["x_train"][20:], mnist["y_train"][20:]),
@@ -140,8 +147,8 @@ def test_canvases_are_two_digits_overlaid(folder, pool):
                 for column in range(28):
                     ink = images[second][row, column]
                     wanted[row + 8, column + 8] = max(wanted[row + 8, column + 8], ink)
-            side = 36 // pool
-            wanted = wanted.reshape(side, pool, side, pool).mean(axis=(1, 3)) / 255
+            fine = wanted.repeat(side, axis=0).repeat(side, axis=1)  # Both sides divide its own.
+            wanted = fine.reshape(side, 36, side, 36).mean(axis=(1, 3)) / 255
             np.testing.assert_allclose(image, wanted, atol=1e-5)
             assert list(label) == [labels[first], labels[second]]
 
@@ -168,12 +175,33 @@ def test_the_census_gives_no_label_away(folder):
     splits, cardinalities = census.census(folder, validation=0.25)
     assert [len(split.labels) for split in splits] == [48, 16, 32]
     assert splits.train.numeric.shape[1] == len(census.NUMERIC)
-    # Of the other columns only race is left: three categories and "unseen".
-    assert cardinalities == (4,)
-    assert set(np.unique(splits.train.categories)) == {1, 2, 3}
-    assert (splits.test.categories == 0).sum() == 4
+    # Of the other columns only race is left: three categories and "unseen"; the rest are bins.
+    assert cardinalities[0] == 4
+    assert len(cardinalities) == 1 + len(census.NUMERIC)
+    assert all(1 < bins <= 32 for bins in cardinalities[1:])
+    assert set(np.unique(splits.train.categories[:, 0])) == {1, 2, 3}
+    assert (splits.test.categories[:, 0] == 0).sum() == 4
     np.testing.assert_allclose(splits.train.numeric.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(splits.train.numeric.std(axis=0), 1, atol=1e-5)
+
+
+def test_numbers_lie_in_bins_as_full_as_may_be():
+    """By the training rows alone, and never out of range; ties lie together."""
+    rng = np.random.default_rng(0)
+    column = np.concatenate([rng.normal(size=640), [-9.0, 9.0]])
+    few = np.repeat([0.0, 1.0], [600, 42])
+    raw = Raw(np.stack([column, few], axis=1), np.full((642, 1), "a", object), np.ones((642, 1)))
+    splits, cardinalities = fitted(
+        raw, (np.arange(640), np.arange(640), np.array([640, 641])), bins=32
+    )
+    bins, ties = splits.train.categories[:, 1:].T
+    np.testing.assert_array_equal(np.bincount(bins), 20)
+    order = np.argsort(column[:640])
+    assert (np.diff(bins[order]) >= 0).all()
+    assert len(set(zip(few[:640], ties, strict=True))) == 2
+    assert splits.test.categories[:, 1].tolist() == [0, 31]
+    assert cardinalities[1] == 32
+    assert splits.test.categories.max(axis=0)[2] < cardinalities[2]
 
 
 def test_molecules_are_standardised_by_training_rows(folder):

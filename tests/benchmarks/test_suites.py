@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def small_canvases(monkeypatch):
-    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "pool": 2}
+    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
 
 
