@@ -8,6 +8,9 @@ from benchmarks.suite import Suite
 
 Backbone = Literal["shared_bottom", "mmoe", "ple"]
 """What the tasks of a table share."""
+Inputs = Literal["normal", "uniform"]
+Spread = Literal["deviation", "variance"]
+"""What the second number of N(10, 10) is."""
 
 
 @dataclass(frozen=True, kw_only=True)
