@@ -60,6 +60,14 @@ class Problem:
     """Everything that made this problem, for the record."""
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
     """Learning rate to optimiser."""
+    schedule: Callable[[Array], Array] = jnp.ones_like
+    """How much of the training is done, from 0 to 1, to a factor of the learning rate."""
+    weight_decay: float = 0.0
+    """Each step also takes the learning rate times this off every parameter, as AdamW does,
+    whatever the method makes of the gradients."""
+    noise: Callable[[PRNGKeyArray, PyTree], PyTree] = lambda key, batch: batch
+    """A key and a batch to train on to that batch disturbed, or with keys for the model's dropout;
+    batches that are scored, or of the query split, stay as they are."""
     sizes: tuple[int, ...] | None = None
     """Training rows of each task, where data is separate."""
     epoch_rows: int | None = None
@@ -92,6 +100,10 @@ class Problem:
         """Updates in an epoch."""
         rows = self.epoch_rows or int(np.mean(self.rows))
         return max(1, rows // self.batch_size)
+
+    def rows_of_each(self, total: int) -> int:
+        """How many rows to read together, of each task where data is separate, for a total."""
+        return max(1, total // self.num_tasks) if self.separate else total
 
     def batch(self, data: PyTree, rows: Array) -> PyTree:
         """The rows of the data: ``(b,)``, or ``(t, b)`` where it is separate."""
