@@ -122,7 +122,7 @@ def _every_epoch(
 
 
 def _shares(state: Any) -> Float[Array, "k b"]:
-    layers = mtl.dominance_by_layer(state.squares, buckets=BUCKETS, group=layer_of)
+    layers = mtl.dominance_by_layer(state.squares, buckets=BUCKETS, group=_layer)
     everywhere = mtl.dominance_histogram(state.squares, buckets=BUCKETS)
     return jnp.stack([histogram[-1] for histogram in (everywhere, *layers.values())])
 
@@ -154,7 +154,7 @@ def _sizes(state: _Squares) -> Float[Array, "l s"]:
         jax.tree_util.tree_leaves_with_path(state.own), jax.tree.leaves(state.joint), strict=True
     ):
         squares = jnp.concatenate([own, joint[None]]).reshape(len(own) + 1, -1)
-        layers.setdefault(layer_of(path), []).append(squares)
+        layers.setdefault(_layer(path), []).append(squares)
 
     def mean(leaves: list[Array]) -> Float[Array, " s"]:
         squares = jnp.concatenate(leaves, axis=1)
@@ -164,9 +164,9 @@ def _sizes(state: _Squares) -> Float[Array, "l s"]:
     return jnp.stack([mean(leaves) for leaves in layers.values()])
 
 
-def layer_of(path: Any) -> str:
-    """The number of the layer, whose kernel and bias belong together."""
-    return f"layer {path[2].key + 1}"
+def _layer(path: Any) -> str:
+    """Kernel and bias of a layer of `models.mlp` belong together."""
+    return jax.tree_util.keystr(path[:3])
 
 
 def _noise(problem: Problem, params: PyTree, squares: PyTree) -> Float[np.ndarray, "v t"]:
