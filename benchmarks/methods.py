@@ -12,6 +12,7 @@ from benchmarks.errors import UserError
 
 SINGLE_TASK = "single_task"
 EQUAL_WEIGHTING = "equal_weighting"
+SIMPLE_MODEL = "baseline"  # A model of scikit-learn for each task: no network.
 BASELINES = {
     SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
     EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",

@@ -11,6 +11,7 @@ from scipy.stats import pearsonr
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
 from benchmarks.models.transformer import MultiTaskPairTransformer
+from benchmarks.problems.baselines import of_each_task, pairs_of_texts
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
 from benchmarks.train.problem import Metric, Problem, mean_present
@@ -37,7 +38,7 @@ class PairsOfKinds(NamedTuple):
 def problem(suite: Paraphrase) -> Problem:
     """The pairs, the Transformer and their losses."""
     data, model = DATA[suite.preset], MODEL[suite.preset]
-    splits, vocabulary = suite.data
+    splits, vocabulary, raw = suite.data
     sizes = {
         **model,
         "vocabulary": len(vocabulary),
@@ -66,6 +67,11 @@ def problem(suite: Paraphrase) -> Problem:
         query_fraction=suite.query_fraction,
         at_once=1,
         config={"suite": suite.name, "data": data, "model": sizes},
+        baseline=pairs_of_texts(
+            raw,
+            Splits(*(of_each_task(part.targets, part.present) for part in splits)),
+            [task == "quora" for task in TASKS],
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from benchmarks.data.synthetic import INPUTS, OUTPUTS, TASKS, Regression
 from benchmarks.errors import UserError
 from benchmarks.methods import ADATASK_ON, EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
+from benchmarks.problems.baselines import ridge
 from benchmarks.problems.dominance import BUCKETS, DECAY, PARTS, VARIANCES, Watched, watch
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.results.cells import Cell, as_read
@@ -83,6 +84,7 @@ def problem(suite: Synthetic) -> Problem:
             "model": MODEL,
             "optimizer": f"rmsprop, decay {DECAY}",
         },
+        baseline=ridge(Splits(*(part.x for part in splits)), Splits(*(part.y for part in splits))),
     )
 
 
@@ -163,7 +165,11 @@ def _steps(found: Mapping[str, Watched]) -> Figure:
         for axes, sizes in zip(row, np.moveaxis(watched.sizes, 1, 0), strict=True):
             epochs = np.arange(1, len(sizes) + 1)
             for name, colour, style, values in zip(
-                (*TASKS, "both"), (*TASK_COLOURS[:2], "black"), ("-", "-", ":"), sizes.T, strict=True
+                (*TASKS, "both"),
+                (*TASK_COLOURS[:2], "black"),
+                ("-", "-", ":"),
+                sizes.T,
+                strict=True,
             ):
                 axes.plot(epochs, values, color=colour, ls=style, label=name)
             axes.set_yscale("log")

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from benchmarks.data.splits import Splits
 from benchmarks.data.tables import Table
 from benchmarks.models.experts import BACKBONES
+from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
 from benchmarks.train.problem import Metric, Problem
@@ -60,5 +61,6 @@ def table_problem(
         validation=data.validation,
         test=data.test,
         config={"suite": suite, "data": given, "backbone": backbone, "model": sizes},
+        baseline=boosted_tables(data, cardinalities),
         **options,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Paraphrase(Suite):
     }
     compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
 
-    def load(self) -> tuple[Splits, list[str]]:
+    def load(self) -> LoadedTexts:
         """The pairs, and the vocabulary."""
         from benchmarks.data.pairs import pairs
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts
 from benchmarks.problems.options import TextSuite
 from benchmarks.suite import Preset
 
@@ -41,7 +41,7 @@ class Topic(TextSuite):
         "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
     }
 
-    def load(self) -> tuple[Splits, list[str]]:
+    def load(self) -> LoadedTexts:
         """The posts, and the vocabulary."""
         from benchmarks.data.topics import topics
 

@@ -38,7 +38,9 @@ def test_the_means_of_the_regressions_are_those_that_the_paper_prints():
         "adatask": 0.0560,
         "layerwise_adatask": 0.0637,
     }
-    ours = {r.method: r.value for r in PAPER_RESULTS if (r.suite, r.metric) == ("synthetic", "mean")}
+    ours = {
+        r.method: r.value for r in PAPER_RESULTS if (r.suite, r.metric) == ("synthetic", "mean")
+    }
     assert ours.keys() == printed.keys()
     for method, mean in printed.items():
         assert abs(ours[method] - 100 * mean) < 0.011

@@ -18,7 +18,7 @@ from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, multimnist
+from benchmarks.suites import SUITES, census, digits, multimnist
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.recipes import recipe
@@ -79,6 +79,22 @@ def test_a_perfect_answer_has_a_perfect_score(folder, small_canvases):
             bad < good if metric.higher_is_better else bad > good
             for metric, good, bad in zip(problem.metrics, best, worst, strict=True)
         )
+
+
+def test_digits_are_read_and_slants_told():
+    """The slants' error in degrees is far above the readings'; all judge their own task."""
+    problem = digits.Digits(batch_size=8).problem()
+    data = jax.tree.map(lambda x: x[:200], problem.train)
+    outputs = np.concatenate([np.eye(10)[data.labels], np.zeros((200, 1, 10))], axis=1)
+    outputs[:, 2, :2] = data.slants
+    np.testing.assert_array_equal(problem.scores(outputs, data), 100)
+    outputs[::2, 0] *= -1
+    outputs[::4, 2, 0] += np.where(np.arange(50) % 2, 4.9, 5.1)
+    np.testing.assert_allclose(problem.scores(outputs, data), [50, 100, 93.75])
+    nothing = problem.losses(np.zeros((200, 3, 10)), data)
+    np.testing.assert_allclose(nothing[:2], np.log(10), rtol=1e-5)
+    np.testing.assert_allclose(nothing[2], 2 * np.mean(np.square(data.slants)), rtol=1e-5)
+    assert nothing[2] > 100
 
 
 @pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple"])
@@ -165,13 +181,13 @@ def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
     monkeypatch.setattr(Topic, "draw_more", lambda suite, cells: None)
     monkeypatch.setattr("benchmarks.show.pictures.draw", lambda cells, folder: None)
     Topic(quiet=True).work()
-    Topic(preset="standard", quiet=True).work()
+    Topic(preset="standard", no_baseline=True, quiet=True).work()
     Topic(preset="standard", methods=("mgda",), out=Path("mine"), quiet=True).work()
     (quick, in_results), (standard, in_repository), (given, mine) = trained
     alone = ["single_task", "equal_weighting"]
-    assert quick == [*alone, *PAPERS]
+    assert quick == ["baseline", *alone, *PAPERS]
     assert standard == [*alone, *Topic.compared]
-    assert given == [*alone, "mgda"]
+    assert given == ["baseline", *alone, "mgda"]
     assert (in_results, in_repository, mine) == (
         Path("results/topic"),
         Report().results / "topic",
