@@ -133,7 +133,7 @@ PAPER_RESULTS: tuple[PaperResult, ...] = (
             "synthetic",
             metric,
             f"{_YANG}, Tables 2 and 6",
-            "times 100; the paper calls it a task-normalised RMSE, and leaves open how the rows of x "
+            "times 100; in the paper a task-normalised RMSE; it leaves open how the rows of x "
             "are drawn, how many there are, and for how long it trained; mean of 3 runs",
             {name: (a, b, round((a + b) / 2, 2))[place] for name, (a, b) in _REGRESSIONS.items()},
         )

@@ -3,8 +3,8 @@
 import math
 
 import mtl_optax as mtl
-from benchmarks.methods import BASELINES
 from benchmarks.data.synthetic import TASKS as REGRESSIONS
+from benchmarks.methods import BASELINES
 from benchmarks.problems.canvases import TASKS as DIGITS
 from benchmarks.show.papers import PAPER_RESULTS
 from benchmarks.suites import SUITES
