@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Backbone = Literal["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"]
 """What the tasks of a table share."""
+Inputs = Literal["normal", "uniform"]
+Spread = Literal["deviation", "variance"]
+"""What the second number of N(10, 10) is."""
 
 
 @dataclass(frozen=True, kw_only=True)

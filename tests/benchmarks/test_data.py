@@ -229,21 +229,37 @@ def test_searches_stay_whole(folder):
     assert train == held_out == 0
 
 
-def test_regressions_are_what_they_say():
-    """Least squares on the true features leaves the noise alone, in units of each scale."""
-    data = synthetic.regressions(train=2000, validation=10, test=10).train
+@pytest.mark.parametrize(("spread", "deviation"), [("deviation", 10), ("variance", 10**0.5)])
+def test_regressions_are_those_of_the_paper(spread, deviation):
+    """Least squares on the powers of x find the matrices, W3 in both tasks, and leave the noise."""
+    drawn = {"inputs": "normal", "scale": 1.0, "spread": spread}
+    data = synthetic.regressions(train=1500, validation=1, test=1, **drawn).train
     x = data.x.astype(float)
-    features = np.concatenate([x, x**2 - 1, x**3 - 3 * x], axis=1)
-    for task, scale in enumerate(synthetic.SCALES):
-        y = data.y[:, task].astype(float)
-        fit = np.linalg.solve(features.T @ features, features.T @ y)
-        left = (y - features @ fit) * np.sqrt(2000 / (2000 - 750))
-        np.testing.assert_allclose(left.std(), synthetic.NOISE * scale, rtol=0.02)
-        np.testing.assert_allclose(y.std(), np.sqrt(1.5) * scale, rtol=0.05)
-        if task == 0:
-            first = fit[:250]
-    # The tasks share the linear part.
-    np.testing.assert_allclose(fit[:250] / 10, first, atol=0.05)
+    powers = np.hstack([x, x**2, x**3])
+    found = []
+    for y in np.moveaxis(data.y.astype(float), 1, 0):
+        fit = np.linalg.solve(powers.T @ powers, powers.T @ y)
+        left = (y - powers @ fit) * np.sqrt(1500 / (1500 - 750))
+        np.testing.assert_allclose(left.std(), synthetic.NOISE, rtol=0.02)
+        found.append(fit.reshape(3, 250, 100))
+    for (linear, square, cube), mean, spread_of_own in zip(
+        found, (1, 10), (1, deviation), strict=True
+    ):
+        for matrix in (linear, square):
+            np.testing.assert_allclose(matrix.mean(), mean, rtol=0.03)
+            np.testing.assert_allclose(matrix.std(), spread_of_own, rtol=0.03)
+        np.testing.assert_allclose(cube.mean(), 10, rtol=0.03)
+        np.testing.assert_allclose(cube.std(), deviation, rtol=0.03)
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=0.1)
+    assert np.abs(found[0][1] - found[1][1]).mean() > 1
+
+
+def test_inputs_are_drawn_as_asked():
+    drawn = {"scale": 0.5, "spread": "variance"}
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="uniform", **drawn).train.x
+    np.testing.assert_allclose([x.min(), x.max(), x.std()], [0, 0.5, 0.5 / 12**0.5], atol=0.01)
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="normal", **drawn).train.x
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.5], atol=0.02)
 
 
 def test_videos_are_split_in_the_order_of_time(folder):
