@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, check_names, chosen
+from benchmarks.methods import ADATASK_ON, BASELINES, SIMPLE_MODEL, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
@@ -77,6 +77,8 @@ class Suite(Command):
         tyro.conf.arg(metavar="RATE ...", help_behavior_hint="(default: the preset's)"),
     ] = ()
     """The grid; every method takes what suits it best on the validation split."""
+    no_baseline: Switch = False
+    """Leave out the simple models of scikit-learn, which the networks are to beat."""
     query_fraction: float = 0.1
     """Part of the training rows that MetaWeighting keeps as its query split."""
     data_dir: Path | None = None
@@ -137,20 +139,25 @@ class Suite(Command):
         """Train what is missing, print the table, draw the pictures."""
         from benchmarks.show.pictures import draw
         from benchmarks.show.table import show
+        from benchmarks.show.tell import baseline
 
         given = self.methods or (() if self.preset == "quick" else self.compared)
         methods = dict.fromkeys([*BASELINES, *chosen(given)])
+        if not self.no_baseline:
+            methods = {SIMPLE_MODEL: None, **methods}
         cells = self.train([Row(method) for method in methods], self.folder)
         draw(cells, self.folder)
         self.draw_more(cells)
         if not self.quiet:
             console = Console()
+            if (simple := baseline(cells)) is not None:
+                console.print(simple.replace("**", ""), highlight=False)
             show(console, cells)
             console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
     def check(self) -> None:
         """Raise for every mistake in the options and in the files of data."""
-        check_names("--methods", self.methods, also=BASELINES)
+        check_names("--methods", self.methods, also=(*ADATASK_ON, *BASELINES))
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),
@@ -180,7 +187,7 @@ class Suite(Command):
         if self.fresh:
             store.discard_unfinished()
             for row in rows:
-                for seed in range(self.protocol.seeds):
+                for seed in row.seeds(self.protocol):
                     store.discard(row.label, seed)
         problem = self.problem()
         console = Console(stderr=True, quiet=self.quiet, highlight=False)

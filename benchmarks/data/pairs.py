@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import locate, read_jsonl
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts, Splits
 from benchmarks.errors import UserError
 
 TASKS = ("quora", "sts")
@@ -26,16 +26,6 @@ class Pairs(NamedTuple):
     """What is no padding: the first rows of each task."""
 
 
-class Data(NamedTuple):
-    """What `pairs` reads."""
-
-    splits: Splits
-    size: int
-    """Of the vocabulary, with what stands for unknown words."""
-    unlabelled: Int[np.ndarray, "m l"]
-    """The training texts of all tasks of the file, to prepare word vectors on."""
-
-
 def pairs(
     folder: Path | None,
     *,
@@ -45,8 +35,8 @@ def pairs(
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> Data:
-    """Both tasks, and texts for word vectors; the published development sets are the test split.
+) -> LoadedTexts:
+    """Both tasks, and the vocabulary; the published development sets are the test split.
 
     Args:
         folder: with sst_quora_sts.jsonl.gz.
@@ -76,9 +66,10 @@ def pairs(
         split["train"].append(kept)
         split["validation"].append(held_out)
         split["test"].append(texts.limited(test, limit, seed))
-    labelled = [r[side] for rows in split["train"] for r in rows for side in ("text", "text2")]
-    others = [r["text"] for r in rows if r["task"] not in TASKS and r["split"] == "train"]
-    words = texts.vocabulary([*labelled, *others], vocabulary)
+    words = texts.vocabulary(
+        (r[side] for rows in split["train"] for r in rows for side in ("text", "text2")),
+        vocabulary,
+    )
 
     def arrays(tasks: list[list[Any]]) -> Pairs:
         def sentences(side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -94,8 +85,13 @@ def pairs(
         )
         return Pairs(sentences("text")[0], sentences("text2")[0], targets, present)
 
-    return Data(
+    return LoadedTexts(
         Splits(*(arrays(tasks) for tasks in split.values())),
-        len(words) + buckets,
-        texts.encode([*labelled, *others], words, 4 * length),
+        [*words, *(f"<unknown {number}>" for number in range(buckets))],
+        Splits(
+            *(
+                [[(r["text"], r["text2"]) for r in rows] for rows in tasks]
+                for tasks in split.values()
+            )
+        ),
     )

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import given_folder, locate, read_jsonl
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts, Splits
 from benchmarks.errors import UserError
 
 TASKS = ("comp", "rec", "sci", "talk")
@@ -41,7 +41,7 @@ def topics(
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> tuple[Splits, list[str]]:
+) -> LoadedTexts:
     """The posts, subject twice and body, split by date as published, and the vocabulary.
 
     Args:
@@ -76,7 +76,11 @@ def topics(
         labels, _ = texts.padded([np.array([r["label"] for r in rows], np.int32) for rows in tasks])
         return Texts(tokens, labels, present, np.ones((*labels.shape, 1), np.float32))
 
-    return Splits(*(arrays(tasks) for tasks in split.values())), words
+    return LoadedTexts(
+        Splits(*(arrays(tasks) for tasks in split.values())),
+        words,
+        Splits(*([[r["text"] for r in rows] for rows in tasks] for tasks in split.values())),
+    )
 
 
 def _from_file(folder: Path | None) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """TextCNN (Kim, 2014): convolutions over time, with one linear head for each task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class TextTrunk(nnx.Module):
 
 
 def _maximum(
-    convolution: nnx.Conv, parts: Sequence[Float[Array, "n l _"]], allowed: Bool[Array, "n m 1"]
+    convolution: Any, parts: Sequence[Float[Array, "n l _"]], allowed: Bool[Array, "n m 1"]
 ) -> Float[Array, "n c"]:
     """ReLU of the largest output over time.
 

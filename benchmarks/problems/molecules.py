@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from benchmarks.data.molecules import Molecules as Rows
+from benchmarks.data.splits import Splits
 from benchmarks.models.mlp import MultiTaskMLP
+from benchmarks.problems.baselines import boosted_regressions
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.molecules import Molecules
 from benchmarks.train.problem import Metric, Problem
@@ -53,4 +55,8 @@ def problem(suite: Molecules) -> Problem:
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
         config={"suite": suite.name, "data": {}, "model": model},
+        baseline=boosted_regressions(
+            Splits(*(part.descriptors for part in splits)),
+            Splits(*(part.targets for part in splits)),
+        ),
     )

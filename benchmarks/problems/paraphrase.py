@@ -1,4 +1,4 @@
-"""Paraphrases by binary cross-entropy, similarities by squared errors."""
+"""Paraphrases by binary cross-entropy, similarities by a loss that aims at being near."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
 from benchmarks.data.texts import prepared
 from benchmarks.models.transformer import MultiTaskPairTransformer
+from benchmarks.problems.baselines import of_each_task, pairs_of_texts
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
 from benchmarks.train.problem import Metric, Problem, mean_present
@@ -46,13 +47,14 @@ MODEL: dict[str, dict[str, Any]] = {
     },
 }
 TRAINING: dict[str, Any] = {
-    "words_dropped": 0.1,
-    "features_dropped": 0.3,
-    "weight_decay": 0.01,
+    "words": 0.1,
+    "features": 0.4,
+    "weight_decay": 0.3,
     "warm_up": 0.1,
     "window": 5,
-    "loss": "cauchy",
 }
+"""The parts of words and features dropped, the decay of the weights, the part of the training in
+which the learning rate rises, and how far apart words are near each other."""
 NEAR = 0.5  # How far a similarity may be off to be counted as right.
 
 
@@ -69,44 +71,40 @@ class PairsOfKinds(NamedTuple):
     """Factors of each pair's features, of which dropout makes many: one that is 1."""
 
 
-def problem(suite: Paraphrase, model: Any = None, training: Any = None) -> Problem:
+def problem(suite: Paraphrase) -> Problem:
     """The pairs, the Transformer and their losses."""
-    data = DATA[suite.preset]
-    model = {**MODEL[suite.preset], **(model or {})}
-    training = {**TRAINING, **(training or {})}
-    splits, vocabulary, unlabelled = suite.data
+    data, model = DATA[suite.preset], MODEL[suite.preset]
+    splits, vocabulary, raw = suite.data
     sizes = {
         **model,
-        "vocabulary": vocabulary,
+        "vocabulary": len(vocabulary),
         "length": data["length"],
         "num_tasks": len(TASKS),
     }
-    given = jnp.asarray(prepared(unlabelled, vocabulary, model["given"], window=training["window"]))
+    known = len(vocabulary) - data["buckets"]
+    rows = np.concatenate([splits.train.first, splits.train.second]).reshape(-1, data["length"])
+    given = jnp.asarray(
+        prepared(
+            np.where(rows < known, rows, 0),
+            len(vocabulary),
+            model["given"],
+            window=TRAINING["window"],
+        )
+    )
     encoder = network(lambda rngs: MultiTaskPairTransformer(**sizes, rngs=rngs))
     splits = Splits(*(_of_kinds(split) for split in splits))
 
     def noise(key: PRNGKeyArray, batch: Any) -> Any:
         words, features = jax.random.split(key)
-        rate = 1 - training["features_dropped"]
+        rate = 1 - TRAINING["features"]
         shape = (*batch.targets.shape, 6 * model["width"])
         salt = jax.random.bits(words, (*batch.targets.shape, 1))
-        drop = partial(_without, salt=salt, part=training["words_dropped"])
+        drop = partial(_without, salt=salt, part=TRAINING["words"])
         return batch._replace(
             first=drop(batch.first),
             second=drop(batch.second),
             kept=jax.random.bernoulli(features, rate, shape) / rate,
         )
-
-    def losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:
-        entropy = optax.sigmoid_binary_cross_entropy(outputs, jnp.clip(batch.targets, 0, 1))
-        error = (outputs - batch.targets) ** 2
-        if training["loss"] == "cauchy":
-            error = jnp.log1p(error / NEAR**2)
-        if training["loss"] == "gm":
-            error = error / (error + NEAR**2)
-        if training["loss"] == "mix":
-            error = error + 4 * error / (error + NEAR**2)
-        return mean_present(jnp.where(batch.binary, entropy, error), batch)
 
     return Problem(
         tasks=TASKS,
@@ -120,7 +118,7 @@ def problem(suite: Paraphrase, model: Any = None, training: Any = None) -> Probl
         forward=lambda params, batch: encoder.apply(
             params, batch.first, batch.second, given, batch.kept
         )[:, 0],
-        losses=losses,
+        losses=_losses,
         scores=_scores,
         train=splits.train,
         validation=splits.validation,
@@ -128,11 +126,16 @@ def problem(suite: Paraphrase, model: Any = None, training: Any = None) -> Probl
         sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
-        schedule=warm_up_and_cosine(training["warm_up"]),
-        weight_decay=training["weight_decay"],
+        schedule=warm_up_and_cosine(TRAINING["warm_up"]),
+        weight_decay=TRAINING["weight_decay"],
         noise=noise,
         at_once=1,
-        config={"suite": suite.name, "data": data, "model": sizes, "training": training},
+        config={"suite": suite.name, "data": data, "model": sizes, "training": TRAINING},
+        baseline=pairs_of_texts(
+            raw,
+            Splits(*(of_each_task(part.targets, part.present) for part in splits)),
+            [task == "quora" for task in TASKS],
+        ),
     )
 
 
@@ -153,6 +156,13 @@ def _of_kinds(split: Pairs) -> PairsOfKinds:
         binary=np.broadcast_to(kinds, split.present.shape),
         kept=np.ones((*split.present.shape, 1), np.float32),
     )
+
+
+def _losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:
+    """Cross-entropy, or of similarities a logarithm that looks at those within reach of `NEAR`."""
+    entropy = optax.sigmoid_binary_cross_entropy(outputs, jnp.clip(batch.targets, 0, 1))
+    error = jnp.log1p(((outputs - batch.targets) / NEAR) ** 2)
+    return mean_present(jnp.where(batch.binary, entropy, error), batch)
 
 
 def _scores(outputs: Float[np.ndarray, "2 n"], data: PairsOfKinds) -> Float[np.ndarray, " 3"]:

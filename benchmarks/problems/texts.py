@@ -8,8 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from benchmarks.data.splits import Splits
 from benchmarks.data.texts import glove, prepared
 from benchmarks.models.text_cnn import MultiTaskTextCNN
+from benchmarks.problems.baselines import linear_texts, of_each_task
 from benchmarks.problems.networks import accuracy, in_trunk, network
 from benchmarks.problems.options import TextSuite
 from benchmarks.train.problem import Metric, Problem, mean_present
@@ -17,39 +19,25 @@ from benchmarks.train.schedules import warm_up_and_cosine
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"given": 32, "embedding": 8, "channels": 16, "widths": (3, 5, 7)},
-    "standard": {"given": 64, "embedding": 8, "channels": 64, "widths": (3, 5, 7)},
-    "paper": {"given": 300, "embedding": 8, "channels": 100, "widths": (3, 5, 7)},
-}
-TRAINING: dict[str, Any] = {
-    "words_dropped": 0.1,
-    "features_dropped": 0.5,
-    "weight_decay": 0.01,
-    "warm_up": 0.1,
-    "window": 8,
+    "standard": {"given": 64, "embedding": 16, "channels": 64, "widths": (3, 5, 7)},
+    "paper": {"given": 300, "embedding": 16, "channels": 100, "widths": (3, 5, 7)},
 }
 
 
-def text_problem(
-    suite: TextSuite,
-    tasks: tuple[str, ...],
-    model: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-) -> Problem:
+def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
     """A label for each text, by cross-entropy.
 
     Where the test split marks rows that repeat a training text, the mean accuracy without them is
     one more metric, which does not count.
     """
-    options = suite.sizes[suite.preset]
-    model = {**MODEL[suite.preset], **(model or {})}
-    training = {**TRAINING, **(training or {})}
-    splits, vocabulary = suite.data
+    options, model, training = suite.sizes[suite.preset], MODEL[suite.preset], suite.training
+    splits, vocabulary, raw = suite.data
     if suite.embeddings is not None:
-        given = glove(suite.embeddings, vocabulary, model["given"])
+        table = glove(suite.embeddings, vocabulary, model["given"])
     else:
         rows = splits.train.tokens.reshape(-1, splits.train.tokens.shape[-1])
-        given = prepared(rows, len(vocabulary), model["given"], window=training["window"])
-    given = jnp.asarray(given)
+        table = prepared(rows, len(vocabulary), model["given"], window=training["window"])
+    given = jnp.asarray(table)
     sizes = {
         **model,
         "vocabulary": len(vocabulary),
@@ -65,8 +53,8 @@ def text_problem(
 
     def noise(key: PRNGKeyArray, batch: Any) -> Any:
         words, features = jax.random.split(key)
-        dropped = jax.random.bernoulli(words, training["words_dropped"], batch.tokens.shape)
-        rate = 1 - training["features_dropped"]
+        dropped = jax.random.bernoulli(words, training["words"], batch.tokens.shape)
+        rate = 1 - training["features"]
         shape = (*batch.labels.shape, made_of)
         return batch._replace(
             tokens=jnp.where(dropped & (batch.tokens > 0), 1, batch.tokens),
@@ -108,4 +96,9 @@ def text_problem(
             "model": sizes,
             "training": training,
         },
+        baseline=linear_texts(
+            raw,
+            Splits(*(of_each_task(part.labels, part.present) for part in splits)),
+            suite.classes,
+        ),
     )

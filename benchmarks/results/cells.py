@@ -105,7 +105,7 @@ class Store:
                 {"learning_rate": t.learning_rate, "validation": plain(t.validation)}
                 for t in cell.trials
             ],
-            "learning_rate": cell.learning_rate,
+            "learning_rate": plain(cell.learning_rate),
             "epoch": cell.epoch,
             "test": plain(cell.test.tolist()),
             "test_loss": plain(cell.test_loss.tolist()),
@@ -144,7 +144,7 @@ def read_cell(path: Path) -> Cell:
                 Trial(float(t["learning_rate"]), _number(t["validation"]))
                 for t in content["trials"]
             ),
-            learning_rate=float(content["learning_rate"]),
+            learning_rate=_number(content["learning_rate"]),
             epoch=int(content["epoch"]),
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, stats
 
+from benchmarks.methods import BASELINES, SIMPLE_MODEL, SINGLE_TASK
 from benchmarks.results.cells import Cell
-from benchmarks.methods import BASELINES, SINGLE_TASK
 from mtl_optax.metrics import delta_m
 
 Cells = Mapping[str, Sequence[Cell]]
@@ -33,6 +33,11 @@ class Comparison(NamedTuple):
 def first_cell(cells: Cells) -> Cell:
     """Any cell: they agree in suite, tasks and metrics."""
     return next(iter(cells.values()))[0]
+
+
+def networks(cells: Cells) -> dict[str, Sequence[Cell]]:
+    """All but the simple models, which have no place among methods, seeds and epochs."""
+    return {method: group for method, group in cells.items() if method != SIMPLE_MODEL}
 
 
 def counted(cells: Cells) -> list[int]:
@@ -79,10 +84,13 @@ def change(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
 
 
 def mean_ranks(cells: Cells) -> dict[str, float]:
-    """The place of each method among all, 1 is best, mean over metrics that count and seeds.
+    """The place of each network among all, 1 is best, mean over metrics that count and seeds.
 
     Over the seeds that every method has; NaN where there are none.
     """
+    cells = networks(cells)
+    if not cells:
+        return {}
     metrics, columns = first_cell(cells).metrics, counted(cells)
     groups = list(with_common_seeds(cells, cells).values())
     if not groups[0]:
@@ -95,7 +103,7 @@ def mean_ranks(cells: Cells) -> dict[str, float]:
 
 
 def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
-    """Every other method against one, by paired t-tests over the seeds that both have.
+    """Every other network against one, by paired t-tests over the seeds that both have.
 
     Methods with fewer than two such seeds, and all if ``reference`` is missing, are left out.
     """
@@ -103,7 +111,7 @@ def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
         return {}
     sign = 1 if higher_is_better(cells) else -1
     found = {}
-    for method in cells.keys() - {reference}:
+    for method in networks(cells).keys() - {reference}:
         pair = with_common_seeds(cells, (method, reference))
         seeds = len(pair[method])
         if seeds < 2:

@@ -24,6 +24,14 @@ class Metric(NamedTuple):
     """Whether it enters the choice of learning rate and epoch, means, ranks and Δm."""
 
 
+class Baseline(NamedTuple):
+    """What a network has to beat: a simple model for each task alone."""
+
+    name: str
+    answers: Callable[[], tuple[np.ndarray, np.ndarray]]
+    """Fits the models; their outputs on the validation and on the test split, for `scores`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Data, model, losses and scores of ``t`` tasks.
@@ -79,6 +87,8 @@ class Problem:
     processor busy."""
     compiler_options: dict[str, Any] | None = None
     """Of XLA, for the program of an epoch."""
+    baseline: Baseline | None = None
+    """Simple models on the same split, if there are any."""
 
     @property
     def num_tasks(self) -> int:
