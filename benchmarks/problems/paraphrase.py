@@ -48,8 +48,8 @@ MODEL: dict[str, dict[str, Any]] = {
 }
 TRAINING: dict[str, Any] = {
     "words": 0.1,
-    "features": 0.4,
-    "weight_decay": 0.3,
+    "features": 0.3,
+    "weight_decay": 0.01,
     "warm_up": 0.1,
     "window": 5,
 }
