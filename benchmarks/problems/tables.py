@@ -1,6 +1,6 @@
 """Tables with several yes-or-no questions: ``census`` and ``aliexpress``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
 from benchmarks.train.problem import Metric, Problem
+from benchmarks.train.schedules import warm_up_and_cosine
 
 EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},
@@ -31,6 +32,7 @@ def table_problem(
     backbone: Backbone,
     model: dict[str, Any],
     given: dict[str, Any],
+    training: Mapping[str, float],
     **options: Any,
 ) -> Problem:
     """All questions about each row, by binary cross-entropy; scored by AUC."""
@@ -60,7 +62,15 @@ def table_problem(
         train=data.train,
         validation=data.validation,
         test=data.test,
-        config={"suite": suite, "data": given, "backbone": backbone, "model": sizes},
+        schedule=warm_up_and_cosine(training["warm_up"]),
+        weight_decay=training["weight_decay"],
+        config={
+            "suite": suite,
+            "data": given,
+            "backbone": backbone,
+            "model": sizes,
+            "training": training,
+        },
         baseline=boosted_tables(data, cardinalities),
         **options,
     )

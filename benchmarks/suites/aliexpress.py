@@ -15,6 +15,7 @@ MODEL: dict[str, dict[str, Any]] = {
     "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
     "paper": {"embedding": 128, "widths": (512, 256), "tower": (32,)},
 }
+TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class AliExpress(Suite):
             self.backbone,
             MODEL[self.preset],
             {},
+            TRAINING,
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
         )
