@@ -17,6 +17,8 @@ BASELINES = {
     SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
     EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",
 }
+ADATASK_ON = {"adatask+pcgrad": "pcgrad", "adatask+cagrad": "cagrad"}
+"""AdaTask on what another method has made of the task gradients (AdaTask Table 1)."""
 ALL = "all"
 # What --preset quick trains: the methods that the five papers propose or compare with.
 # fmt: off

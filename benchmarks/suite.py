@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, SIMPLE_MODEL, check_names, chosen
+from benchmarks.methods import ADATASK_ON, BASELINES, SIMPLE_MODEL, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
@@ -157,7 +157,7 @@ class Suite(Command):
 
     def check(self) -> None:
         """Raise for every mistake in the options and in the files of data."""
-        check_names("--methods", self.methods, also=BASELINES)
+        check_names("--methods", self.methods, also=(*ADATASK_ON, *BASELINES))
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),

@@ -1076,14 +1076,20 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/trimmed_mean.py": [
         (
             "what is not finite is trimmed",
-            "return jnp.where(finite, kept, jnp.nan)",
-            "return kept",
+            "kept | (mask[t] & ~jnp.isfinite(row))",
+            "kept",
             ("tests/methods/test_robust_means.py",),
         ),
         (
             "one side is cut",
-            "(ranks >= cut) & (ranks < number - cut)",
-            "ranks < number - cut",
+            "(rank >= cut) & (rank < number - cut)",
+            "(rank < number - cut)",
+            ("tests/methods/test_robust_means.py",),
+        ),
+        (
+            "equal entries share a rank",
+            "((rows[s] == row) & (s < t))",
+            "((rows[s] == row) & (s < 0))",
             ("tests/methods/test_robust_means.py",),
         ),
     ],
@@ -1593,6 +1599,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.var(losses, axis=-1)",
             "jnp.var(losses, axis=-1, ddof=1)",
         ),
+        ("pixels without a label count", "is_class(wanted) & (wanted != ignored)", "True"),
+        ("an absent class counts as missed", "present = united > 0", "present = united >= 0"),
+        ("one running sum", "while len(total) > _AT_A_TIME:", "while False:"),
+        (
+            "the depth of pixels without one",
+            "valid = wanted != undefined",
+            "valid = wanted == wanted",
+        ),
+        ("the lower of two middles", "for k in (0, 1)]", "for k in (0, 0)]"),
+        ("ties count for nothing", "negatives[low] + negatives[high] -", "2 * negatives[low] -"),
+        ("users are one", "order = jnp.lexsort((scores, users))", "order = jnp.argsort(scores)"),
+        ("pairs overflow", "for shift in (0, 8, 16, 24)", "for shift in (0, 8)"),
     ],
     "mtl_optax/adversarial.py": [
         ("the gate is open at its threshold", "is_open = loss > limit", "is_open = loss >= limit"),

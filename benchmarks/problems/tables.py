@@ -1,4 +1,4 @@
-"""Tables with several yes-or-no questions: ``census`` and ``aliexpress``."""
+"""Tables with several yes-or-no questions about each row."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+import mtl_optax as mtl
 from benchmarks.data.splits import Splits
 from benchmarks.data.tables import Table
-from benchmarks.models.experts import BACKBONES
+from benchmarks.models.backbones import BACKBONES
 from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
@@ -21,6 +22,8 @@ EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},
     "mmoe": {"experts": 4},
     "ple": {"shared_experts": 2, "task_experts": 1, "levels": 2},
+    "dcn": {"layers": 3},
+    "dcn_v2": {"layers": 3},
 }
 
 
@@ -32,10 +35,17 @@ def table_problem(
     backbone: Backbone,
     model: dict[str, Any],
     given: dict[str, Any],
-    training: Mapping[str, float],
+    *,
+    weights: Mapping[str, float] | None = None,
+    training: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
-    """All questions about each row, by binary cross-entropy; scored by AUC."""
+    """All questions about each row, by binary cross-entropy; scored by AUC.
+
+    Where ``weights`` has one for each task, the weighted mean of the AUCs stands beside them, and
+    where the rows have users, that of the AUCs user by user. ``training`` has a warm-up, which a
+    cosine follows, and a weight decay.
+    """
     sizes = {
         **model,
         **EXPERTS[backbone],
@@ -48,12 +58,32 @@ def table_problem(
     def losses(logits: Float[Array, "n t"], batch: Table) -> Float[Array, " t"]:
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.labels), axis=0)
 
-    def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:
-        return auc(logits, table.labels)
+    how: dict[str, Any] = {}
+    if training is not None:
+        how["schedule"] = warm_up_and_cosine(training["warm_up"])
+        how["weight_decay"] = training["weight_decay"]
+    by_user = weights is not None and data.train.users is not None
+    others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
+
+    def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " m"]:
+        areas = [auc(logits, table.labels)]
+        if weights is not None:
+            kinds = [*areas, *([_by_user(logits, table)] if by_user else [])]
+            areas += [
+                np.atleast_1d(
+                    mtl.metrics.weighted_auc(dict(zip(tasks, each, strict=True)), weights)
+                )
+                for each in kinds
+            ]
+        return np.concatenate(areas)
 
     return Problem(
         tasks=tuple(tasks),
-        metrics=tuple(Metric(f"{task} AUC %", number) for number, task in enumerate(tasks)),
+        metrics=(
+            *(Metric(f"{task} AUC %", number) for number, task in enumerate(tasks)),
+            # Of all tasks: they stand beside the first and enter no choice.
+            *(Metric(name, 0, counts=False) for name in others),
+        ),
         init=made.init,
         shared=in_trunk,
         forward=lambda params, batch: made.apply(params, batch.numeric, batch.categories),
@@ -62,15 +92,24 @@ def table_problem(
         train=data.train,
         validation=data.validation,
         test=data.test,
-        schedule=warm_up_and_cosine(training["warm_up"]),
-        weight_decay=training["weight_decay"],
         config={
             "suite": suite,
             "data": given,
             "backbone": backbone,
             "model": sizes,
-            "training": training,
+            **({} if training is None else {"training": training}),
         },
         baseline=boosted_tables(data, cardinalities),
+        **how,
         **options,
+    )
+
+
+def _by_user(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:
+    """UAUC in percent."""
+    return 100 * np.array(
+        [
+            mtl.metrics.user_auc(score, of_task, table.users, digits=6)
+            for score, of_task in zip(logits.T, table.labels.T, strict=True)
+        ]
     )

@@ -15,7 +15,6 @@ MODEL: dict[str, dict[str, Any]] = {
     "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
     "paper": {"embedding": 128, "widths": (512, 256), "tower": (32,)},
 }
-TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,8 @@ class AliExpress(Suite):
     }
     compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
     backbone: Backbone = "mmoe"
-    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
 
     def load(self) -> tuple[Splits, tuple[int, ...]]:
         """The table, and the number of categories of each column."""
@@ -55,7 +55,6 @@ class AliExpress(Suite):
             self.backbone,
             MODEL[self.preset],
             {},
-            TRAINING,
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
         )

@@ -17,10 +17,10 @@ DATA: dict[str, dict[str, Any]] = {
 }
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
-    "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
+    "standard": {"embedding": 16, "widths": (128,), "tower": (64,)},
     "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
 }
-TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.1}
+TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Census(Suite):
     }
     compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
     backbone: Backbone = "mmoe"
-    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
 
     def load(self) -> tuple[Splits, tuple[int, ...]]:
         """The table, and the number of categories of each column."""
@@ -60,7 +61,7 @@ class Census(Suite):
             self.backbone,
             MODEL[self.preset],
             DATA[self.preset],
-            TRAINING,
+            training=TRAINING,
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
         )

@@ -1,8 +1,10 @@
 """The loaders, on small files whose content is known."""
 
 import ast
+import csv
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from benchmarks.data import (
     reviews,
     synthetic,
     texts,
+    tiktok,
     topics,
+    wechat,
 )
 from benchmarks.data.tables import Raw, fitted
 from benchmarks.errors import UserError
@@ -225,23 +229,116 @@ def test_searches_stay_whole(folder):
     assert train == held_out == 0
 
 
-def test_regressions_are_what_they_say():
-    """Least squares on the true features leaves the noise alone, in units of each scale."""
-    data = synthetic.regressions(train=2000, validation=10, test=10).train
+@pytest.mark.parametrize(("spread", "deviation"), [("deviation", 10), ("variance", 10**0.5)])
+def test_regressions_are_those_of_the_paper(spread, deviation):
+    """Least squares on the powers of x find the matrices, W3 in both tasks, and leave the noise."""
+    drawn = {"inputs": "normal", "scale": 1.0, "spread": spread}
+    data = synthetic.regressions(train=1500, validation=1, test=1, **drawn).train
     x = data.x.astype(float)
-    features = np.concatenate([x, x**2 - 1, x**3 - 3 * x], axis=1)
-    for task, scale in enumerate(synthetic.SCALES):
-        y = data.y[:, task].astype(float)
-        fit = np.linalg.solve(features.T @ features, features.T @ y)
-        left = (y - features @ fit) * np.sqrt(2000 / (2000 - 750))
-        np.testing.assert_allclose(left.std(), synthetic.NOISE * scale, rtol=0.02)
-        np.testing.assert_allclose(y.std(), np.sqrt(1.5) * scale, rtol=0.05)
-        if task == 0:
-            first = fit[:250]
-    # The tasks share the linear part.
-    np.testing.assert_allclose(fit[:250] / 10, first, atol=0.05)
+    powers = np.hstack([x, x**2, x**3])
+    found = []
+    for y in np.moveaxis(data.y.astype(float), 1, 0):
+        fit = np.linalg.solve(powers.T @ powers, powers.T @ y)
+        left = (y - powers @ fit) * np.sqrt(1500 / (1500 - 750))
+        np.testing.assert_allclose(left.std(), synthetic.NOISE, rtol=0.02)
+        found.append(fit.reshape(3, 250, 100))
+    for (linear, square, cube), mean, spread_of_own in zip(
+        found, (1, 10), (1, deviation), strict=True
+    ):
+        for matrix in (linear, square):
+            np.testing.assert_allclose(matrix.mean(), mean, rtol=0.03)
+            np.testing.assert_allclose(matrix.std(), spread_of_own, rtol=0.03)
+        np.testing.assert_allclose(cube.mean(), 10, rtol=0.03)
+        np.testing.assert_allclose(cube.std(), deviation, rtol=0.03)
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=0.1)
+    assert np.abs(found[0][1] - found[1][1]).mean() > 1
 
 
+def test_inputs_are_drawn_as_asked():
+    drawn = {"scale": 0.5, "spread": "variance"}
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="uniform", **drawn).train.x
+    np.testing.assert_allclose([x.min(), x.max(), x.std()], [0, 0.5, 0.5 / 12**0.5], atol=0.01)
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="normal", **drawn).train.x
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.5], atol=0.02)
+
+
+def test_videos_are_split_in_the_order_of_time(folder):
+    splits, cardinalities = tiktok.tiktok(folder, rare=1)
+    assert [len(split.labels) for split in splits] == [84, 12, 24]
+    table = np.loadtxt(folder / tiktok.FILE, dtype=int)
+    columns = dict(zip(tiktok.COLUMNS, table.T, strict=True))
+    for split, rows in ((splits.validation, slice(84, 96)), (splits.test, slice(96, 120))):
+        labels = np.stack([columns["finish"], columns["like"]], axis=1)[rows]
+        np.testing.assert_array_equal(split.labels, labels)
+        logs = np.log1p(columns["duration"])
+        scaled = (logs[rows] - logs[:84].mean()) / logs[:84].std()
+        np.testing.assert_allclose(split.numeric[:, 0], scaled, rtol=1e-5)
+        # Small whole numbers from -1 on, all of which are in the training rows.
+        np.testing.assert_array_equal(split.categories[:, 2], columns["item_id"][rows] + 2)
+    assert cardinalities == (7,) * 8
+
+
+def test_rare_categories_are_one(folder):
+    _, whole = tiktok.tiktok(folder, rare=1)
+    splits, few = tiktok.tiktok(folder, rare=15)
+    columns = np.loadtxt(folder / tiktok.FILE, dtype=int)[:84]
+    for place, name in enumerate(tiktok.CATEGORIES):
+        counts = np.unique(columns[:, tiktok.COLUMNS.index(name)], return_counts=True)[1]
+        rare = (counts < 15).sum()
+        assert few[place] == whole[place] - max(rare - 1, 0)
+        assert splits.train.categories[:, place].max() < few[place]
+    assert few != whole
+
+
+def test_the_real_sample_of_videos_is_read(tmp_path):
+    sample = files.given_folder(None)
+    if sample is None:
+        pytest.skip("MTL_OPTAX_DATA names no folder with it")
+    splits, cardinalities = tiktok.tiktok(sample, rare=1)
+    assert [len(split.labels) for split in splits] == [140, 20, 40]
+    labels = np.concatenate([split.labels for split in splits])
+    np.testing.assert_allclose(labels.mean(axis=0), [0.38, 0.035])
+    assert cardinalities[0] <= 199
+    assert cardinalities[5] <= 5
+
+
+def test_a_week_before_each_day_is_counted_by_hand(folder):
+    splits, _ = wechat.wechat(folder, rare=1)
+    with (folder / wechat.FOLDER / wechat.ACTION_FILE).open() as lines:
+        rows = [{k: int(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+    with (folder / wechat.FOLDER / wechat.FEED_FILE).open() as lines:
+        seconds = {
+            int(row["feedid"]): float(row["videoplayseconds"]) for row in csv.DictReader(lines)
+        }
+
+    def known(row):
+        week = range(row["date_"] - 7, row["date_"])
+        sums = [
+            sum(
+                other[action]
+                for other in rows
+                if other["date_"] in week and other[owner] == row[owner]
+            )
+            for owner in ("userid", "feedid")
+            for action in wechat.ACTIONS
+        ]
+        return np.log1p([seconds[row["feedid"]], *sums])
+
+    numeric = np.array([known(row) for row in rows])
+    days = np.array([row["date_"] for row in rows])
+    mean, spread = numeric[days < 13].mean(axis=0), numeric[days < 13].std(axis=0)
+    for split, day in ((splits.validation, 13), (splits.test, 14)):
+        wanted = (numeric[days == day] - mean) / np.where(spread > 0, spread, 1)
+        np.testing.assert_allclose(split.numeric, wanted, rtol=1e-4, atol=1e-5)
+        labels = [[row[task] for task in wechat.TASKS] for row in rows if row["date_"] == day]
+        np.testing.assert_array_equal(split.labels, labels)
+        users = [row["userid"] - 50 for row in rows if row["date_"] == day]
+        np.testing.assert_array_equal(split.users, users)
+    assert len(splits.train.labels) == 12 * 12
+
+
+WECHAT = f"{wechat.FOLDER}/{wechat.ACTION_FILE}"
+FEEDS = f"{wechat.FOLDER}/{wechat.FEED_FILE}"
 LOADERS = {
     topics.FILE: lambda f: topics.topics(f, vocabulary=9, length=5),
     reviews.FILE: lambda f: reviews.reviews(f, vocabulary=9, length=5),
@@ -250,13 +347,15 @@ LOADERS = {
     census.FILE: census.census,
     molecules.FILE: molecules.molecules,
     "aliexpress_test_small.csv": aliexpress.aliexpress,
+    tiktok.FILE: tiktok.tiktok,
+    WECHAT: wechat.wechat,
+    FEEDS: wechat.wechat,
 }
 
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -269,8 +368,8 @@ def test_a_bad_file_is_one_clear_line(copied, name, damage):
         path.unlink()
     else:
         cut = content[: len(content) // 2]
-        if name.endswith(".csv"):
-            cut = cut[: cut.rindex(b",") - 1]
+        if name.endswith((".csv", ".txt")):
+            cut = cut[: max(cut.rindex(b","), 0) - 1] if b"," in cut else cut[: cut.rindex(b"\t")]
         path.write_bytes({"cut": cut, "empty": b"", "noise": bytes(range(128, 256)) * 9}[damage])
     with pytest.raises(UserError) as error:
         LOADERS[name](copied)
@@ -307,6 +406,18 @@ def test_bad_rows_are_named_by_their_line(copied, name):
         (census.FILE, "train", "tarin", "'split' must have rows of 'train' and of 'test'"),
         ("aliexpress_train_small.csv", "numerical_63", "numerical_64", "no column 'numerical_63'"),
         ("aliexpress_train_small.csv", "\n0,", "\n0,0,", "line 2: 83 values, not 82"),
+        (tiktok.FILE, "\n", "\t5\n", "13 columns, not 12: uid, user_city"),
+        (tiktok.FILE, "\t0\t", "\t3\t", "column 'finish' must hold 0 and 1, not 3"),
+        (
+            WECHAT,
+            "date_",
+            "day",
+            "its columns are userid, feedid, day.*wanted userid, feedid, date_",
+        ),
+        (WECHAT, ",13,", ",15,", "column 'date_' must lie between 1 and 14"),
+        (WECHAT, ",13,", ",12,", "no row of day 13 in column 'date_'"),
+        (FEEDS, "bgm_song_id", "song", "no column 'bgm_song_id'"),
+        (FEEDS, "106", "107", "no row of the feedid 106"),
     ],
 )
 def test_wrong_columns_are_named(copied, name, old, new, message):

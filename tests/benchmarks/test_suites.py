@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
-from benchmarks.methods import PAPERS, check_names
-from benchmarks.problems.synthetic import dominance
+from benchmarks.methods import ADATASK_ON, PAPERS, check_names
+from benchmarks.problems import dominance
+from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
@@ -21,6 +24,7 @@ from benchmarks.suites.topic import Topic
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
+from tests.benchmarks.problems import toy_problem
 
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
@@ -93,7 +97,7 @@ def test_digits_are_read_and_slants_told():
     assert nothing[2] > 100
 
 
-@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple"])
+@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"])
 def test_a_backbone_is_chosen(backbone, folder):
     problem = census.Census(backbone=backbone, data_dir=folder, batch_size=8).problem()
     assert problem.config["backbone"] == backbone
@@ -101,6 +105,8 @@ def test_a_backbone_is_chosen(backbone, folder):
         "shared_bottom": {"input", "bottom"},
         "mmoe": {"input", "experts"},
         "ple": {"input", "shared_experts", "shared_gates", "task_experts"},
+        "dcn": {"input", "cross", "deep"},
+        "dcn_v2": {"input", "cross", "deep"},
     }
     params = problem.init(jax.random.key(0))
     assert set(params["trunk"]) == names[backbone]
@@ -163,7 +169,7 @@ def test_the_presets_of_every_suite_are_complete():
             assert protocol.epochs > 0
             assert protocol.seeds == SEEDS[preset]
             assert len(protocol.learning_rates) >= (1 if preset == "paper" else 3)
-        check_names("compared", suite.compared)
+        check_names("compared", suite.compared, also=ADATASK_ON)
         assert len(set(suite.compared)) == len(suite.compared)
 
 
@@ -192,18 +198,60 @@ def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
     assert Topic(preset="standard", seeds=2).protocol.seeds == 2
 
 
-def test_adatask_evens_out_what_one_task_dominates():
-    """Of equal weighting's updates nearly all are the larger task's; of AdaTask's, half."""
-    problem = Synthetic(batch_size=100).problem()
-    member = Member(0, 1e-3)
-    plain = dominance("equal_weighting", problem, member, 2)
-    even = dominance("adatask", problem, member, 2)
-    assert list(plain) == [f"layer {i}" for i in range(1, 5)]
-    for layer in plain:
-        assert plain[layer][0][0] > 0.9
-        assert plain[layer][1][4] > 0.9
-        assert even[layer][0][2] > 0.9
-        np.testing.assert_allclose(np.sum(plain[layer], axis=1), 1, atol=1e-5)
+def test_what_one_task_dominates_adatask_evens_out():
+    """Of equal weighting's updates nearly all are B's, and so is the step size; of AdaTask's, half.
+
+    Noise in what B dominates harms B.
+    """
+    problem = Synthetic().problem()
+    member = Member(0, 3e-3)
+    plain = watch("equal_weighting", problem, member, 1)
+    even = watch("adatask+pcgrad", problem, member, 1)
+    assert plain.shares.shape == (1, 5, 5)
+    assert (plain.shares[..., -1] > 0.8).all()
+    assert (even.shares[..., -1] < 0.01).all()
+    assert (even.shares[..., 1:4].sum(axis=-1) > 0.95).all()
+    of_a, of_b, of_both = np.moveaxis(plain.sizes, -1, 0)
+    np.testing.assert_allclose(of_both, of_b, rtol=0.3)
+    assert (of_a > 2 * of_both).all()
+    np.testing.assert_allclose(plain.shares.sum(axis=-1), 1, atol=1e-5)
+    assert plain.noise.shape == (9, 2)
+    assert (plain.noise[-1] > plain.noise[-4]).all()
+
+
+@pytest.mark.parametrize("method", ["equal_weighting", "uw", "adatask", "adatask+cagrad"])
+def test_a_watched_training_is_the_training(method, monkeypatch):
+    """It makes the losses of the recipe, and two full steps can be followed by hand."""
+    monkeypatch.setattr(dominance, "_noise", lambda problem, params, squares: params)
+    problem = toy_problem(batch_size=32, optimizer=lambda r: optax.rmsprop(r, decay=0.99))
+    watched = watch(method, problem, Member(0, 0.1), 2)
+    made = recipe(method, problem)
+    run = train(made, [Member(0, 0.1)], epochs=2)
+    assert run.epoch[0] == 2
+    for left, right in zip(
+        jax.tree.leaves(watched.noise), jax.tree.leaves(run.params), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=2e-4, atol=1e-5)
+    if method == "uw" or "+" in method:
+        return
+    params, state = problem.init(jax.random.split(jax.random.key(0))[0]), None
+    state = made.init(params)
+    own, joint, moved = np.zeros((2, 6)), np.zeros(6), np.zeros((2, 6))
+    for epoch in range(2):
+        jacobian = jax.jacrev(problem.task_losses)(params, jnp.asarray(problem.train))
+        rows = np.asarray(jacobian["trunk"], float).reshape(2, 6)
+        own = 0.99 * own + 0.01 * rows**2
+        joint = 0.99 * joint + 0.01 * rows.sum(axis=0) ** 2
+        steps = rows / np.sqrt(own if method == "adatask" else joint)
+        moved = 0.99 * moved + 0.01 * steps**2
+        share = moved[1] / moved.sum(axis=0)
+        counts, _ = np.histogram(share, bins=[0, 0.2, 0.4, 0.6, 0.8, 1])
+        np.testing.assert_allclose(watched.shares[epoch], [counts / 6] * 2, atol=1e-6)
+        few = np.random.default_rng(0).integers(6, size=10)
+        sizes = (1 / np.sqrt(np.vstack([own, joint])[:, few])).mean(axis=1)
+        np.testing.assert_allclose(watched.sizes[epoch, 0], sizes, rtol=1e-3)
+        _, updates, state = made.update(0.1, params, state, jnp.asarray(problem.train), None)
+        params = optax.apply_updates(params, updates)
 
 
 def test_dominance_is_drawn_and_kept(tmp_path, capsys):
@@ -211,8 +259,9 @@ def test_dominance_is_drawn_and_kept(tmp_path, capsys):
     options += ["--batch-size", "1000", "--methods", "adatask", "--out", str(tmp_path)]
     assert command_line.main(["synthetic", *options]) == 0
     path = tmp_path / "dominance-adatask.json"
-    assert set(json.loads(path.read_text())["histograms"]) == {f"layer {i}" for i in range(1, 5)}
-    assert (tmp_path / "dominance.png").read_bytes().startswith(b"\x89PNG")
+    assert np.shape(json.loads(path.read_text())["shares"]) == (1, 5, 5)
+    for picture in ("dominance", "steps", "noise"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     before = path.stat().st_mtime_ns
     assert command_line.main(["synthetic", *options]) == 0
     assert path.stat().st_mtime_ns == before
