@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from benchmarks.data.splits import Splits
 from benchmarks.data.synthetic import INPUTS, OUTPUTS, TASKS, Regression
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, EQUAL_WEIGHTING
+from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.problems.baselines import ridge
 from benchmarks.problems.dominance import BUCKETS, DECAY, PARTS, VARIANCES, Watched, watch
 from benchmarks.problems.networks import in_trunk, network
-from benchmarks.results.cells import Cell, as_read
+from benchmarks.results.cells import Cell, as_read, plain
 from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.train.problem import Metric, Problem
@@ -43,8 +43,8 @@ WATCHED = (
     "gradnorm",
     "layerwise_adatask",
     "adatask",
-    *ADATASK_ON,
 )
+CONTRASTED = (EQUAL_WEIGHTING, "adatask")  # In the pictures of step sizes and of noise.
 SHARES = ("#0072B2", "#8ec1de", "#dddddd", "#efb08a", "#D55E00")  # From the first task to the last.
 
 
@@ -99,14 +99,15 @@ def draw_dominance(suite: Synthetic, cells: Mapping[str, Sequence[Cell]]) -> Non
         kept = None if suite.fresh else _kept(path, config)
         if kept is None:
             kept = watch(method, problem, Member(0, rate), suite.protocol.epochs)
-            told = {name: value.round(4).tolist() for name, value in kept._asdict().items()}
+            told = {name: plain(value.tolist()) for name, value in kept._asdict().items()}
             write(path, json.dumps({**config, **told}) + "\n")
         found[method] = kept
+    two = {method: found[method] for method in CONTRASTED if method in found}
     with mpl.rc_context(STYLE):
         for name, figure in (
             ("dominance.png", _dominance(found)),
-            ("steps.png", _steps(found)),
-            ("noise.png", _noise(found)),
+            ("steps.png", _steps(two)),
+            ("noise.png", _noise(two)),
         ):
             save(figure, suite.folder / name)
 
@@ -195,6 +196,6 @@ def _noise(found: Mapping[str, Watched]) -> Figure:
                 places = np.arange(len(labels)) + 0.4 * task - 0.2
                 axes.bar(places, rise[:, task], 0.4, color=colour, label=name)
             axes.set_xticks(np.arange(len(labels)), [f"{label:g}" for label in labels])
-    figure.supylabel("rise of the root of the loss (%)", fontsize=9)
+    figure.supylabel("rise of the loss (%)", fontsize=9)
     _legend(figure, grid[0, 0], "task")
     return figure
