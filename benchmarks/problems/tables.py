@@ -16,6 +16,7 @@ from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
 from benchmarks.train.problem import Metric, Problem
+from benchmarks.train.schedules import warm_up_and_cosine
 
 EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},
@@ -37,6 +38,7 @@ def table_problem(
     *,
     numbers: Sequence[str] = (),
     weights: Mapping[str, float] | None = None,
+    training: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
     """All questions about each row, by binary cross-entropy; scored by AUC.
@@ -44,7 +46,8 @@ def table_problem(
     Of the tasks in ``numbers`` the answer is a number: by squared error, scored by the part of the
     variance that it explains, and the absolute error stands beside it.
     Where ``weights`` has one for each task, the weighted mean of the AUCs stands beside them, and
-    where the rows have users, that of the AUCs user by user.
+    where the rows have users, that of the AUCs user by user. ``training`` has a warm-up, which a
+    cosine follows, and a weight decay.
     """
     sizes = {
         **model,
@@ -62,6 +65,10 @@ def table_problem(
         squares = (outputs - batch.labels) ** 2
         return jnp.mean(jnp.where(is_number[None], squares, answers), axis=0)
 
+    how: dict[str, Any] = {}
+    if training is not None:
+        how["schedule"] = warm_up_and_cosine(training["warm_up"])
+        how["weight_decay"] = training["weight_decay"]
     by_user = weights is not None and data.train.users is not None
     others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
 
@@ -103,8 +110,15 @@ def table_problem(
         train=data.train,
         validation=data.validation,
         test=data.test,
-        config={"suite": suite, "data": given, "backbone": backbone, "model": sizes},
+        config={
+            "suite": suite,
+            "data": given,
+            "backbone": backbone,
+            "model": sizes,
+            **({} if training is None else {"training": training}),
+        },
         baseline=boosted_tables(data, cardinalities, is_number.tolist()),
+        **how,
         **options,
     )
 
