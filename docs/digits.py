@@ -5,6 +5,7 @@ The seconds, the figures and the picture are those of this one run: let nothing 
 
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -29,14 +30,22 @@ END = "<!-- end of digits -->"
 SHOWN = 5  # Methods in the README's table.
 
 
-def told(cells: Cells, seconds: float, cores: int) -> str:
-    """Returns what the README says of the cells of a run: a paragraph, a table and a verdict."""
+def told(cells: Cells, seconds: float, busy: float, cores: int) -> str:
+    """Returns what the README says of a run: a paragraph, a table and a verdict.
+
+    Args:
+        cells: those of the run.
+        seconds: how long it took.
+        busy: how many CPU seconds it took, which other programs on the machine hardly change.
+        cores: of the machine.
+    """
     seeds = len(cells[EQUAL_WEIGHTING])
     before = (
         "*Two scanned digits overlaid, to be read, and their slants in degrees, whose squared "
         "error begins at a hundred, the readings' losses at two; a narrow shared trunk; test "
         f"split, mean and standard deviation over {seeds} seeds, written by the first command in "
-        f"{seconds:.0f} s on {cores} CPU cores of a shared machine (jax {jax.__version__}).* "
+        f"{seconds:.0f} s ({busy:.0f} CPU seconds) on {cores} CPU cores of a shared machine (jax "
+        f"{jax.__version__}).* "
         f"The methods that came first, of {len(cells.keys() - {SIMPLE_MODEL, *BASELINES})}:"
     )
     simple = baseline(cells) or ""
@@ -74,8 +83,9 @@ def main() -> None:
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True)
         seconds = time.perf_counter() - began
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         (suite,) = gather(pathlib.Path(folder)).suites
-        text = told(suite.cells, seconds, os.cpu_count() or 1)
+        text = told(suite.cells, seconds, used.ru_utime + used.ru_stime, os.cpu_count() or 1)
         shutil.copyfile(out / "summary.png", PICTURE)
     README.write_text(rewritten(README.read_text(encoding="utf-8"), text), encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""Tables with several yes-or-no questions: ``census`` and ``aliexpress``."""
+"""Tables with several yes-or-no questions about each row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,9 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+import mtl_optax as mtl
 from benchmarks.data.splits import Splits
 from benchmarks.data.tables import Table
-from benchmarks.models.experts import BACKBONES
+from benchmarks.models.backbones import BACKBONES
 from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
@@ -20,6 +21,8 @@ EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},
     "mmoe": {"experts": 4},
     "ple": {"shared_experts": 2, "task_experts": 1, "levels": 2},
+    "dcn": {"layers": 3},
+    "dcn_v2": {"layers": 3},
 }
 
 
@@ -31,9 +34,15 @@ def table_problem(
     backbone: Backbone,
     model: dict[str, Any],
     given: dict[str, Any],
+    *,
+    weights: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
-    """All questions about each row, by binary cross-entropy; scored by AUC."""
+    """All questions about each row, by binary cross-entropy; scored by AUC.
+
+    Where ``weights`` has one for each task, the weighted mean of the AUCs stands beside them, and
+    where the rows have users, that of the AUCs user by user.
+    """
     sizes = {
         **model,
         **EXPERTS[backbone],
@@ -46,12 +55,28 @@ def table_problem(
     def losses(logits: Float[Array, "n t"], batch: Table) -> Float[Array, " t"]:
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.labels), axis=0)
 
-    def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:
-        return auc(logits, table.labels)
+    by_user = weights is not None and data.train.users is not None
+    others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
+
+    def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " m"]:
+        areas = [auc(logits, table.labels)]
+        if weights is not None:
+            kinds = [*areas, *([_by_user(logits, table)] if by_user else [])]
+            areas += [
+                np.atleast_1d(
+                    mtl.metrics.weighted_auc(dict(zip(tasks, each, strict=True)), weights)
+                )
+                for each in kinds
+            ]
+        return np.concatenate(areas)
 
     return Problem(
         tasks=tuple(tasks),
-        metrics=tuple(Metric(f"{task} AUC %", number) for number, task in enumerate(tasks)),
+        metrics=(
+            *(Metric(f"{task} AUC %", number) for number, task in enumerate(tasks)),
+            # Of all tasks: they stand beside the first and enter no choice.
+            *(Metric(name, 0, counts=False) for name in others),
+        ),
         init=made.init,
         shared=in_trunk,
         forward=lambda params, batch: made.apply(params, batch.numeric, batch.categories),
@@ -63,4 +88,14 @@ def table_problem(
         config={"suite": suite, "data": given, "backbone": backbone, "model": sizes},
         baseline=boosted_tables(data, cardinalities),
         **options,
+    )
+
+
+def _by_user(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:
+    """UAUC in percent."""
+    return 100 * np.array(
+        [
+            mtl.metrics.user_auc(score, of_task, table.users, digits=6)
+            for score, of_task in zip(logits.T, table.labels.T, strict=True)
+        ]
     )

@@ -9,7 +9,9 @@ from benchmarks.suites.multimnist import MultiMNIST
 from benchmarks.suites.paraphrase import Paraphrase
 from benchmarks.suites.reviews import Reviews
 from benchmarks.suites.synthetic import Synthetic
+from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
+from benchmarks.suites.wechat import WeChat
 
 SUITES: tuple[type[Suite], ...] = (
     Digits,
@@ -21,4 +23,6 @@ SUITES: tuple[type[Suite], ...] = (
     Census,
     Molecules,
     AliExpress,
+    TikTok,
+    WeChat,
 )

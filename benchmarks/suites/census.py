@@ -37,7 +37,8 @@ class Census(Suite):
     }
     compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
     backbone: Backbone = "mmoe"
-    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
 
     def load(self) -> tuple[Splits, tuple[int, ...]]:
         """The table, and the number of categories of each column."""

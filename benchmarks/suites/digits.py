@@ -29,7 +29,7 @@ class Digits(Suite):
 
     name: ClassVar[str] = "digits"
     presets: ClassVar = {
-        "quick": Preset(epochs=12, batch_size=100, learning_rates=(3e-3, 8e-3, 2e-2)),
+        "quick": Preset(epochs=10, batch_size=100, learning_rates=(3e-3, 8e-3, 2e-2)),
         "standard": Preset(epochs=40, batch_size=100, learning_rates=(3e-3, 8e-3, 2e-2)),
         "paper": Preset(epochs=100, batch_size=64, learning_rates=(1e-3, 2e-3, 5e-3, 1e-2)),
     }

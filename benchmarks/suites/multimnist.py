@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
-    "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "pool": 2},
-    "standard": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "pool": 2},
-    "paper": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "pool": 1},
+    "quick": {"train": 12_000, "validation": 3000, "test": 5000, "seed": 0, "side": 18},
+    "standard": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "side": 28},
+    "paper": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "side": 28},
 }
 MODEL: dict[str, Any] = {"num_tasks": 2, "classes": 10, "channels": (10, 20), "features": 50}
 

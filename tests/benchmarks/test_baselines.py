@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     "suite", [s for s in SUITES if s.name not in ("digits", "synthetic")], ids=lambda s: s.name
 )
 def test_every_suites_baseline_answers_what_its_problem_scores(suite, folder, monkeypatch):
-    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "pool": 2}
+    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
     problem = suite(data_dir=folder, batch_size=8).problem()
     validation, test = problem.baseline.answers()

@@ -127,9 +127,9 @@ def test_baselines_have_no_caveats_and_a_place_in_one_picture(tmp_path: Path) ->
 
 def test_the_readme_tells_of_its_first_command_between_its_markers() -> None:
     better = [dataclasses.replace(c, method="uw", test=c.test + 1) for c in CELLS["pcgrad"]]
-    text = digits.told({**with_baseline(90.0), "uw": better}, 83.4, 2)
+    text = digits.told({**with_baseline(90.0), "uw": better}, 83.4, 151.2, 2)
     words = " ".join(text.split())
-    assert "over 2 seeds, written by the first command in 83 s on 2 CPU cores" in words
+    assert "over 2 seeds, written by the first command in 83 s (151 CPU seconds) on 2 CPU" in words
     assert "came first, of 2:" in words
     assert "better than equal weighting: none; worse: none" in words
     assert "Equal weighting is below the baseline" in words

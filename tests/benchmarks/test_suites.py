@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def small_canvases(monkeypatch):
-    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "pool": 2}
+    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
 
 
@@ -97,7 +97,7 @@ def test_digits_are_read_and_slants_told():
     assert nothing[2] > 100
 
 
-@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple"])
+@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"])
 def test_a_backbone_is_chosen(backbone, folder):
     problem = census.Census(backbone=backbone, data_dir=folder, batch_size=8).problem()
     assert problem.config["backbone"] == backbone
@@ -105,6 +105,8 @@ def test_a_backbone_is_chosen(backbone, folder):
         "shared_bottom": {"input", "bottom"},
         "mmoe": {"input", "experts"},
         "ple": {"input", "shared_experts", "shared_gates", "task_experts"},
+        "dcn": {"input", "cross", "deep"},
+        "dcn_v2": {"input", "cross", "deep"},
     }
     params = problem.init(jax.random.key(0))
     assert set(params["trunk"]) == names[backbone]
