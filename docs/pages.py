@@ -32,7 +32,7 @@ CONTENTS = {
         "docs/guides/migrating",
     ],
     "Methods": ["docs/methods/index"],
-    "Evidence": ["docs/reliability", "benchmarks/README"],
+    "Evidence": ["docs/reliability", "benchmarks/README", "docs/claims"],
     "Reference": ["docs/reference", "docs/glossary", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
 }
 

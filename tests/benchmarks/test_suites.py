@@ -154,6 +154,7 @@ def test_a_missing_file_is_one_line(suite, tmp_path, capsys):
         (["census", "--backbone", "mmeo"], "--backbone"),
         (["topic", "--methods", "getmlt"], "Did you mean 'getmtl'"),
         (["topics"], "topic"),
+        (["synthetic", "--scale", "0"], "--scale must lie between 0 and 1000"),
     ],
 )
 def test_an_unknown_choice_is_one_line(arguments, message, tmp_path, capsys):
@@ -206,6 +207,9 @@ def test_what_one_task_dominates_adatask_evens_out():
     Noise in what B dominates harms B.
     """
     problem = Synthetic().problem()
+    answers = problem.test.y
+    np.testing.assert_allclose(problem.scores(0 * answers, problem.test), 100, rtol=0.05)
+    np.testing.assert_allclose(problem.scores(answers / 2, problem.test), 25, rtol=0.05)
     member = Member(0, 3e-3)
     plain = watch("equal_weighting", problem, member, 1)
     even = watch("adatask+pcgrad", problem, member, 1)
