@@ -1,12 +1,11 @@
 """Our numbers against those of TorchJD and LibMTL, and which side ours takes where they part.
 
-`tests/peers/answers.json` holds the libraries' versions, the matrices and what they answered; the
+`tests/data/peers.json` holds the libraries' versions, the matrices and what they answered; the
 script that made it is `record.py`. The peers computed in float64, ours in float32.
 """
 
 import functools
 import json
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,9 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import optimised, relative_error
+from tests.common import ROOT, optimised, relative_error
 
-PEERS = json.loads((pathlib.Path(__file__).with_name("answers.json")).read_text("utf-8"))
+PEERS = json.loads((ROOT / "tests" / "data" / "peers.json").read_text("utf-8"))
 MATRICES = {name: np.array(rows) for name, rows in PEERS["matrices"].items()}
 LOSSES = np.array(PEERS["losses"])
 SEQUENCE = {key: np.array(value) for key, value in PEERS["sequence"].items()}
