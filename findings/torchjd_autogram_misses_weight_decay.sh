@@ -20,7 +20,6 @@ from torchjd.autogram import Engine
 x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 layer = torch.nn.Linear(2, 2, bias=False)
 layer.weight.data = torch.eye(2)
-engine = Engine(layer, batch_dim=None)
 
 
 def losses():
@@ -29,6 +28,7 @@ def losses():
 
 rows = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].flatten() for loss in losses()]
 wanted = torch.stack(rows) @ torch.stack(rows).T
+engine = Engine(layer, batch_dim=None)
 found = engine.compute_gramian(losses())
 print("autograd", wanted.tolist())
 print("autogram", found.tolist())

@@ -67,7 +67,9 @@ def nash(rows):
 
 
 def fairgrad(rows, alpha):
-    weights = fsolve(lambda w: rows @ rows.T @ w - w ** (-1 / alpha), np.ones(len(rows)), xtol=1e-12)
+    weights = fsolve(
+        lambda w: rows @ rows.T @ w - w ** (-1 / alpha), np.ones(len(rows)), xtol=1e-12
+    )
     return weights @ rows
 
 
