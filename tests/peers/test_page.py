@@ -166,7 +166,7 @@ WANTED = {
         lambda: np.array([1.0, 2.0]) / math.sqrt(5),
         lambda: pcgrad(CONFLICT) / 2,
         lambda: upgrad(DEPENDENT).round(2),
-        lambda: dual_proj(np.array([[1.0, 0.0], [-1.0, 0.5]])),
+        lambda: dual_proj(np.array([[1.0, 0.0], [-2.0, 0.5]])),
         lambda: cagrad(CONFLICT),
         1 + (0.02 + 0.999) * -0.999,  # d = g_0 + (τ - cos) g_1.
         lambda: upgrad(CONFLICT),
