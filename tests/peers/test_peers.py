@@ -96,15 +96,24 @@ ELSEWHERE = {
 }
 
 
+@functools.cache
+def gradnorm_steps(num_tasks, alpha):
+    """The weights after two steps of gradients whose longest has length one, as `others` has it."""
+    tx = mtl.gradnorm(num_tasks, alpha=alpha, optimizer=optax.sgd(1e-3 / num_tasks))
+
+    @jax.jit
+    def weights(g):
+        state = tx.init(g[0])
+        for _ in range(3):
+            _, state = tx.update(g, state, g[0], task_losses=jnp.ones(num_tasks))
+        return mtl.task_weights(state)
+
+    return weights
+
+
 def weights_of_gradnorm(rows, alpha):
-    """After two steps, as `others` has them."""
-    rate = 1e-3 / np.linalg.norm(rows, axis=1).max() / len(rows)
-    tx = mtl.gradnorm(len(rows), alpha=alpha, optimizer=optax.sgd(rate))
-    g, losses = jnp.asarray(rows, jnp.float32), jnp.ones(len(rows))
-    state = tx.init(g[0])
-    for _ in range(3):
-        _, state = tx.update(g, state, g[0], task_losses=losses)
-    return mtl.task_weights(state)
+    longest = np.linalg.norm(rows, axis=1).max()
+    return gradnorm_steps(len(rows), alpha)(jnp.asarray(rows / longest, jnp.float32))
 
 
 @functools.cache
