@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.errors import InterruptedRunError
 from benchmarks.methods import BASELINES, SIMPLE_MODEL
@@ -99,11 +100,11 @@ def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> C
     """The cell of the problem's baseline, which has neither losses nor a learning rate."""
     assert problem.baseline is not None
     began = time.perf_counter()
+    with threadpool_limits(1):  # Threads that wait for each other are slow on a busy machine.
+        answers = problem.baseline.answers()
     validation, test = (
         problem.scores(outputs, split)
-        for outputs, split in zip(
-            problem.baseline.answers(), (problem.validation, problem.test), strict=True
-        )
+        for outputs, split in zip(answers, (problem.validation, problem.test), strict=True)
     )
     seconds = time.perf_counter() - began
     none = np.full((1, problem.num_tasks), np.nan)
