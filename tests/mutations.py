@@ -1804,12 +1804,6 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "order = np.argsort(np.concatenate(",
             ("tests/benchmarks/test_suites.py",),
         ),
-        (
-            "read at the first step of an epoch",
-            "taken % steps == 0,",
-            "taken % steps == 1 % steps,",
-            ("tests/benchmarks/test_suites.py",),
-        ),
     ],
     "benchmarks/data/synthetic.py": [
         (
