@@ -215,6 +215,7 @@ WANTED = {
     ],
     "golden-pendulum-mtl": [
         *[np.full(2, math.sqrt(0.5))] * 2,
+        math.sqrt(0.5) / np.array([100.0, 1.0]),
         np.zeros(2),
     ],
     "softadapt": [
@@ -250,6 +251,7 @@ WANTED = {
         np.full(2, np.nan),
         *[np.full((2, 2), 6.0)] * 2,
         lambda: nash(PAIR),
+        np.full((2, 2, 2), 6.0),
         lambda: [mgda(np.diag([1.0, size])) for size in (1.0, 3.0)],
     ],
     "orbax-checkpoint": ["WeightingState", "float32"],
