@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +216,7 @@ WANTED = {
     ],
     "golden-pendulum-mtl": [
         *[np.full(2, math.sqrt(0.5))] * 2,
+        math.sqrt(0.5) / np.array([100.0, 1.0]),
         np.zeros(2),
     ],
     "softadapt": [
@@ -250,6 +252,7 @@ WANTED = {
         np.full(2, np.nan),
         *[np.full((2, 2), 6.0)] * 2,
         lambda: nash(PAIR),
+        np.full((2, 2, 2), 6.0),
         lambda: [mgda(np.diag([1.0, size])) for size in (1.0, 3.0)],
     ],
     "orbax-checkpoint": ["WeightingState", "float32"],
@@ -320,6 +323,16 @@ def test_what_the_page_says_a_peer_answers_is_what_was_recorded(row):
         assert str(answer) == row.answer
     else:
         assert close(row.answer, np.array(answer), 1e-3), answer
+
+
+def test_the_recorders_environment_has_the_pages_versions():
+    here = ROOT / "tests" / "peers"
+    files = [here / "requirements.txt", here / "without_dependencies.txt", ROOT / "pyproject.toml"]
+    pinned = re.sub(r"\[\w+\]", "", "\n".join(file.read_text("utf-8") for file in files))
+    for section in sections():
+        assert re.search(
+            rf"(?m)(^|\"){section.package}=={re.escape(section.version)}($|\")", pinned
+        )
 
 
 def test_there_are_as_many_rows_and_packages_as_the_page_is_for():
