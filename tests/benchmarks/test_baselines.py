@@ -69,15 +69,17 @@ def test_trees_see_categories_and_tasks_apart():
         odd = categories[:, 0] % 2
         constant = np.zeros(size)
         numeric = RNG.normal(size=(size, 1))
-        return Table(numeric, categories, np.stack([odd, constant, numeric[:, 0] > 0], axis=1))
+        labels = [odd, constant, numeric[:, 0] > 0, 50 * odd]
+        return Table(numeric, categories, np.stack(labels, axis=1))
 
     splits = Splits(*(table(4 * size) for size in SIZES))
-    _, test = baselines.boosted_tables(splits, [8]).answers()
-    assert test.shape == (4 * SIZES.test, 3)
+    _, test = baselines.boosted_tables(splits, [8], [False, False, False, True]).answers()
+    assert test.shape == (4 * SIZES.test, 4)
     labels = splits.test.labels
     assert ((test[:, 0] > 0) == labels[:, 0]).all()
     assert (test[:, 1] == 0).all()
     assert np.mean((test[:, 2] > 0) == labels[:, 2]) > 0.95
+    assert np.abs(test[:, 3] - labels[:, 3]).max() < 1
 
 
 def test_trees_regress_each_target():

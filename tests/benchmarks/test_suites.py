@@ -18,7 +18,7 @@ from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, digits, multimnist
+from benchmarks.suites import SUITES, census, digits, multimnist, ranking
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.recipes import recipe
@@ -28,7 +28,8 @@ from tests.benchmarks.problems import toy_problem
 
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
-READ_FILES = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
+SMALL = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
+READ_FILES = [suite for suite in SMALL if suite.name != "ranking"]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def small_canvases(monkeypatch):
+def small_sizes(monkeypatch):
     sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
+    monkeypatch.setitem(ranking.DATA, "quick", {"users": 5, "videos": 8, "shown": 160})
 
 
-@pytest.mark.parametrize("suite", READ_FILES, ids=lambda suite: suite.name)
-def test_a_problem_trains_and_is_scored(suite, folder, small_canvases):
+@pytest.mark.parametrize("suite", SMALL, ids=lambda suite: suite.name)
+def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     problem = suite(data_dir=folder, batch_size=8).problem()
     run = train(recipe("equal_weighting", problem), [Member(0, 1e-2)], epochs=2)
     assert run.curves.loss.shape == (1, 2, len(problem.tasks))
@@ -57,9 +59,9 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_canvases):
     assert np.isfinite(metrics).all()
 
 
-def test_a_perfect_answer_has_a_perfect_score(folder, small_canvases):
+def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
     """Outputs made of the targets themselves; the worst answer is worse."""
-    for suite in READ_FILES:
+    for suite in SMALL:
         problem = suite(data_dir=folder, batch_size=8).problem()
         test = problem.test
         if hasattr(test, "repeated") or suite.name in ("topic", "multimnist"):
@@ -152,6 +154,7 @@ def test_a_missing_file_is_one_line(suite, tmp_path, capsys):
         (["census", "--backbone", "mmeo"], "--backbone"),
         (["topic", "--methods", "getmlt"], "Did you mean 'getmtl'"),
         (["topics"], "topic"),
+        (["synthetic", "--scale", "0"], "--scale must lie between 0 and 1000"),
     ],
 )
 def test_an_unknown_choice_is_one_line(arguments, message, tmp_path, capsys):
@@ -204,6 +207,9 @@ def test_what_one_task_dominates_adatask_evens_out():
     Noise in what B dominates harms B.
     """
     problem = Synthetic().problem()
+    answers = problem.test.y
+    np.testing.assert_allclose(problem.scores(0 * answers, problem.test), 100, rtol=0.05)
+    np.testing.assert_allclose(problem.scores(answers / 2, problem.test), 25, rtol=0.05)
     member = Member(0, 3e-3)
     plain = watch("equal_weighting", problem, member, 1)
     even = watch("adatask+pcgrad", problem, member, 1)
