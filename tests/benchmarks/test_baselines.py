@@ -44,7 +44,7 @@ def test_every_suites_baseline_answers_what_its_problem_scores(suite, folder, mo
 
 
 def test_the_validation_split_chooses():
-    answers = [(np.array([value]), np.array([10 * value])) for value in (1.0, 3.0, 2.0)]
+    answers = [(np.array([value]), np.array([-value])) for value in (1.0, 3.0, 2.0)]
     assert baselines.best(answers, lambda found: float(found[0])) == answers[1]
 
 
@@ -91,7 +91,7 @@ def test_trees_regress_each_target():
 
 
 def test_a_class_without_rows_is_never_the_answer():
-    scores = baselines._each_class(np.array([[1.0, 2.0, 0.5]]), np.array([0, 3, 4]), 6)
+    scores = baselines._each_class(np.array([[-2.0, -1.0, -2.5]]), np.array([0, 3, 4]), 6)
     np.testing.assert_array_equal(scores.argsort()[0][-3:], [4, 0, 3])
     binary = baselines._each_class(np.array([-0.5, 0.25]), np.array([1, 2]), 4)
     np.testing.assert_array_equal(binary.argmax(axis=1), [1, 2])

@@ -189,11 +189,11 @@ def test_the_census_gives_no_label_away(folder):
 def test_numbers_lie_in_bins_as_full_as_may_be():
     """By the training rows alone, and never out of range; ties lie together."""
     rng = np.random.default_rng(0)
-    column = np.concatenate([rng.normal(size=640), [-9.0, 9.0]])
-    few = np.repeat([0.0, 1.0], [600, 42])
-    raw = Raw(np.stack([column, few], axis=1), np.full((642, 1), "a", object), np.ones((642, 1)))
+    column = np.concatenate([rng.normal(size=640), np.repeat([-9.0, 9.0], [300, 1])])
+    few = np.repeat([0.0, 1.0], [600, 341])
+    raw = Raw(np.stack([column, few], axis=1), np.full((941, 1), "a", object), np.ones((941, 1)))
     splits, cardinalities = fitted(
-        raw, (np.arange(640), np.arange(640), np.array([640, 641])), bins=32
+        raw, (np.arange(640), np.arange(640), np.array([640, 940])), bins=32
     )
     bins, ties = splits.train.categories[:, 1:].T
     np.testing.assert_array_equal(np.bincount(bins), 20)
