@@ -78,7 +78,7 @@ class Grid(Suite):
             table = Table(
                 title=f"mean metric on the test split; best of {len(rows)} choices of weights "
                 "on the validation split, by the first seed",
-                caption=spread_over(self.seeds),
+                caption=spread_over(self.protocol.seeds),
                 box=box.SIMPLE_HEAD,
                 title_justify="left",
                 caption_justify="left",

@@ -12,12 +12,15 @@ from benchmarks.errors import UserError
 
 SINGLE_TASK = "single_task"
 EQUAL_WEIGHTING = "equal_weighting"
+SIMPLE_MODEL = "baseline"  # A model of scikit-learn for each task: no network.
 BASELINES = {
     SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
     EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",
 }
+ADATASK_ON = {"adatask+pcgrad": "pcgrad", "adatask+cagrad": "cagrad"}
+"""AdaTask on what another method has made of the task gradients (AdaTask Table 1)."""
 ALL = "all"
-# What a run trains where nothing else is said: those that the five papers propose or compare with.
+# What --preset quick trains: the methods that the five papers propose or compare with.
 # fmt: off
 PAPERS = [
     "sum_tasks", "mean_tasks", "rlw", "mgda", "pcgrad", "cagrad", "getmtl", "imtl_g",
@@ -56,7 +59,7 @@ def registry() -> dict[str, Entry]:
 
 
 def chosen(given: Iterable[str]) -> list[str]:
-    """The methods that ``--methods`` names: those of the papers where it is not given."""
+    """The methods that ``--methods`` names: those of all the papers where it is not given."""
     names = list(given) or PAPERS
     return list(
         dict.fromkeys(one for name in names for one in (registry() if name == ALL else [name]))

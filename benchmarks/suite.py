@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tyro
@@ -17,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from benchmarks.command import Command, Methods, Switch
+from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, check_names, chosen
+from benchmarks.methods import ADATASK_ON, BASELINES, SIMPLE_MODEL, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from benchmarks.results.cells import Cell
     from benchmarks.train.problem import Problem
 
-PresetName = Literal["quick", "paper"]
+PresetName = Literal["quick", "standard", "paper"]
+STANDARD = Path("benchmarks/standard")
+"""Where the results of --preset standard are kept, as part of the repository."""
+SEEDS: Mapping[PresetName, int] = MappingProxyType({"quick": 3, "standard": 5, "paper": 5})
 _either = tyro.conf.create_mutex_group(required=False, title="finished cells")
 
 
@@ -45,12 +49,20 @@ class Suite(Command):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[PresetName, Preset]]
+    compared: ClassVar[tuple[str, ...]] = ()
+    """The methods that the suite's papers compare; none: those of all the papers."""
 
-    methods: Methods = ()
+    methods: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: the preset's)"),
+    ] = ()
     """Methods to train, or all; the baselines that they are compared with come along."""
     preset: PresetName = "quick"
-    """quick: minutes on four cores. paper: the schedule of the paper."""
-    seeds: int = 3
+    """quick: minutes, a small network, the methods of all papers. standard: what the published
+    tables show, the methods of the suite's papers. paper: the schedule of the paper."""
+    seeds: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: 3 of quick, else 5)")
+    ] = None
     """How many times to train each method: seeds 0, 1, ..."""
     epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")] = (
         None
@@ -65,13 +77,18 @@ class Suite(Command):
         tyro.conf.arg(metavar="RATE ...", help_behavior_hint="(default: the preset's)"),
     ] = ()
     """The grid; every method takes what suits it best on the validation split."""
+    no_baseline: Switch = False
+    """Leave out the simple models of scikit-learn, which the networks are to beat."""
     query_fraction: float = 0.1
     """Part of the training rows that MetaWeighting keeps as its query split."""
     data_dir: Path | None = None
     """Folder with the data files (default: the environment variable MTL_OPTAX_DATA)."""
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: results/<suite>)")] = (
-        None
-    )
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            help_behavior_hint="(default: results/<suite>, of standard benchmarks/standard/<suite>)"
+        ),
+    ] = None
     """Folder for the JSON files and pictures."""
     checkpoint_every: float = 60.0
     """Seconds between two checkpoints of an unfinished training."""
@@ -101,14 +118,14 @@ class Suite(Command):
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.out or Path("results") / self.name
+        return self.out or (STANDARD if self.preset == "standard" else Path("results")) / self.name
 
     @property
     def protocol(self) -> Protocol:
         """Seeds, epochs and grid, from the options or the preset."""
         preset = self.presets[self.preset]
         return Protocol(
-            seeds=self.seeds,
+            seeds=SEEDS[self.preset] if self.seeds is None else self.seeds,
             epochs=preset.epochs if self.epochs is None else self.epochs,
             learning_rates=self.learning_rates or preset.learning_rates,
         )
@@ -122,19 +139,25 @@ class Suite(Command):
         """Train what is missing, print the table, draw the pictures."""
         from benchmarks.show.pictures import draw
         from benchmarks.show.table import show
+        from benchmarks.show.tell import baseline
 
-        methods = dict.fromkeys([*BASELINES, *chosen(self.methods)])
+        given = self.methods or (() if self.preset == "quick" else self.compared)
+        methods = dict.fromkeys([*BASELINES, *chosen(given)])
+        if not self.no_baseline:
+            methods = {SIMPLE_MODEL: None, **methods}
         cells = self.train([Row(method) for method in methods], self.folder)
         draw(cells, self.folder)
         self.draw_more(cells)
         if not self.quiet:
             console = Console()
+            if (simple := baseline(cells)) is not None:
+                console.print(simple.replace("**", ""), highlight=False)
             show(console, cells)
             console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
     def check(self) -> None:
         """Raise for every mistake in the options and in the files of data."""
-        check_names("--methods", self.methods, also=BASELINES)
+        check_names("--methods", self.methods, also=(*ADATASK_ON, *BASELINES))
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),
@@ -164,7 +187,7 @@ class Suite(Command):
         if self.fresh:
             store.discard_unfinished()
             for row in rows:
-                for seed in range(self.seeds):
+                for seed in row.seeds(self.protocol):
                     store.discard(row.label, seed)
         problem = self.problem()
         console = Console(stderr=True, quiet=self.quiet, highlight=False)

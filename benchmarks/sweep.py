@@ -56,7 +56,7 @@ class Sweep(Suite):
         draw(self.method, name, ours, plain, folder / "sweep.png")
         if not self.quiet:
             console = Console()
-            console.print(table(name, told, self.seeds))
+            console.print(table(name, told, self.protocol.seeds))
             console.print(f"Results and picture are in {folder}/", highlight=False)
 
     def parts(self) -> tuple[str, str]:

@@ -37,7 +37,7 @@ CONTENTS = {
         "docs/guides/from-softadapt",
     ],
     "Methods": ["docs/methods/index"],
-    "Evidence": ["docs/reliability", "docs/peers", "benchmarks/README"],
+    "Evidence": ["docs/reliability", "docs/claims", "docs/peers", "benchmarks/README"],
     "Reference": ["docs/reference", "docs/glossary", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
 }
 

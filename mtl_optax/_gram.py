@@ -26,7 +26,7 @@ from mtl_optax._trees import along_tasks, zero_absent
 from mtl_optax._unstacked import TaskGradients
 
 # Up to here sums over tasks are written out: XLA then fuses them with what uses them.
-_FEW_TASKS = 16
+FEW_TASKS = 16
 
 # Where a task's squared norm lies in this range, the squares of its entries are normal numbers in
 # float32, for up to 1e13 of one size, and no sum has overflowed.
@@ -306,7 +306,7 @@ def fold_tasks(add: Callable[[Any, Array], Any], first: Callable[[Array], Any], 
     XLA's own reduction over a leading axis is up to a hundred times slower on the CPU where it is
     fused with what makes its operand.
     """
-    if len(leaf) <= _FEW_TASKS or not is_traced(leaf):
+    if len(leaf) <= FEW_TASKS or not is_traced(leaf):
         return functools.reduce(add, (leaf[t] for t in range(1, len(leaf))), first(leaf[0]))
     rest = lambda t, total: add(total, leaf[t])
     return jax.lax.fori_loop(1, len(leaf), rest, first(leaf[0]))
@@ -314,7 +314,7 @@ def fold_tasks(add: Callable[[Any, Array], Any], first: Callable[[Array], Any], 
 
 def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
     dtype = at_least_float32(coefficients, leaf)
-    if coefficients.ndim == 1 and len(leaf) <= _FEW_TASKS and not may_be_sharded():
+    if coefficients.ndim == 1 and len(leaf) <= FEW_TASKS and not may_be_sharded():
         terms = (coefficients[t].astype(dtype) * leaf[t].astype(dtype) for t in range(len(leaf)))
         return functools.reduce(jnp.add, terms).astype(leaf.dtype)
     kept = (None,) * (coefficients.ndim - 1)

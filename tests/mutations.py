@@ -1076,14 +1076,20 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_methods/trimmed_mean.py": [
         (
             "what is not finite is trimmed",
-            "return jnp.where(finite, kept, jnp.nan)",
-            "return kept",
+            "kept | (mask[t] & ~jnp.isfinite(row))",
+            "kept",
             ("tests/methods/test_robust_means.py",),
         ),
         (
             "one side is cut",
-            "(ranks >= cut) & (ranks < number - cut)",
-            "ranks < number - cut",
+            "(rank >= cut) & (rank < number - cut)",
+            "(rank < number - cut)",
+            ("tests/methods/test_robust_means.py",),
+        ),
+        (
+            "equal entries share a rank",
+            "((rows[s] == row) & (s < t))",
+            "((rows[s] == row) & (s < 0))",
             ("tests/methods/test_robust_means.py",),
         ),
     ],
@@ -1593,6 +1599,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "jnp.var(losses, axis=-1)",
             "jnp.var(losses, axis=-1, ddof=1)",
         ),
+        ("pixels without a label count", "is_class(wanted) & (wanted != ignored)", "True"),
+        ("an absent class counts as missed", "present = united > 0", "present = united >= 0"),
+        ("one running sum", "while len(total) > _AT_A_TIME:", "while False:"),
+        (
+            "the depth of pixels without one",
+            "valid = wanted != undefined",
+            "valid = wanted == wanted",
+        ),
+        ("the lower of two middles", "for k in (0, 1)]", "for k in (0, 0)]"),
+        ("ties count for nothing", "negatives[low] + negatives[high] -", "2 * negatives[low] -"),
+        ("users are one", "order = jnp.lexsort((scores, users))", "order = jnp.argsort(scores)"),
+        ("pairs overflow", "for shift in (0, 8, 16, 24)", "for shift in (0, 8)"),
     ],
     "mtl_optax/adversarial.py": [
         ("the gate is open at its threshold", "is_open = loss > limit", "is_open = loss >= limit"),
@@ -1704,7 +1722,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "return cell if cell.config == config else None",
             "return cell",
         ),
-        ("numbers lose digits", ':.6g}") if math.isfinite', ':.2g}") if math.isfinite'),
+        ("numbers lose digits", "digits: int = 6", "digits: int = 2"),
         (
             "a cell may be another's",
             "if (cell.method, cell.seed) != (method, seed):",
@@ -1718,7 +1736,21 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "differences.std(ddof=1) / np.sqrt(seeds)",
             "differences.std() / np.sqrt(seeds)",
         ),
-        ("a one-sided interval", "stats.t.ppf(0.975,", "stats.t.ppf(0.95,"),
+        (
+            "a one-sided interval",
+            "float(stats.t.ppf(0.975, seeds - 1) * error)",
+            "float(stats.t.ppf(0.95, seeds - 1) * error)",
+        ),
+        (
+            "baselines are in Holm's family",
+            "for m, (_, _, chance, _) in found.items() if m not in BASELINES}",
+            "for m, (_, _, chance, _) in found.items()}",
+        ),
+        (
+            "the smallest difference is that of one test alone",
+            "LEVEL / (2 * len(compared))",
+            "LEVEL / 2",
+        ),
         (
             "the slower of two paces",
             "return min(ours) / min(theirs)",
@@ -1746,6 +1778,51 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "hyper-parameters of optimisers are lost",
             "{**step, **(hyperparameters or {})}",
             "step",
+        ),
+        (
+            "AdaTask takes the gradients as they were",
+            "rows = mtl.get(modified, tasks, combine=False, **given)",
+            "rows = optax.identity()",
+        ),
+    ],
+    "benchmarks/problems/dominance.py": [
+        (
+            "the first task's share",
+            "[histogram[-1] for histogram in",
+            "[histogram[0] for histogram in",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+        (
+            "step sizes by the sum of squares",
+            "summed = jax.tree.map(lambda g: g.sum(axis=0), updates)",
+            "summed = jax.tree.map(lambda g: jnp.sqrt((g**2).sum(axis=0)), updates)",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+        (
+            "noise in what B dominates least",
+            "order = np.argsort(-np.concatenate(",
+            "order = np.argsort(np.concatenate(",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+        (
+            "read at the first step of an epoch",
+            "taken % steps == 0,",
+            "taken % steps == 1 % steps,",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+    ],
+    "benchmarks/data/synthetic.py": [
+        (
+            "the cubes are not shared",
+            "x**3 @ cube for w1, w2 in (first, second)]",
+            "x**3 @ w2 for w1, w2 in (first, second)]",
+            ("tests/benchmarks/test_data.py",),
+        ),
+        (
+            "a variance is a deviation",
+            'ten = 10.0 if spread == "deviation" else np.sqrt(10.0)',
+            "ten = 10.0",
+            ("tests/benchmarks/test_data.py",),
         ),
     ],
     "benchmarks/data/digits.py": [

@@ -256,7 +256,7 @@ def test_long_leaves_under_vmap(num_tasks):
 
 
 @pytest.mark.nans
-@pytest.mark.parametrize("num_tasks", [2, _gram._FEW_TASKS, _gram._FEW_TASKS + 1])
+@pytest.mark.parametrize("num_tasks", [2, _gram.FEW_TASKS, _gram.FEW_TASKS + 1])
 def test_combine_keeps_what_is_not_finite(num_tasks):
     leaf = jnp.ones((num_tasks, 3)).at[0, 0].set(jnp.inf).at[1, 1].set(jnp.nan)
     sums = optimised(mtl.combine)(jnp.ones(num_tasks).at[0].set(0), leaf)

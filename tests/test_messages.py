@@ -1,5 +1,6 @@
 """Every public callable names itself, the argument, what it got and a hint, while tracing."""
 
+import functools
 import inspect
 
 import jax
@@ -228,6 +229,24 @@ row("metrics.delta_p", lambda: metrics.delta_p([1.0, 2.0], [1.0, 2.0], [True, Tr
 row("metrics.delta_p", lambda: metrics.delta_p([1.0, 2.0], [1.0, 2.0], [True, True], [0]), ValueError, r"^delta_p: tasks must hold an int for each of the 2 metrics.*got \[0\]")
 row("metrics.task_variance", lambda: metrics.task_variance([]), ValueError, r"^task_variance: losses has shape \(0,\), wanted at least one number")
 row("metrics.task_variance", lambda: metrics.task_variance("ab"), TypeError, "^task_variance: losses must hold real numbers, got 'ab'")
+row("metrics.confusion_matrix", lambda: metrics.confusion_matrix([1], [1], 2.5), ValueError, "^confusion_matrix: num_classes must be an int of at least 1, got 2.5")
+row("metrics.confusion_matrix", lambda: metrics.confusion_matrix([1.0], [1], 2), TypeError, "^confusion_matrix: predicted must hold integers, got float32")
+row("metrics.confusion_matrix", lambda: metrics.confusion_matrix([1], [1, 0], 2), ValueError, r"^confusion_matrix: predicted has shape \(1,\) and labels \(2,\), wanted the same")
+for _name in ("mean_iou", "pixel_accuracy"):
+    row(f"metrics.{_name}", lambda n=_name: getattr(metrics, n)(jnp.ones((2, 3))), ValueError, rf"^{_name}: confusion has shape \(2, 3\), wanted \(C, C\)")
+row("metrics.mean_iou", lambda: metrics.mean_iou(jnp.ones((2, 2)), absent="zero"), ValueError, "^mean_iou: absent must be 'skip' or 'nan', got 'zero'")
+row("metrics.depth_errors", lambda: metrics.depth_errors([1.0], [1.0, 2.0]), ValueError, r"^depth_errors: predicted has shape \(1,\) and depth \(2,\), wanted the same")
+row("metrics.depth_errors", lambda: metrics.depth_errors("far", [1.0]), TypeError, "^depth_errors: predicted must hold real numbers, got 'far'")
+row("metrics.normal_errors", lambda: metrics.normal_errors(jnp.ones((3, 4, 5)), jnp.ones((3, 4, 5))), ValueError, r"^normal_errors: normals has shape \(3, 4, 5\), wanted \(..., 3\).*moveaxis")
+row("metrics.normal_errors", lambda: metrics.normal_errors(jnp.ones(3), jnp.ones(3), undefined="nan"), ValueError, "^normal_errors: undefined must be 'zero' or 'zero_sum', got 'nan'")
+for _name, _more in (("auc", ()), ("user_auc", ([1, 1],))):
+    _of = functools.partial(lambda name, more, *given: getattr(metrics, name)(*given, *more), _name, _more)
+    row(f"metrics.{_name}", lambda of=_of: of(jnp.ones((2, 1)), [1, 0]), ValueError, rf"^{_name}: scores has shape \(2, 1\), wanted \(n,\)")
+    row(f"metrics.{_name}", lambda of=_of: of([0.1, 0.2], [1]), ValueError, rf"^{_name}: scores has shape \(2,\) and labels \(1,\), wanted the same")
+row("metrics.user_auc", lambda: metrics.user_auc([0.1, 0.2], [1, 0], [1]), ValueError, r"^user_auc: scores has shape \(2,\) and users \(1,\), wanted the same")
+row("metrics.user_auc", lambda: metrics.user_auc([0.1], [1], [0.5]), TypeError, "^user_auc: users must hold integers, got float32")
+row("metrics.weighted_auc", lambda: metrics.weighted_auc({"like": 0.5}, "tiktok"), ValueError, r"^weighted_auc: areas has the tasks \['like'\], but weights has \['finish', 'like'\]")
+row("metrics.weighted_auc", lambda: metrics.weighted_auc({"like": 0.5}, "tik"), ValueError, "^weighted_auc: weights must be one of 'tiktok', .*got 'tik'")
 
 # Adversarial parts.
 row("adversarial.gradient_reversal", lambda: adversarial.gradient_reversal(1.0, "1"), TypeError, "^gradient_reversal: strength must be a real number, got '1'")
@@ -284,6 +303,7 @@ def test_the_message_says_what_is_wrong(call, error, message):
 def test_every_public_callable_has_a_row():
     spoken_for = {name for name, *_ in CASES}
     plain_tuples = {"Conflict", "Evidence", "MethodInfo", "Weighting"}  # They take what they get.
+    plain_tuples |= {"metrics.DepthErrors", "metrics.NormalErrors"}
     no_arguments = {"list_methods"}
     public = {
         name

@@ -1,4 +1,4 @@
-"""MultiMNIST in small, from the digits that scikit-learn ships."""
+"""MultiMNIST in small, from the digits that scikit-learn ships, and how far the digits slant."""
 
 from typing import NamedTuple
 
@@ -23,6 +23,27 @@ class Canvases(NamedTuple):
     """Where the two scans lie in scikit-learn's ``load_digits``."""
 
 
+class Slanted(NamedTuple):
+    """`Canvases`, and how far both digits lean."""
+
+    images: Float[np.ndarray, "n 10 10"]
+    labels: Int[np.ndarray, "n 2"]
+    scans: Int[np.ndarray, "n 2"]
+    slants: Float[np.ndarray, "n 2"]
+    """In degrees, to the right of the vertical."""
+
+
+def slant(scans: Float[np.ndarray, "n 8 8"]) -> Float[np.ndarray, " n"]:
+    """How far the ink leans to the right of the vertical, in degrees.
+
+    By the line of least squares through it: the columns of the ink against its rows.
+    """
+    rows, columns = np.indices((SCAN, SCAN)).reshape(2, -1)
+    ink = scans.reshape(len(scans), -1) / scans.sum(axis=(1, 2))[:, None]
+    down, along = (at - (ink @ at)[:, None] for at in (rows, columns))
+    return np.degrees(np.arctan2(-(ink * down * along).sum(axis=1), (ink * down**2).sum(axis=1)))
+
+
 def overlay(
     upper_left: Float[np.ndarray, "n 8 8"], lower_right: Float[np.ndarray, "n 8 8"]
 ) -> Float[np.ndarray, "n 10 10"]:
@@ -40,7 +61,7 @@ def multi_digits(*, train: int, validation: int, test: int, seed: int = 0) -> Sp
     scans drawn at random, one moved to the upper left and one to the lower right, overlaid by
     the elementwise maximum. Their shift of 6 of 28 pixels becomes 2 of 8. The scans are split
     first, 60 : 20 : 20 and stratified by digit, so that no canvas of one split shows a scan of
-    another.
+    another. The slants are those of the scans before they are laid over one another.
 
     Args:
         train: number of training canvases.
@@ -53,6 +74,7 @@ def multi_digits(*, train: int, validation: int, test: int, seed: int = 0) -> Sp
 
     images, digits = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32).reshape(-1, SCAN, SCAN)
+    slants = slant(images).astype(np.float32)
     fit, rest = train_test_split(
         np.arange(len(digits)), train_size=0.6, stratify=digits, random_state=seed
     )
@@ -61,13 +83,14 @@ def multi_digits(*, train: int, validation: int, test: int, seed: int = 0) -> Sp
     )
     rng = np.random.default_rng(seed)
 
-    def pairs(pool: Int[np.ndarray, " k"], size: int) -> Canvases:
+    def pairs(pool: Int[np.ndarray, " k"], size: int) -> Slanted:
         scans = rng.choice(pool, (size, 2)).astype(np.int32)
         upper_left, lower_right = scans.T
-        return Canvases(
+        return Slanted(
             images=overlay(images[upper_left], images[lower_right]),
             labels=digits[scans].astype(np.int32),
             scans=scans,
+            slants=slants[scans],
         )
 
     return Splits(pairs(fit, train), pairs(check, validation), pairs(held_out, test))

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -58,8 +59,11 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """The columns of a file with a header, gzipped or not; ``columns`` must be among them."""
+def read_csv(path: Path, columns: Sequence[str], *, others: bool = True) -> dict[str, list[str]]:
+    """The columns of a file with a header, gzipped or not; ``columns`` must be among them.
+
+    Unless ``others``, it is these alone that are kept.
+    """
     with _opened(path) as lines:
         reader = csv.reader(lines)
         header = next(reader, [])
@@ -68,16 +72,53 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
                 raise UserError(
                     f"{path}: no column {column!r}; it has {', '.join(header[:8])}, ..."
                 )
+        kept = header if others else list(columns)
+        places = [header.index(name) for name in kept]
         rows = []
         for number, row in enumerate(reader, 2):
             if len(row) != len(header):
                 raise UserError(
                     f"{path}, line {number}: {len(row)} values, not {len(header)}; is it cut off?"
                 )
-            rows.append(row)
+            rows.append([row[place] for place in places])
     if not rows:
         raise UserError(f"{path}: no rows")
-    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    return dict(zip(kept, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def read_integers(
+    path: Path, columns: Sequence[str], *, separator: str, header: bool
+) -> dict[str, np.ndarray]:
+    """Columns of whole numbers, of a file with millions of rows; ``columns`` are all of them."""
+    with _opened(path) as lines:
+        if header:
+            found = tuple(lines.readline().rstrip("\r\n").split(separator))
+            if found != tuple(columns):
+                raise UserError(
+                    f"{path}: its columns are {', '.join(found[:16])}, wanted {', '.join(columns)}"
+                )
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*input contained no data")
+                table = np.loadtxt(lines, dtype=np.int64, delimiter=separator, ndmin=2)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not a table of whole numbers ({reason})") from error
+    if not len(table):
+        raise UserError(f"{path}: no rows")
+    if table.shape[1] != len(columns):
+        raise UserError(
+            f"{path}: {table.shape[1]} columns, not {len(columns)}: {', '.join(columns)}"
+        )
+    return dict(zip(columns, table.T, strict=True))
+
+
+def yes_or_no(path: Path, column: str, values: np.ndarray) -> np.ndarray:
+    """A column of zeros and ones."""
+    if not np.isin(values, (0, 1)).all():
+        wrong = values[~np.isin(values, (0, 1))][0]
+        raise UserError(f"{path}: column {column!r} must hold 0 and 1, not {wrong}")
+    return values
 
 
 def numbers(path: Path, column: str, values: Sequence[str]) -> np.ndarray:

@@ -17,25 +17,32 @@ VALIDATION = 10_000  # MNIST digits of the training set that only validation can
 
 
 def multi_mnist(
-    folder: Path | None, *, train: int, validation: int, test: int, pool: int = 1, seed: int = 0
+    folder: Path | None,
+    *,
+    train: int,
+    validation: int,
+    test: int,
+    side: int = CANVAS,
+    seed: int = 0,
 ) -> Splits:
-    """Canvases of 36 x 36 pixels, a digit at the upper left and one at the lower right.
+    """Canvases with a digit at the upper left and one at the lower right.
 
-    The protocol is that of Sabour et al. (2017) as Sener and Koltun (2018) simplified it, without
-    their shrinking to 28 x 28. Digits are split first: no canvas of one split shows a digit of
-    another.
+    The protocol is that of Sabour et al. (2017) as Sener and Koltun (2018) simplified it. Digits
+    are split first: no canvas of one split shows a digit of another.
 
     Args:
         folder: with mnist.npz; without one scikit-learn fetches MNIST.
         train: number of training canvases.
         validation: number of validation canvases.
         test: number of test canvases.
-        pool: side of the blocks of pixels to average; 2 makes canvases of 18 x 18.
+        side: of the canvases in pixels, each the mean of what it covers of 36 x 36; 28 is the
+            papers'.
         seed: of the pairs.
     """
     x_train, y_train, x_test, y_test = _mnist(folder)
     held_out = min(VALIDATION, len(x_train) // 6)
     rng = np.random.default_rng(seed)
+    shrink = shares(CANVAS, side)
 
     def pairs(images: UInt8[np.ndarray, "k 28 28"], labels: np.ndarray, size: int) -> Canvases:
         scans = rng.integers(len(images), size=(size, 2)).astype(np.int32)
@@ -44,15 +51,21 @@ def multi_mnist(
         canvas[:, :DIGIT, :DIGIT] = images[upper_left]
         corner = canvas[:, SHIFT:, SHIFT:]
         np.maximum(corner, images[lower_right], out=corner)
-        small = canvas.reshape(size, CANVAS // pool, pool, CANVAS // pool, pool)
-        pooled: Float[np.ndarray, "n s s"] = small.mean(axis=(2, 4), dtype=np.float32) / 255
-        return Canvases(pooled, labels[scans].astype(np.int32), scans)
+        small = (shrink @ (canvas @ shrink.T)) / np.float32(255)
+        return Canvases(small, labels[scans].astype(np.int32), scans)
 
     return Splits(
         pairs(x_train[held_out:], y_train[held_out:], train),
         pairs(x_train[:held_out], y_train[:held_out], validation),
         pairs(x_test, y_test, test),
     )
+
+
+def shares(pixels: int, fewer: int) -> Float[np.ndarray, "fewer pixels"]:
+    """What part of each of ``fewer`` pixels along a side each of the ``pixels`` covers."""
+    ends = np.arange(fewer + 1)[:, None] * pixels / fewer
+    covered = np.clip(ends - np.arange(pixels), 0, 1)
+    return (np.diff(covered, axis=0) * fewer / pixels).astype(np.float32)
 
 
 def _mnist(folder: Path | None) -> tuple[np.ndarray, ...]:

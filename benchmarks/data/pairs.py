@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import locate, read_jsonl
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts, Splits
 from benchmarks.errors import UserError
 
 TASKS = ("quora", "sts")
@@ -34,7 +34,7 @@ def pairs(
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> tuple[Splits, list[str]]:
+) -> LoadedTexts:
     """Both tasks, and the vocabulary; the published development sets are the test split.
 
     Args:
@@ -81,4 +81,13 @@ def pairs(
         )
         return Pairs(first, second, targets, present)
 
-    return Splits(*(arrays(tasks) for tasks in split.values())), words
+    return LoadedTexts(
+        Splits(*(arrays(tasks) for tasks in split.values())),
+        words,
+        Splits(
+            *(
+                [[(r["text"], r["text2"]) for r in rows] for rows in tasks]
+                for tasks in split.values()
+            )
+        ),
+    )

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import locate, read_jsonl
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts, Splits
 from benchmarks.errors import UserError
 
 TASKS = (
@@ -49,7 +49,7 @@ def reviews(
     limit: int | None = None,
     validation: float = 0.125,
     seed: int = 0,
-) -> tuple[Splits, list[str]]:
+) -> LoadedTexts:
     """The reviews in the published split, and the vocabulary.
 
     Args:
@@ -90,4 +90,8 @@ def reviews(
         )
         return Reviews(tokens, labels, present, repeated)
 
-    return Splits(*(arrays(tasks) for tasks in split.values())), words
+    return LoadedTexts(
+        Splits(*(arrays(tasks) for tasks in split.values())),
+        words,
+        Splits(*([[r["text"] for r in rows] for rows in tasks] for tasks in split.values())),
+    )

@@ -12,3 +12,12 @@ class Splits(NamedTuple):
     train: Any
     validation: Any
     test: Any
+
+
+class LoadedTexts(NamedTuple):
+    """What a loader of texts returns."""
+
+    splits: Splits
+    vocabulary: list[str]
+    raw: Splits
+    """The texts themselves: of each split a list for each task, of texts or of pairs of them."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import given_folder, locate, read_jsonl
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts, Splits
 from benchmarks.errors import UserError
 
 TASKS = ("comp", "rec", "sci", "talk")
@@ -38,7 +38,7 @@ def topics(
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> tuple[Splits, list[str]]:
+) -> LoadedTexts:
     """The posts, subject and body, split by date as published, and the vocabulary.
 
     Args:
@@ -70,7 +70,11 @@ def topics(
         labels, _ = texts.padded([np.array([r["label"] for r in rows], np.int32) for rows in tasks])
         return Texts(tokens, labels, present)
 
-    return Splits(*(arrays(tasks) for tasks in split.values())), words
+    return LoadedTexts(
+        Splits(*(arrays(tasks) for tasks in split.values())),
+        words,
+        Splits(*([[r["text"] for r in rows] for rows in tasks] for tasks in split.values())),
+    )
 
 
 def _from_file(folder: Path | None) -> list[dict[str, Any]]:

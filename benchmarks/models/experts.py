@@ -4,9 +4,8 @@ A leaf is under ``heads``, with a leading task axis, exactly where a task's slic
 loss but that task's; every other leaf is under ``trunk``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -202,8 +201,3 @@ class PLE(nnx.Module):
                 gate = nnx.softmax(trunk.shared_gates[level](shared))
                 shared = (gate[..., None] * jnp.concatenate([of_tasks, of_shared], 1)).sum(axis=1)
         return heads.towers(tasks)[..., 0]
-
-
-BACKBONES: Mapping[str, Callable[..., SharedBottom | MMoE | PLE]] = MappingProxyType(
-    {"shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE}
-)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -40,11 +41,16 @@ class MultiTaskMLP(nnx.Module):
         num_tasks: int,
         outputs: int,
         activation: Activation = nnx.elu,
+        linear: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
+        """``linear``: whether heads see the inputs, too, beside what the layers make of them."""
         self.trunk = MLP(inputs, widths, activation, rngs=rngs)
-        self.heads = Heads(num_tasks, (inputs, *widths)[-1], outputs, rngs=rngs)
+        seen = (inputs, *widths)[-1] + (inputs if linear else 0)
+        self.heads = Heads(num_tasks, seen, outputs, rngs=rngs)
+        self.linear = linear
 
     def __call__(self, inputs: Float[Array, "n p"]) -> Float[Array, "n *t c"]:
         """Inputs to the outputs of every task, or of one (see `Heads`)."""
-        return self.heads(self.trunk(inputs))
+        features = self.trunk(inputs)
+        return self.heads(jnp.concatenate([features, inputs], -1) if self.linear else features)

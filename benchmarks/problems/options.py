@@ -1,13 +1,22 @@
 """The options that several suites share."""
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from benchmarks.suite import Suite
+from benchmarks.suite import Preset, Suite
 
-Backbone = Literal["shared_bottom", "mmoe", "ple"]
+if TYPE_CHECKING:
+    from benchmarks.data.splits import Splits
+    from benchmarks.train.problem import Problem
+
+Backbone = Literal["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"]
 """What the tasks of a table share."""
+Inputs = Literal["normal", "uniform"]
+Spread = Literal["deviation", "variance"]
+"""What the second number of N(10, 10) is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +28,53 @@ class TextSuite(Suite):
     """Of vocabulary, texts and splits, for each preset."""
     embeddings: Path | None = None
     """A file of word vectors in GloVe's text format, of the width of the model's embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSuite(Suite):
+    """Short videos that were shown to users: AdaTask's network and protocol."""
+
+    presets: ClassVar = {
+        "quick": Preset(epochs=4, batch_size=32, learning_rates=(1e-3, 3e-3)),
+        "standard": Preset(epochs=10, batch_size=4096, learning_rates=(1e-3, 3e-3)),
+        "paper": Preset(epochs=50, batch_size=4096, learning_rates=(1e-3,)),
+    }
+    compared: ClassVar = ("gradnorm", "uw", "pcgrad", "cagrad", "adatask")
+    # The paper does not state the widths of the two hidden layers.
+    model: ClassVar[Mapping[str, dict[str, Any]]] = {
+        "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+        "standard": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
+        "paper": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
+    }
+    rare: ClassVar[Mapping[str, int]] = {"quick": 2, "standard": 10, "paper": 10}
+    tasks: ClassVar[tuple[str, ...]]
+    weights: ClassVar[Mapping[str, float]]
+    """Of the tasks' AUCs in the contest."""
+    backbone: Backbone = "shared_bottom"
+    """What the tasks share: dense layers, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
+
+    @abstractmethod
+    def load(self) -> "tuple[Splits, tuple[int, ...]]":
+        """The table, and the number of categories of each column."""
+
+    def problem(self) -> "Problem":
+        """The table, the backbone and their losses."""
+        import optax
+
+        from benchmarks.problems.tables import table_problem
+
+        splits, cardinalities = self.data
+        return table_problem(
+            self.name,
+            self.tasks,
+            splits,
+            cardinalities,
+            self.backbone,
+            dict(self.model[self.preset]),
+            {"rare": self.rare[self.preset]},
+            weights=self.weights,
+            optimizer=optax.rmsprop,
+            batch_size=self.rows_per_batch,
+            query_fraction=self.query_fraction,
+        )

@@ -11,12 +11,14 @@ from scipy.stats import pearsonr
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
 from benchmarks.models.transformer import MultiTaskPairTransformer
+from benchmarks.problems.baselines import of_each_task, pairs_of_texts
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
 from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"width": 32, "layers": 1, "attention_heads": 4, "hidden": 64},
+    "standard": {"width": 128, "layers": 2, "attention_heads": 4, "hidden": 256},
     "paper": {"width": 128, "layers": 4, "attention_heads": 8, "hidden": 512},
 }
 NEAR = 0.5  # How far a similarity may be off to be counted as right.
@@ -36,7 +38,7 @@ class PairsOfKinds(NamedTuple):
 def problem(suite: Paraphrase) -> Problem:
     """The pairs, the Transformer and their losses."""
     data, model = DATA[suite.preset], MODEL[suite.preset]
-    splits, vocabulary = suite.data
+    splits, vocabulary, raw = suite.data
     sizes = {
         **model,
         "vocabulary": len(vocabulary),
@@ -65,6 +67,11 @@ def problem(suite: Paraphrase) -> Problem:
         query_fraction=suite.query_fraction,
         at_once=1,
         config={"suite": suite.name, "data": data, "model": sizes},
+        baseline=pairs_of_texts(
+            raw,
+            Splits(*(of_each_task(part.targets, part.present) for part in splits)),
+            [task == "quora" for task in TASKS],
+        ),
     )
 
 

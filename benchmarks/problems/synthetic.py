@@ -1,57 +1,71 @@
-"""Two regressions of different scale, and which of them moves which layer."""
+"""Two regressions, one of which dominates the other, and which of them moves which layer."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-import mtl_optax as mtl
 from benchmarks.data.splits import Splits
-from benchmarks.data.synthetic import SCALES, Regression
+from benchmarks.data.synthetic import INPUTS, OUTPUTS, TASKS, Regression
 from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
+from benchmarks.problems.baselines import ridge
+from benchmarks.problems.dominance import BUCKETS, DECAY, PARTS, VARIANCES, Watched, watch
 from benchmarks.problems.networks import in_trunk, network
-from benchmarks.results.cells import Cell, as_read
+from benchmarks.results.cells import Cell, as_read, plain
 from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
-from benchmarks.suites.synthetic import DATA, Synthetic
+from benchmarks.suites.synthetic import Synthetic
 from benchmarks.train.problem import Metric, Problem
-from benchmarks.train.recipes import Recipe
-from benchmarks.train.training import Member, train
+from benchmarks.train.training import Member
 from benchmarks.writing import write
 
-TASKS = tuple(f"scale {scale:g}" for scale in SCALES)
 MODEL: dict[str, Any] = {
-    "inputs": 250,
+    "inputs": INPUTS,
     "widths": (100, 100, 100, 100),
-    "num_tasks": len(SCALES),
-    "outputs": 100,
+    "num_tasks": len(TASKS),
+    "outputs": OUTPUTS,
 }
-WATCHED = (EQUAL_WEIGHTING, "adatask", "layerwise_adatask")
+LAYERS = ("all", *(f"layer {i + 1}" for i in range(len(MODEL["widths"]))))
+WATCHED = (
+    EQUAL_WEIGHTING,
+    "pcgrad",
+    "uw",
+    "cagrad",
+    "gradnorm",
+    "layerwise_adatask",
+    "adatask",
+)
+CONTRASTED = (EQUAL_WEIGHTING, "adatask")  # In the pictures of step sizes and of noise.
+SHARES = ("#0072B2", "#8ec1de", "#dddddd", "#efb08a", "#D55E00")  # From the first task to the last.
 
 
 def problem(suite: Synthetic) -> Problem:
     """The regressions, the network and their losses."""
-    data = DATA[suite.preset]
     splits: Splits = suite.data
     made = network(lambda rngs: MultiTaskMLP(**MODEL, rngs=rngs))
+    first = np.mean(splits.train.y.astype(float) ** 2, axis=(0, 2))
 
     def losses(outputs: Float[Array, "n t d"], batch: Regression) -> Float[Array, " t"]:
         return jnp.mean((outputs - batch.y) ** 2, axis=(0, 2))
 
     def scores(outputs: Float[np.ndarray, "n t d"], rows: Regression) -> Any:
-        return np.sqrt(np.mean((outputs - rows.y) ** 2, axis=(0, 2))) / np.array(SCALES)
+        return 100 * np.mean((outputs - rows.y) ** 2, axis=(0, 2)) / first
 
     return Problem(
         tasks=TASKS,
+        # Of that of the answer zero, which is nearly the untrained network's.
         metrics=tuple(
-            Metric(f"{task} RMSE/scale", number, higher_is_better=False)
+            Metric(f"{task} loss %", number, higher_is_better=False)
             for number, task in enumerate(TASKS)
         ),
         init=made.init,
@@ -64,8 +78,14 @@ def problem(suite: Synthetic) -> Problem:
         test=splits.test,
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
-        optimizer=optax.rmsprop,
-        config={"suite": suite.name, "data": data, "model": MODEL, "optimizer": "rmsprop"},
+        optimizer=lambda rate: optax.rmsprop(rate, decay=DECAY),
+        config={
+            "suite": suite.name,
+            "data": suite.drawn,
+            "model": MODEL,
+            "optimizer": f"rmsprop, decay {DECAY}",
+        },
+        baseline=ridge(Splits(*(part.x for part in splits)), Splits(*(part.y for part in splits))),
     )
 
 
@@ -79,75 +99,106 @@ def draw_dominance(suite: Synthetic, cells: Mapping[str, Sequence[Cell]]) -> Non
         config = as_read({"config": cells[method][0].config, "learning_rate": rate})
         kept = None if suite.fresh else _kept(path, config)
         if kept is None:
-            kept = dominance(method, problem, Member(0, rate), suite.protocol.epochs)
-            write(path, json.dumps({**config, "histograms": kept}) + "\n")
+            kept = watch(method, problem, Member(0, rate), suite.protocol.epochs)
+            told = {name: plain(value.tolist()) for name, value in kept._asdict().items()}
+            write(path, json.dumps({**config, **told}) + "\n")
         found[method] = kept
+    two = {method: found[method] for method in CONTRASTED if method in found}
     with mpl.rc_context(STYLE):
-        save(_picture(found), suite.folder / "dominance.png")
+        for name, figure in (
+            ("dominance.png", _dominance(found)),
+            ("steps.png", _steps(two)),
+            ("noise.png", _noise(two)),
+        ):
+            save(figure, suite.folder / name)
 
 
-def dominance(
-    method: str, problem: Problem, member: Member, epochs: int
-) -> dict[str, list[list[float]]]:
-    """Histograms of the tasks' shares of the squared updates, by layer: ``(t, 5)`` each."""
-    tasks = problem.num_tasks
-
-    def optimizer(rate: Any) -> optax.GradientTransformation:
-        parts = {
-            EQUAL_WEIGHTING: lambda: mtl.split_step(tasks, problem.optimizer(rate)),
-            "adatask": lambda: mtl.adatask(tasks, problem.optimizer(rate), combine=False),
-            "layerwise_adatask": lambda: mtl.layerwise_adatask(
-                tasks, learning_rate=rate, combine=False
-            ),
-        }[method]
-        watched = optax.chain(parts(), mtl.track_dominance(tasks), mtl.sum_tasks(tasks))
-        return mtl.on_shared(watched, problem.shared, heads=problem.optimizer(rate))
-
-    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        losses, grads = problem.value_and_task_grads(params, batch)
-        step = optax.with_extra_args_support(optimizer(rate)).update
-        return losses, *step(grads, state, params, task_losses=losses)
-
-    run = train(Recipe(problem, optimizer(1.0).init, update), [member], epochs=epochs)
-    squares = optax.tree_utils.tree_get(run.states[0], "squares")
-    return {
-        layer: np.asarray(histogram, float).round(6).tolist()
-        for layer, histogram in mtl.dominance_by_layer(squares, group=_layer).items()
-    }
-
-
-def _layer(path: Any) -> str:
-    """The number of the layer, whose kernel and bias belong together."""
-    return f"layer {path[2].key + 1}"
-
-
-def _kept(path: Any, config: dict[str, Any]) -> dict[str, list[list[float]]] | None:
+def _kept(path: Path, config: dict[str, Any]) -> Watched | None:
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text())
-        histograms = content.pop("histograms")
+        kept = Watched(*(np.array(content.pop(name), float) for name in Watched._fields))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path}: not a finished file; remove it or pass --fresh") from error
-    return histograms if content == config else None
+    return kept if content == config else None
 
 
-def _picture(found: dict[str, dict[str, list[list[float]]]]) -> Figure:
-    """A row of panels for each method, a panel for each layer, a bar for each task and bucket."""
-    layers = list(next(iter(found.values())))
-    figure = Figure(figsize=(1 + 2.1 * len(layers), 0.9 + 1.7 * len(found)), layout="constrained")
-    grid = figure.subplots(len(found), len(layers), sharex=True, sharey=True, squeeze=False)
-    centres = np.arange(5) * 20 + 10
-    for row, (method, histograms) in zip(grid, found.items(), strict=True):
-        row[0].set_ylabel(method)
-        for axes, layer in zip(row, layers, strict=True):
-            for number, (task, colour) in enumerate(zip(TASKS, TASK_COLOURS, strict=False)):
-                shares = 100 * np.array(histograms[layer][number])
-                axes.bar(centres + 8 * number - 4, shares, 8, color=colour, label=task)
-    for axes, layer in zip(grid[0], layers, strict=True):
-        axes.set_title(layer, loc="left")
-    figure.supxlabel("a task's share of a parameter's squared updates (%)", fontsize=9)
+def _panels(
+    rows: Sequence[str], columns: Sequence[str], width: float = 2.1, **shared: Any
+) -> tuple[Figure, Any]:
+    """A row of panels for each method."""
+    size = (1 + width * len(columns), 0.9 + 1.4 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, **shared)
+    for name, row in zip(rows, grid, strict=True):
+        row[0].set_ylabel(name)
+    for name, axes in zip(columns, grid[0], strict=True):
+        axes.set_title(name, loc="left")
+    return figure, grid
+
+
+def _legend(figure: Figure, axes: Axes, title: str) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title=title)
+
+
+def _dominance(found: Mapping[str, Watched]) -> Figure:
+    """How many parameters fall in each bucket of B's share of their squared updates."""
+    figure, grid = _panels(list(found), LAYERS, sharex=True, sharey=True)
+    for row, watched in zip(grid, found.values(), strict=True):
+        for axes, shares in zip(row, np.moveaxis(100 * watched.shares, 1, 0), strict=True):
+            epochs = np.arange(1, len(shares) + 1)
+            tops = shares.cumsum(axis=1)
+            for bucket, colour in enumerate(SHARES):
+                low, high = (100 * i // BUCKETS for i in (bucket, bucket + 1))
+                bottom = tops[:, bucket] - shares[:, bucket]
+                label = f"{low} to {high} %"
+                axes.bar(epochs, shares[:, bucket], 1, bottom, color=colour, label=label)
+            axes.set_ylim(0, 100)
+            axes.grid(visible=False)
+    figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("parameters (%)", fontsize=9)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(TASKS))
+    _legend(figure, grid[0, 0], f"{TASKS[-1]}'s share of a parameter's squared updates (rAU)")
+    return figure
+
+
+def _steps(found: Mapping[str, Watched]) -> Figure:
+    """By whose gradients the step sizes go."""
+    figure, grid = _panels(list(found), LAYERS[1:], sharex=True)
+    for row, watched in zip(grid, found.values(), strict=True):
+        for axes, sizes in zip(row, np.moveaxis(watched.sizes, 1, 0), strict=True):
+            epochs = np.arange(1, len(sizes) + 1)
+            for name, colour, style, values in zip(
+                (*TASKS, "both"),
+                (*TASK_COLOURS[:2], "black"),
+                ("-", "-", ":"),
+                sizes.T,
+                strict=True,
+            ):
+                axes.plot(epochs, values, color=colour, ls=style, label=name)
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("mean of 1 / √G over ten parameters", fontsize=9)
+    _legend(figure, grid[0, 0], "G, the averaged squares, of the gradients of")
+    return figure
+
+
+def _noise(found: Mapping[str, Watched]) -> Figure:
+    """How much noise in what B moves most harms A and B."""
+    ways = (
+        (f"variance of noise in {PARTS[0]} %", VARIANCES),
+        (f"parameters (%) with noise of {VARIANCES[0]:g}", PARTS),
+    )
+    figure, grid = _panels(list(found), [name for name, _ in ways], width=3)
+    for row, watched in zip(grid, found.values(), strict=True):
+        rises = np.split(watched.noise, [len(VARIANCES)])
+        for axes, (_, labels), rise in zip(row, ways, rises, strict=True):
+            for task, (name, colour) in enumerate(zip(TASKS, TASK_COLOURS, strict=False)):
+                places = np.arange(len(labels)) + 0.4 * task - 0.2
+                axes.bar(places, rise[:, task], 0.4, color=colour, label=name)
+            axes.set_xticks(np.arange(len(labels)), [f"{label:g}" for label in labels])
+    figure.supylabel("rise of the loss (%)", fontsize=9)
+    _legend(figure, grid[0, 0], "task")
     return figure

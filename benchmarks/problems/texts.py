@@ -6,14 +6,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from benchmarks.data.splits import Splits
 from benchmarks.data.texts import glove
 from benchmarks.models.text_cnn import MultiTaskTextCNN
+from benchmarks.problems.baselines import linear_texts, of_each_task
 from benchmarks.problems.networks import accuracy, in_trunk, network
 from benchmarks.problems.options import TextSuite
 from benchmarks.train.problem import Metric, Problem, mean_present
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},
+    "standard": {"embedding": 100, "channels": 100, "widths": (3, 5, 7)},
     "paper": {"embedding": 300, "channels": 100, "widths": (3, 5, 7)},
 }
 
@@ -25,7 +28,7 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
     one more metric, which does not count.
     """
     options, model = suite.sizes[suite.preset], MODEL[suite.preset]
-    splits, vocabulary = suite.data
+    splits, vocabulary, raw = suite.data
     vectors = None
     if suite.embeddings is not None:
         vectors = glove(suite.embeddings, vocabulary, model["embedding"])
@@ -72,4 +75,9 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
             "data": {**options, "embeddings": suite.embeddings and suite.embeddings.name},
             "model": sizes,
         },
+        baseline=linear_texts(
+            raw,
+            Splits(*(of_each_task(part.labels, part.present) for part in splits)),
+            suite.classes,
+        ),
     )

@@ -105,12 +105,12 @@ class Store:
                 {"learning_rate": t.learning_rate, "validation": plain(t.validation)}
                 for t in cell.trials
             ],
-            "learning_rate": cell.learning_rate,
+            "learning_rate": plain(cell.learning_rate),
             "epoch": cell.epoch,
             "test": plain(cell.test.tolist()),
             "test_loss": plain(cell.test_loss.tolist()),
             "curves": {
-                k: None if v is None else plain(v.tolist())
+                k: None if v is None else plain(v.tolist(), digits=4)
                 for k, v in cell.curves._asdict().items()
             },
         }
@@ -144,7 +144,7 @@ def read_cell(path: Path) -> Cell:
                 Trial(float(t["learning_rate"]), _number(t["validation"]))
                 for t in content["trials"]
             ),
-            learning_rate=float(content["learning_rate"]),
+            learning_rate=_number(content["learning_rate"]),
             epoch=int(content["epoch"]),
             test=_numbers(content["test"]),
             test_loss=_numbers(content["test_loss"]),
@@ -171,11 +171,11 @@ def as_read(config: Mapping[str, Any]) -> Config:
     return dict(json.loads(json.dumps(config)))
 
 
-def plain(values: Any) -> Any:
-    """Nested lists of floats in six digits; JSON has no NaN, so that one becomes null."""
+def plain(values: Any, digits: int = 6) -> Any:
+    """Nested lists of rounded floats; JSON has no NaN, so that one becomes null."""
     if isinstance(values, list):
-        return [plain(value) for value in values]
-    return float(f"{values:.6g}") if math.isfinite(values) else None
+        return [plain(value, digits) for value in values]
+    return float(f"{values:.{digits}g}") if math.isfinite(values) else None
 
 
 def _number(value: float | None) -> float:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import optimize, stats
 
+from benchmarks.methods import BASELINES, SIMPLE_MODEL, SINGLE_TASK
 from benchmarks.results.cells import Cell
-from benchmarks.methods import SINGLE_TASK
 from mtl_optax.metrics import delta_m
 
 Cells = Mapping[str, Sequence[Cell]]
+LEVEL = 0.05  # Of every test.
 
 
 class Comparison(NamedTuple):
@@ -23,7 +24,8 @@ class Comparison(NamedTuple):
     margin: float
     """Half the width of the 95 % confidence interval by Student's t, for one comparison alone."""
     certain: bool
-    """Whether they differ at 5 %, with Holm's correction for all methods compared."""
+    """Whether they differ at 5 %, with Holm's correction for all methods compared: not for the
+    baselines, which are no part of the question."""
     seeds: int
     """How many both have."""
 
@@ -31,6 +33,11 @@ class Comparison(NamedTuple):
 def first_cell(cells: Cells) -> Cell:
     """Any cell: they agree in suite, tasks and metrics."""
     return next(iter(cells.values()))[0]
+
+
+def networks(cells: Cells) -> dict[str, Sequence[Cell]]:
+    """All but the simple models, which have no place among methods, seeds and epochs."""
+    return {method: group for method, group in cells.items() if method != SIMPLE_MODEL}
 
 
 def counted(cells: Cells) -> list[int]:
@@ -77,10 +84,13 @@ def change(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
 
 
 def mean_ranks(cells: Cells) -> dict[str, float]:
-    """The place of each method among all, 1 is best, mean over metrics that count and seeds.
+    """The place of each network among all, 1 is best, mean over metrics that count and seeds.
 
     Over the seeds that every method has; NaN where there are none.
     """
+    cells = networks(cells)
+    if not cells:
+        return {}
     metrics, columns = first_cell(cells).metrics, counted(cells)
     groups = list(with_common_seeds(cells, cells).values())
     if not groups[0]:
@@ -93,7 +103,7 @@ def mean_ranks(cells: Cells) -> dict[str, float]:
 
 
 def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
-    """Every other method against one, by paired t-tests over the seeds that both have.
+    """Every other network against one, by paired t-tests over the seeds that both have.
 
     Methods with fewer than two such seeds, and all if ``reference`` is missing, are left out.
     """
@@ -101,7 +111,7 @@ def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
         return {}
     sign = 1 if higher_is_better(cells) else -1
     found = {}
-    for method in cells.keys() - {reference}:
+    for method in networks(cells).keys() - {reference}:
         pair = with_common_seeds(cells, (method, reference))
         seeds = len(pair[method])
         if seeds < 2:
@@ -114,7 +124,7 @@ def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
                 statistic = abs(differences.mean()) / error
             chance = 1.0 if np.isnan(statistic) else float(2 * stats.t.sf(statistic, seeds - 1))
             found[method] = (float(differences.mean()), margin, chance, seeds)
-    certain = _holm({method: chance for method, (_, _, chance, _) in found.items()})
+    certain = _holm({m: chance for m, (_, _, chance, _) in found.items() if m not in BASELINES})
     return {
         method: Comparison(mean, margin, method in certain, seeds)
         for method in cells
@@ -123,7 +133,7 @@ def compare(cells: Cells, reference: str) -> dict[str, Comparison]:
     }
 
 
-def _holm(chances: Mapping[str, float], level: float = 0.05) -> set[str]:
+def _holm(chances: Mapping[str, float], level: float = LEVEL) -> set[str]:
     """Which hypotheses Holm's step-down procedure rejects."""
     rejected: set[str] = set()
     for place, name in enumerate(sorted(chances, key=lambda n: chances[n])):
@@ -131,6 +141,25 @@ def _holm(chances: Mapping[str, float], level: float = 0.05) -> set[str]:
             break
         rejected.add(name)
     return rejected
+
+
+def smallest_difference(cells: Cells, reference: str, power: float = 0.8) -> float | None:
+    """The difference that Holm's strictest test would have found with this probability.
+
+    Of a method whose differences spread as those of the median method do; by the noncentral
+    t-distribution. None where nothing was compared.
+    """
+    compared = {m: one for m, one in compare(cells, reference).items() if m not in BASELINES}
+    if not compared:
+        return None
+    seeds = min(one.seeds for one in compared.values())
+    errors = [one.margin / stats.t.ppf(0.975, one.seeds - 1) for one in compared.values()]
+    critical = stats.t.ppf(1 - LEVEL / (2 * len(compared)), seeds - 1)
+
+    def lack(shift: float) -> float:
+        return float(stats.nct.sf(critical, seeds - 1, shift)) - power
+
+    return float(np.median(errors) * optimize.brentq(lack, 0, 100 * critical))
 
 
 def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:

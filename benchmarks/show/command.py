@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.command import Command
+from benchmarks.suite import STANDARD
 from benchmarks.writing import between_markers, write
 
 
@@ -14,7 +15,7 @@ from benchmarks.writing import between_markers, write
 class Report(Command):
     """Gather all results on one page, report.html, and as Markdown tables, report.md."""
 
-    results: Path = Path("results")
+    results: Path = STANDARD
     """Folder with the results of suites, each in a folder of its own."""
     into: Path | None = None
     """A Markdown file to write the tables into as well, between its two markers."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
 from benchmarks.results.cells import Cell
 from benchmarks.results.summary import (
     Cells,
@@ -23,6 +23,7 @@ from benchmarks.results.summary import (
     first_cell,
     higher_is_better,
     mean_metric,
+    networks,
     test_metrics,
 )
 from mtl_optax.metrics import task_variance
@@ -45,14 +46,15 @@ STYLE: dict[Any, Any] = {
 
 def draw(cells: Cells, folder: Path) -> None:
     """Write the pictures of a suite as PNG files."""
+    trained = networks(cells)
     with mpl.rc_context(STYLE):
         pictures = {
             "summary.png": _summary(cells),
-            "curves.png": _curves(cells),
-            "losses.png": _losses(cells),
-            "variance.png": _variance(cells),
-            "weights.png": _weights(cells),
-            "cosine.png": _cosine(cells),
+            "curves.png": _curves(trained),
+            "losses.png": _losses(trained),
+            "variance.png": _variance(trained),
+            "weights.png": _weights(trained),
+            "cosine.png": _cosine(trained),
         }
         for name, figure in pictures.items():
             if figure is not None:
@@ -74,10 +76,11 @@ def _summary(cells: Cells) -> Figure:
     columns, more = counted(cells), higher_is_better(cells)
     curves = {
         method: _recorded(group, "validation")[..., columns].mean(axis=-1)
-        for method, group in cells.items()
+        for method, group in networks(cells).items()
     }
     order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))
-    methods = [method for method in reversed(order) if method not in BASELINES]
+    alone = (SIMPLE_MODEL, *BASELINES)
+    methods = [method for method in reversed(order) if method not in alone]
     for method in methods[1:]:
         label = "other methods" if method == methods[1] else None
         mean = curves[method].mean(axis=0)
@@ -121,7 +124,7 @@ def _summary(cells: Cells) -> Figure:
             right.axvline(values[SINGLE_TASK][:, number].mean(), color=colour, ls=":", lw=1)
     right.set_yticks(rows, order)
     for tick in right.get_yticklabels():
-        if tick.get_text() in BASELINES:
+        if tick.get_text() in alone:
             tick.set_fontstyle("italic")
     right.set_title("At the epoch chosen on the validation split", loc="left")
     right.set_xlabel(f"test split; dotted: {SINGLE_TASK}")

@@ -71,7 +71,10 @@ def markdown(results: Results) -> str:
     """A heading, a table and notes for each suite."""
     parts = []
     for suite in results.suites:
-        parts += [f"### {suite.name}", "", tell.protocol(suite), ""]
+        parts += [f"### {suite.name}", ""]
+        if (simple := tell.baseline(suite.cells)) is not None:
+            parts += [simple, ""]
+        parts += [tell.protocol(suite), ""]
         parts += _markdown_table(results_table(suite.cells, each_metric=_few(suite)))
         parts += ["", tell.verdict(suite.cells), ""]
         parts += [f"- {caveat}" for caveat in tell.caveats(suite.cells)]
@@ -119,7 +122,10 @@ def html(results: Results) -> str:
 
 
 def _section(suite: SuiteResults, anchor: str) -> str:
-    parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2><p>{escape(tell.protocol(suite))}</p>']
+    parts = [f'<h2 id="{anchor}">{escape(suite.name)}</h2>']
+    if (simple := tell.baseline(suite.cells)) is not None:
+        parts.append(f"<p>{escape(simple.replace('**', ''))}</p>")
+    parts.append(f"<p>{escape(tell.protocol(suite))}</p>")
     parts.append(_html_table(results_table(suite.cells, each_metric=_few(suite))))
     if not _few(suite):
         table = _html_table(results_table(suite.cells, each_metric=True))

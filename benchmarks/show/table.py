@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
 from benchmarks.results.gather import Lines
 from benchmarks.results.summary import (
     Cells,
@@ -18,6 +18,7 @@ from benchmarks.results.summary import (
     first_cell,
     mean_metric,
     mean_ranks,
+    networks,
     spread,
     step_time,
     test_metrics,
@@ -32,7 +33,7 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
     """One row for each method; the counted metrics one by one, or their mean alone."""
     metrics, columns = first_cell(cells).metrics, counted(cells)
     shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
-    seeds = {len(group) for group in cells.values()}
+    seeds = {len(group) for group in networks(cells).values()}
     heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %", "rank"]
     heading += ["against equal weighting", "rate", "epoch", "time"]
     heading += ["seeds"] if len(seeds) > 1 else []
@@ -45,9 +46,10 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
         row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
-        row.append(rank_text(ranks[method]))
+        row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
-        row += [f"{group[0].learning_rate:g}", f"{np.mean([cell.epoch for cell in group]):.0f}"]
+        rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
+        row += ["–", "–"] if method == SIMPLE_MODEL else [f"{rate:g}", f"{epoch:.0f}"]
         row.append("–" if time is None else f"{time:.2f}x")
         row += [str(len(group))] if len(seeds) > 1 else []
         rows.append(row)
@@ -77,7 +79,7 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
             "split"
         ),
         caption=(
-            f"{spread_over(len(next(iter(cells.values()))))} Δm is the mean drop against "
+            f"{spread_over(max(map(len, cells.values())))} Δm is the mean drop against "
             f"{SINGLE_TASK} in percent, less is better; rank is the mean place over metrics and "
             f"seeds; rate is the learning rate chosen; time is per step, against "
             f"{EQUAL_WEIGHTING}."
@@ -94,8 +96,8 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
     for method, row in zip(cells, rows, strict=True):
         result.add_row(
             *(row[i] for i in shown),
-            style="dim" if method in BASELINES else "",
-            end_section=method == EQUAL_WEIGHTING,
+            style="dim" if method in (SIMPLE_MODEL, *BASELINES) else "",
+            end_section=method in (SIMPLE_MODEL, EQUAL_WEIGHTING),
         )
     return result
 

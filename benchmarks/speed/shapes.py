@@ -42,6 +42,7 @@ def shapes() -> list[Callable[[], Shape]]:
         functools.partial(mlp, 3, 512, 128, 40, 15.0),
         functools.partial(mlp, 2, 2048, 32, 4, 2.1),
         recommender,
+        *(functools.partial(recommender, 4096, 1_000_000, num_tasks=t) for t in (2, 4)),
         transformer,
         cnn,
         own_batches,
@@ -79,9 +80,11 @@ def mlp(layers: int, width: int, rows: int, num_tasks: int, target: float) -> Sh
     return Shape(name, num_tasks, target, params, batch, losses)
 
 
-def recommender(rows: int = 512, vocabulary: int = 200_000, width: int = 16) -> Shape:
+def recommender(
+    rows: int = 512, vocabulary: int = 200_000, width: int = 16, num_tasks: int = 3
+) -> Shape:
     """Four lookups in one table, and a small dense layer."""
-    num_tasks, fields = 3, 4
+    fields = 4
     params = {
         "table": _draw(0, vocabulary, width),
         "w": _dense(1, fields * width, 64),

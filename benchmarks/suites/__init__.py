@@ -7,9 +7,12 @@ from benchmarks.suites.digits import Digits
 from benchmarks.suites.molecules import Molecules
 from benchmarks.suites.multimnist import MultiMNIST
 from benchmarks.suites.paraphrase import Paraphrase
+from benchmarks.suites.ranking import Ranking
 from benchmarks.suites.reviews import Reviews
 from benchmarks.suites.synthetic import Synthetic
+from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
+from benchmarks.suites.wechat import WeChat
 
 SUITES: tuple[type[Suite], ...] = (
     Digits,
@@ -21,4 +24,7 @@ SUITES: tuple[type[Suite], ...] = (
     Census,
     Molecules,
     AliExpress,
+    Ranking,
+    TikTok,
+    WeChat,
 )

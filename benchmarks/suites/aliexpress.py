@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+    "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
     "paper": {"embedding": 128, "widths": (512, 256), "tower": (32,)},
 }
 
@@ -26,10 +27,13 @@ class AliExpress(Suite):
     name: ClassVar[str] = "aliexpress"
     presets: ClassVar = {
         "quick": Preset(epochs=6, batch_size=32, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=15, batch_size=512, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=50, batch_size=2048, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
+    compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
     backbone: Backbone = "mmoe"
-    """What the tasks share: a dense layer, gated experts, or experts of their own as well."""
+    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
 
     def load(self) -> tuple[Splits, tuple[int, ...]]:
         """The table, and the number of categories of each column."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DATA: dict[str, dict[str, Any]] = {
     "quick": {"vocabulary": 5000, "length": 24, "limit": 3000},
+    "standard": {"vocabulary": 20_000, "length": 32, "limit": None},
     "paper": {"vocabulary": 20_000, "length": 48, "limit": None},
 }
 
@@ -26,10 +27,12 @@ class Paraphrase(Suite):
     name: ClassVar[str] = "paraphrase"
     presets: ClassVar = {
         "quick": Preset(epochs=6, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3)),
+        "standard": Preset(epochs=10, batch_size=64, learning_rates=(3e-4, 1e-3, 3e-3)),
         "paper": Preset(epochs=30, batch_size=64, learning_rates=(1e-4, 3e-4, 1e-3)),
     }
+    compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
 
-    def load(self) -> tuple[Splits, list[str]]:
+    def load(self) -> LoadedTexts:
         """The pairs, and the vocabulary."""
         from benchmarks.data.pairs import pairs
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmarks.data.splits import Splits
+from benchmarks.data.splits import LoadedTexts
 from benchmarks.problems.options import TextSuite
 from benchmarks.suite import Preset
 
@@ -22,15 +22,26 @@ class Topic(TextSuite):
     name: ClassVar[str] = "topic"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 1e-2, 3e-2)),
+        "standard": Preset(epochs=8, batch_size=32, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
+    compared: ClassVar = (
+        "uw",
+        "gradnorm",
+        "mgda",
+        "tchebycheff",
+        "bandit_mtl",
+        "meta_weighting",
+        "getmtl",
+    )
     classes: ClassVar = 4
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": None},
+        "standard": {"vocabulary": 30_000, "length": 256, "limit": None},
         "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
     }
 
-    def load(self) -> tuple[Splits, list[str]]:
+    def load(self) -> LoadedTexts:
         """The posts, and the vocabulary."""
         from benchmarks.data.topics import topics
 

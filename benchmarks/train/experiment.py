@@ -7,23 +7,36 @@ validation split. The test split is read once, by the parameters of that epoch.
 
 import hashlib
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.errors import InterruptedRunError
-from benchmarks.methods import BASELINES
+from benchmarks.methods import BASELINES, SIMPLE_MODEL
 from benchmarks.results.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
 from benchmarks.train.protocol import SILENT, Progress, Protocol, Row
 from benchmarks.train.recipes import Recipe, default_hyperparameters, recipe
-from benchmarks.train.training import Member, Program, Run, compiled, evaluate, lowered, train
+from benchmarks.train.training import (
+    Curves,
+    Member,
+    Program,
+    Run,
+    Timing,
+    compiled,
+    evaluate,
+    lowered,
+    train,
+)
 
 AHEAD = 2  # Programs that wait for their row.
 
@@ -39,22 +52,29 @@ def run_cells(
 ) -> dict[str, list[Cell]]:
     """Train the cells that are not in ``store`` yet; every row's cells, in order of seed."""
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
+    seeds = {row.label: row.seeds(protocol) for row in rows}
     found = {
         row.label: {
             seed: cell
-            for seed in range(protocol.seeds)
+            for seed in seeds[row.label]
             if (cell := store.load(row.label, seed, configs[row.label])) is not None
         }
         for row in rows
     }
+    networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
         row.label: (0 if 0 in found[row.label] else len(protocol.learning_rates))
         + sum(seed not in found[row.label] for seed in range(1, protocol.seeds))
-        for row in rows
+        for row in networks
     }
     progress.plan(sum(map(len, found.values())), protocol.epochs * sum(todo.values()))
     try:
-        with closing(_compiled([row for row in rows if todo[row.label]], problem)) as recipes:
+        for row in rows:
+            if row not in networks and not found[row.label]:
+                progress.row(row.label)
+                found[row.label][0] = _simple_model(problem, store, row, configs[row.label])
+        missing = [row for row in networks if todo[row.label]]
+        with closing(_compiled(missing, problem)) as recipes:
             for row, made, program in recipes:
                 progress.row(row.label)
                 _Trainer(
@@ -70,10 +90,38 @@ def run_cells(
     except KeyboardInterrupt:
         kept = sum(map(len, found.values()))
         raise InterruptedRunError(
-            f"interrupted: {kept} of {len(rows) * protocol.seeds} cells are kept in "
+            f"interrupted: {kept} of {sum(map(len, seeds.values()))} cells are kept in "
             f"{store.folder}; the same command (without --fresh) goes on from there"
         ) from None
-    return {row.label: [found[row.label][seed] for seed in range(protocol.seeds)] for row in rows}
+    return {row.label: [found[row.label][seed] for seed in seeds[row.label]] for row in rows}
+
+
+def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> Cell:
+    """The cell of the problem's baseline, which has neither losses nor a learning rate."""
+    assert problem.baseline is not None
+    began = time.perf_counter()
+    with threadpool_limits(1):  # Threads that wait for each other are slow on a busy machine.
+        answers = problem.baseline.answers()
+    validation, test = (
+        problem.scores(outputs, split)
+        for outputs, split in zip(answers, (problem.validation, problem.test), strict=True)
+    )
+    seconds = time.perf_counter() - began
+    none = np.full((1, problem.num_tasks), np.nan)
+    cell = Cell(
+        method=row.label,
+        seed=0,
+        config=config,
+        trials=(),
+        learning_rate=np.nan,
+        epoch=1,
+        test=test,
+        test_loss=none[0],
+        curves=Curves(none, none, None, validation[None], None, None),
+        timing=Timing(seconds, None),
+    )
+    store.save(cell)
+    return cell
 
 
 def _compiled(
@@ -96,7 +144,11 @@ def _compiled(
 
 def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
     """Everything that decides a cell's numbers, apart from its seed and the code itself."""
-    defaults = {} if row.method in BASELINES else default_hyperparameters(row.method)
+    if row.method == SIMPLE_MODEL:
+        assert problem.baseline is not None
+        defaults: Mapping[str, Any] = {"model": problem.baseline.name}
+    else:
+        defaults = {} if row.method in BASELINES else default_hyperparameters(row.method)
     return as_read(
         {
             **problem.config,

@@ -24,6 +24,14 @@ class Metric(NamedTuple):
     """Whether it enters the choice of learning rate and epoch, means, ranks and Δm."""
 
 
+class Baseline(NamedTuple):
+    """What a network has to beat: a simple model for each task alone."""
+
+    name: str
+    answers: Callable[[], tuple[np.ndarray, np.ndarray]]
+    """Fits the models; their outputs on the validation and on the test split, for `scores`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Data, model, losses and scores of ``t`` tasks.
@@ -60,6 +68,14 @@ class Problem:
     """Everything that made this problem, for the record."""
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
     """Learning rate to optimiser."""
+    schedule: Callable[[Array], Array] = jnp.ones_like
+    """How much of the training is done, from 0 to 1, to a factor of the learning rate."""
+    weight_decay: float = 0.0
+    """Each step also takes the learning rate times this off every parameter, as AdamW does,
+    whatever the method makes of the gradients."""
+    noise: Callable[[PRNGKeyArray, PyTree], PyTree] = lambda key, batch: batch
+    """A key and a batch to train on to that batch disturbed, or with keys for the model's dropout;
+    batches that are scored, or of the query split, stay as they are."""
     sizes: tuple[int, ...] | None = None
     """Training rows of each task, where data is separate."""
     epoch_rows: int | None = None
@@ -71,6 +87,8 @@ class Problem:
     processor busy."""
     compiler_options: dict[str, Any] | None = None
     """Of XLA, for the program of an epoch."""
+    baseline: Baseline | None = None
+    """Simple models on the same split, if there are any."""
 
     @property
     def num_tasks(self) -> int:
@@ -92,6 +110,10 @@ class Problem:
         """Updates in an epoch."""
         rows = self.epoch_rows or int(np.mean(self.rows))
         return max(1, rows // self.batch_size)
+
+    def rows_of_each(self, total: int) -> int:
+        """How many rows to read together, of each task where data is separate, for a total."""
+        return max(1, total // self.num_tasks) if self.separate else total
 
     def batch(self, data: PyTree, rows: Array) -> PyTree:
         """The rows of the data: ``(b,)``, or ``(t, b)`` where it is separate."""

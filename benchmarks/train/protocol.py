@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.methods import SIMPLE_MODEL
+
 
 @dataclass(frozen=True)
 class Row:
@@ -17,6 +19,10 @@ class Row:
         """How files and tables call it."""
         given = ",".join(f"{name}={value}" for name, value in self.hyperparameters.items())
         return f"{self.method}[{given}]" if given else self.method
+
+    def seeds(self, protocol: "Protocol") -> range:
+        """Those it is trained with: simple models draw nothing, and are fitted once."""
+        return range(1 if self.method == SIMPLE_MODEL else protocol.seeds)
 
 
 @dataclass(frozen=True)

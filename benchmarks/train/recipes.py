@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 import mtl_optax as mtl
-from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.methods import ADATASK_ON, EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.train.problem import Problem, single_task
 
 
@@ -47,7 +47,7 @@ def recipe(
     others see the task gradients of the shared parameters. Heads follow each paper's rule.
 
     Args:
-        method: one of `methods.BASELINES` or of the registry.
+        method: one of `methods.BASELINES`, of `methods.ADATASK_ON` or of the registry.
         problem: what to train on.
         hyperparameters: those of the method that are not to be the library's defaults.
     """
@@ -55,16 +55,21 @@ def recipe(
         return _plain(single_task(problem))
     if method == EQUAL_WEIGHTING:
         return _plain(problem)
-    info = mtl.method_info(method)
+    modified = ADATASK_ON.get(method)
+    info = mtl.method_info(modified or method)
     tasks = problem.num_tasks
     given = dict(hyperparameters or {})
     if "steps_per_epoch" in inspect.signature(info.factory).parameters:
         given = {"steps_per_epoch": problem.steps_per_epoch, **given}
-    if info.is_optimizer:
+    if info.is_optimizer or modified:
 
         def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
             inner = problem.optimizer(rate)
-            transform = own_optimizer(method, tasks, inner, rate, given)
+            if modified:
+                rows = mtl.get(modified, tasks, combine=False, **given)
+                transform = optax.chain(rows, mtl.adatask(tasks, inner))
+            else:
+                transform = own_optimizer(method, tasks, inner, rate, given)
             return mtl.on_shared(transform, problem.shared, heads=inner)
 
         return _gathered(problem, optimizer)
@@ -94,7 +99,8 @@ def own_optimizer(
 
 def default_hyperparameters(method: str) -> dict[str, Any]:
     """Those of a method that a file can hold, at the library's defaults."""
-    parameters = inspect.signature(mtl.method_info(method).factory).parameters.values()
+    factory = mtl.method_info(ADATASK_ON.get(method, method)).factory
+    parameters = inspect.signature(factory).parameters.values()
     return {
         p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)
     }

@@ -21,8 +21,8 @@ from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
 from benchmarks.train.recipes import Recipe
 
-CHUNK = 1000  # Rows to evaluate at once.
-PROBE = 500  # Rows whose gradients are compared.
+CHUNK = 1000  # Rows to evaluate at once, of all tasks.
+PROBE = 500  # Rows whose gradients are compared, of all tasks.
 
 
 class Member(NamedTuple):
@@ -124,8 +124,9 @@ def _evaluate(
 def lowered(recipe: Recipe) -> jax.stages.Lowered:
     """The program of an epoch before it is compiled, which may be done in another thread."""
     params, state, key = _start(recipe, 0)
-    rows = _rows.eval_shape(recipe.problem, recipe.query, key)[1:]
-    return _epoch.lower(recipe, jnp.float32(0), (params, state), rows, recipe.problem.train)
+    steps = _steps.eval_shape(recipe.problem, recipe.query, key)[1]
+    rates = jnp.zeros(recipe.problem.steps_per_epoch)
+    return _epoch.lower(recipe, rates, (params, state), steps, recipe.problem.train)
 
 
 def compiled(recipe: Recipe, program: jax.stages.Lowered) -> Program:
@@ -164,10 +165,11 @@ def train(
         (carries, bests), recorded = _resume(checkpoint, (carries, bests))
         for _ in recorded:
             on_epoch()
-    probe = jax.tree.map(lambda x: x[:, :PROBE] if problem.separate else x[:PROBE], problem.train)
+    few = slice(problem.rows_of_each(PROBE))
+    probe = jax.tree.map(lambda x: x[:, few] if problem.separate else x[few], problem.train)
     data, held_out, probe = jax.device_put((problem.train, problem.validation, probe))
-
-    rates = [jnp.float32(member.learning_rate) for member in members]
+    # In the middle of each step, in epochs.
+    done = (jnp.arange(problem.steps_per_epoch) + 0.5) / problem.steps_per_epoch
 
     began = time.perf_counter()
     if len(recorded) < epochs:
@@ -177,9 +179,11 @@ def train(
     try:
         for epoch in range(len(recorded), epochs):
             running, keys = [], []
-            for rate, (params, state, key) in zip(rates, carries, strict=True):
-                key, *rows = _rows(problem, recipe.query, key)
-                arguments = rate, (params, state), tuple(rows), data
+            factors = problem.schedule((epoch + done) / epochs)
+            for member, (params, state, key) in zip(members, carries, strict=True):
+                key, steps = _steps(problem, recipe.query, key)
+                rates = jnp.float32(member.learning_rate) * factors
+                arguments = rates, (params, state), steps, data
                 running.append(threads.submit(_timed, run_epoch, *arguments))
                 keys.append(key)
             points = []
@@ -264,43 +268,56 @@ def _shuffled(
     return per_task[0] if len(per_task) == 1 else jnp.stack(per_task, axis=1)
 
 
+class _Steps(NamedTuple):
+    """What the steps of an epoch draw."""
+
+    rows: Int[Array, "steps *t batch"]
+    """To train on."""
+    query_rows: Int[Array, "steps *t batch"] | None
+    """Of the query split."""
+    noise: PRNGKeyArray
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _rows(
-    problem: Problem, query: bool, key: PRNGKeyArray
-) -> tuple[PRNGKeyArray, Int[Array, "..."], Int[Array, "..."] | None]:
-    """The next key, and the rows of an epoch's batches: to train on, and of the query split."""
+def _steps(problem: Problem, query: bool, key: PRNGKeyArray) -> tuple[PRNGKeyArray, _Steps]:
+    """The next key, and the draws of an epoch."""
     total = problem.rows
     kept = [max(1, round(problem.query_fraction * n)) if query else 0 for n in total]
     support = [n - k for n, k in zip(total, kept, strict=True)]
     sizes = problem.steps_per_epoch, problem.batch_size
-    key, rows_key, query_key = jax.random.split(key, 3)
-    rows = _shuffled(rows_key, [0] * len(total), support, *sizes)
-    return key, rows, _shuffled(query_key, support, total, *sizes) if query else None
+    key, rows_key, query_key, noise_key = jax.random.split(key, 4)
+    return key, _Steps(
+        _shuffled(rows_key, [0] * len(total), support, *sizes),
+        _shuffled(query_key, support, total, *sizes) if query else None,
+        jax.random.split(noise_key, problem.steps_per_epoch),
+    )
 
 
 @partial(jax.jit, static_argnums=0)
 def _epoch(
     recipe: Recipe,
-    rate: Float[Array, ""],
+    rates: Float[Array, " steps"],
     start: tuple[PyTree, PyTree],
-    rows: tuple[Int[Array, "..."], Int[Array, "..."] | None],
+    steps: _Steps,
     train: PyTree,
 ) -> tuple[tuple[PyTree, PyTree], Any]:
     """Go on for an epoch from parameters and state; also mean losses and weights on the way."""
     problem = recipe.problem
 
-    def step(carry: tuple[PyTree, PyTree], rows: Any) -> tuple[Any, Any]:
-        params, state = carry
-        rows, query_rows = rows
+    def step(carry: tuple[PyTree, PyTree], now: tuple[Array, _Steps]) -> tuple[Any, Any]:
+        (params, state), (rate, (rows, query_rows, key)) = carry, now
         query = None if query_rows is None else problem.batch(train, query_rows)
-        batch = problem.batch(train, rows)
+        batch = problem.noise(key, problem.batch(train, rows))
         losses, updates, state = recipe.update(rate, params, state, batch, query)
         query_losses = None if query is None else problem.task_losses(params, query)
         weights = _weights(state)
+        if problem.weight_decay:
+            shrink = rate * problem.weight_decay
+            updates = jax.tree.map(lambda u, p: u - (shrink * p).astype(u.dtype), updates, params)
         params = optax.apply_updates(params, updates)
         return (params, state), (losses, query_losses, weights)
 
-    last, trace = jax.lax.scan(step, start, rows)
+    last, trace = jax.lax.scan(step, start, (rates, steps))
     return last, jax.tree.map(lambda x: x.mean(axis=0), trace)
 
 
@@ -317,9 +334,10 @@ def _outputs(problem: Problem, params: PyTree, data: PyTree) -> tuple[Array, Arr
     """Losses and outputs on a whole split, in chunks of its rows."""
     axis = 1 if problem.separate else 0
     total = jax.tree.leaves(data)[0].shape[axis]
-    count = -(-total // CHUNK)
+    size = min(problem.rows_of_each(CHUNK), total)
+    count = -(-total // size)
     # The last chunk begins again with the first rows.
-    rows = jnp.arange(count * min(CHUNK, total)) % total
+    rows = jnp.arange(count * size) % total
 
     def chunk(rows: Int[Array, " c"]) -> Array:
         return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data))

@@ -230,10 +230,10 @@ def _pivot(problem: _Columns, state: _Pivots, tolerance: float, fresh: Bool[Arra
     move, solid = _solved(problem, state, problem.matrix[:, entering])
     values, noise = _solved(problem, state, problem.bounds)
     values = jnp.where(values > tolerance * noise, values, 0)
-    # An artificial variable at zero stays there: any move of it turns the column back.
-    fixed = problem.artificial[basis] & (values == 0)
-    blocks = (move > tolerance * solid) | (fixed & (move < -tolerance * solid))
-    size = jnp.where(blocks, jnp.abs(move), 1)
+    # An artificial variable at zero stays there: a column that raised it would lower the first
+    # goal, or lower another one, which blocks.
+    blocks = move > tolerance * solid
+    size = jnp.where(blocks, move, 1)
     steps = jnp.where(blocks, values / size, jnp.inf)
     moves = values > math.sqrt(tolerance) * noise
     # Of those that block at once the surest pivot leaves; by Bland's rule, the first column.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import aliexpress, census, reviews, topics
+from benchmarks.data import aliexpress, census, reviews, tiktok, topics, wechat
 
 WORDS = ("good", "bad", "fast", "slow", "red", "green", "one", "two", "up", "down")
 
@@ -20,6 +20,8 @@ def write_all(folder: Path, *, rows: int = 12) -> None:
     write_census(folder, 8 * rows)
     write_molecules(folder, 4 * rows)
     write_aliexpress(folder, rows)
+    write_tiktok(folder, rows)
+    write_wechat(folder, rows)
 
 
 def write_topics(folder: Path, rows: int) -> None:
@@ -130,6 +132,39 @@ def write_aliexpress(folder: Path, rows: int) -> None:
         columns["conversion"] = np.arange(count) % 3 == 1
         columns["conversion"] = columns["conversion"].astype(int)
         write_csv(folder / f"aliexpress_{split}_small.csv", columns)
+
+
+def write_tiktok(folder: Path, rows: int) -> None:
+    rng = np.random.default_rng(4)
+    count = 10 * rows
+    columns = {name: rng.integers(-1, 5, count) for name in tiktok.COLUMNS}
+    columns["duration"] = rng.integers(0, 60, count)
+    columns["finish"], columns["like"] = np.arange(count) % 2, np.arange(count) % 5 == 1
+    table = np.stack([columns[name].astype(int) for name in tiktok.COLUMNS], axis=1)
+    np.savetxt(folder / tiktok.FILE, table, fmt="%d", delimiter="\t")
+
+
+def write_wechat(folder: Path, rows: int) -> None:
+    rng = np.random.default_rng(5)
+    where = folder / wechat.FOLDER
+    where.mkdir()
+    count = 14 * rows
+    columns = {name: rng.integers(0, 9, count) for name in wechat.COLUMNS}
+    columns["date_"] = 1 + np.arange(count) % 14
+    columns["feedid"] = 100 + 3 * rng.integers(0, 4, count)
+    for place, name in enumerate(wechat.ACTIONS, 2):
+        columns[name] = (np.arange(count) // 14 % place == 0).astype(int)
+    columns["userid"] = 50 + np.arange(count) // 14 // 6
+    write_csv(where / wechat.ACTION_FILE, columns)
+    feeds = {
+        "feedid": [109, 100, 106, 103],
+        "authorid": [7, 8, 7, 9],
+        "videoplayseconds": [10, 3, 60, 1],
+        "description": ["1 2 3", "", "4", ""],
+        "bgm_song_id": ["5.0", "", "6.0", ""],
+        "bgm_singer_id": ["", "", "2.0", "3.0"],
+    }
+    write_csv(where / wechat.FEED_FILE, feeds)
 
 
 def words(number: int, count: int) -> str:

@@ -22,7 +22,8 @@ from tests.common import ROOT
 
 TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
 TINY += ["--batch-size", "100", "--learning-rates", "0.01"]
-ROWS = ("single_task", "equal_weighting", "pcgrad", "adatask")
+NETWORKS = ("single_task", "equal_weighting", "pcgrad", "adatask")
+ROWS = ("baseline", *NETWORKS)
 PICTURES = {f"{n}.png" for n in ("summary", "curves", "losses", "variance", "weights", "cosine")}
 
 
@@ -128,10 +129,11 @@ def test_the_list_knows_what_the_registry_knows():
 
 def test_a_run_leaves_one_file_per_method_and_seed_and_the_pictures(finished):
     names = {file.name for file in finished.iterdir()}
-    assert names == {f"{m}-seed{s}.json" for m in ROWS for s in range(2)} | PICTURES
+    cells = {f"{m}-seed{s}.json" for m in NETWORKS for s in range(2)} | {"baseline-seed0.json"}
+    assert names == cells | PICTURES
     cell = json.loads((finished / "pcgrad-seed1.json").read_text())
     assert cell["config"]["epochs"] == 2
-    assert len(cell["test"]) == 2
+    assert len(cell["test"]) == 3
     assert {"jax", "optax", "flax", "mtl_optax"} <= set(cell["versions"])
     assert len(cell["curves"]["weights"]) == 2
     assert json.loads((finished / "adatask-seed0.json").read_text())["curves"]["weights"] is None
@@ -146,6 +148,13 @@ def test_the_table_names_every_method_and_task(folder, capsys):
 
 def stamps(folder):
     return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+
+
+def test_without_a_baseline(folder, capsys):
+    (folder / "baseline-seed0.json").unlink()
+    assert run(*TINY, "--no-baseline", "--out", str(folder)) == 0
+    assert not (folder / "baseline-seed0.json").exists()
+    assert "baseline " not in capsys.readouterr().out
 
 
 def test_finished_cells_are_kept_and_missing_ones_are_trained(folder):
@@ -176,6 +185,9 @@ def test_other_options_and_fresh_train_again_what_is_asked_for(folder):
         assert {name for name in after if after[name] != before[name]} == rows
 
 
+FIRST = ("baseline-seed0", "single_task-seed0", "single_task-seed1")
+
+
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeypatch, capsys):
     train, asked = experiment.train, ["--methods", "pcgrad", *TINY[3:]]
 
@@ -187,14 +199,14 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(tmp_path, monkeyp
     monkeypatch.setattr(experiment, "train", interrupted)
     assert run(*asked, "--quiet", "--out", str(tmp_path)) == 130
     message = capsys.readouterr().err.strip()
-    assert "2 of 6 cells are kept" in message
+    assert "3 of 7 cells are kept" in message
     assert "\n" not in message
     before = stamps(tmp_path)
-    assert set(before) == {"single_task-seed0.json", "single_task-seed1.json"}
+    assert set(before) == {f"{name}.json" for name in FIRST}
     monkeypatch.undo()
     assert run(*asked, "--quiet", "--out", str(tmp_path)) == 0
     after = stamps(tmp_path)
-    assert len(after) == 6
+    assert len(after) == 7
     assert all(after[name] == before[name] for name in before)
 
 
@@ -290,24 +302,24 @@ def test_a_sweep_varies_one_number(tmp_path, capsys, over, rates):
 
 
 def test_a_grid_trains_its_points_and_shows_the_best(tmp_path, capsys):
-    options = [*TINY[3:], "--parts", "3", "--out", str(tmp_path)]
+    options = [*TINY[3:], "--parts", "4", "--out", str(tmp_path)]
     assert command_line.main(["grid", "digits", *options]) == 0
     printed = capsys.readouterr().out
     told = json.loads((tmp_path / "grid" / "grid.json").read_text())
-    points = {tuple(line[:2]): line[2] for line in told["validation"]}
-    assert points.keys() == {(2 / 3, 4 / 3), (4 / 3, 2 / 3)}
+    points = {tuple(line[:3]): line[3] for line in told["validation"]}
+    assert points.keys() == {(0.75, 0.75, 1.5), (0.75, 1.5, 0.75), (1.5, 0.75, 0.75)}
     best = max(points, key=points.get)
     assert [line[0] for line in told["test"]] == ["equal_weighting", f"constant[weights={best}]"]
-    assert "best of 2 choices of weights" in " ".join(printed.split())
+    assert "best of 3 choices of weights" in " ".join(printed.split())
     cells = [json.loads(path.read_text()) for path in (tmp_path / "grid").glob("constant*.json")]
     of_best = [cell for cell in cells if cell["config"]["hyperparameters"]["weights"] == [*best]]
     assert {cell["seed"] for cell in of_best} == {0, 1}
-    assert len(cells) == 3
+    assert len(cells) == 4
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [("1", "--parts must be at least 2, one for each task, not 1"), ("500", "makes 499 points")],
+    [("2", "--parts must be at least 3, one for each task, not 2"), ("50", "makes 1176 points")],
 )
 def test_a_grid_without_points_or_with_too_many_is_refused(parts, message, tmp_path, capsys):
     arguments = ["grid", "digits", "--parts", parts, "--out", str(tmp_path)]

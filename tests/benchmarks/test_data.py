@@ -1,8 +1,10 @@
 """The loaders, on small files whose content is known."""
 
 import ast
+import csv
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ from benchmarks.data import (
     molecules,
     multimnist,
     pairs,
+    ranking,
     reviews,
     synthetic,
     texts,
+    tiktok,
     topics,
+    wechat,
 )
+from benchmarks.data.tables import Raw, fitted
 from benchmarks.errors import UserError
 from tests.benchmarks import small_data
 from tests.common import ROOT
@@ -36,7 +42,7 @@ def decode(row, words):
 
 
 def test_topics_are_encoded_padded_and_held_apart(folder):
-    splits, words = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
+    splits, words, _ = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
     assert words[:2] == [texts.PADDING, texts.UNKNOWN]
     counts = [48, 52, 56, 60]
     for split, fraction in ((splits.train, 0.75), (splits.validation, 0.25)):
@@ -86,7 +92,7 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
             ]
 
     monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **asked: Bunch(**asked))
-    splits, words = topics.topics(None, vocabulary=100, length=20, validation=0.2)
+    splits, words, _ = topics.topics(None, vocabulary=100, length=20, validation=0.2)
     assert splits.train.present.sum() == 4 * 16
     for task, name in enumerate(topics.TASKS):
         for row in range(16):
@@ -103,26 +109,32 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
 
 
 def test_reviews_know_what_repeats(folder):
-    splits, _ = reviews.reviews(folder, vocabulary=50, length=10, validation=0.25)
+    splits, words, raw = reviews.reviews(folder, vocabulary=50, length=10, validation=0.25)
     assert splits.train.tokens.shape == (14, 18, 10)
     assert splits.validation.labels.sum(axis=1).tolist() == [3] * 14
     assert not splits.train.repeated.any()
     assert splits.test.repeated.sum(axis=1).tolist() == [8] * 14
+    # The texts lie as their tokens do.
+    assert [len(task) for task in raw.train] == [18] * 14
+    for text, row in zip(raw.train[3], splits.train.tokens[3], strict=True):
+        assert decode(row, words) == texts.tokens(text)[:10]
 
 
 def test_pairs_keep_their_targets(folder):
-    splits, words = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
+    splits, words, raw = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
     assert splits.train.present.sum(axis=1).tolist() == [36, 18]
     assert set(splits.train.targets[0]) == {0, 1}
     assert splits.train.targets[1].max() > 4
     first = {tuple(texts.tokens(small_data.words(n, 5))) for n in range(48)}
     for row in splits.train.first[0]:
         assert tuple(decode(row, words)) in first
+    for (_, text), row in zip(raw.test[1], splits.test.second[1], strict=False):
+        assert decode(row, words) == texts.tokens(text)[:8]
 
 
-@pytest.mark.parametrize("pool", [1, 2, 3])
-def test_canvases_are_two_digits_overlaid(folder, pool):
-    splits = multimnist.multi_mnist(folder, train=30, validation=10, test=10, pool=pool)
+@pytest.mark.parametrize("side", [36, 28, 18, 12])
+def test_canvases_are_two_digits_overlaid(folder, side):
+    splits = multimnist.multi_mnist(folder, train=30, validation=10, test=10, side=side)
     mnist = np.load(folder / "mnist.npz")
     for split, images, labels in (
         (splits.train, mnist["x_train"][20:], mnist["y_train"][20:]),
@@ -136,8 +148,8 @@ def test_canvases_are_two_digits_overlaid(folder, pool):
                 for column in range(28):
                     ink = images[second][row, column]
                     wanted[row + 8, column + 8] = max(wanted[row + 8, column + 8], ink)
-            side = 36 // pool
-            wanted = wanted.reshape(side, pool, side, pool).mean(axis=(1, 3)) / 255
+            fine = wanted.repeat(side, axis=0).repeat(side, axis=1)  # Both sides divide its own.
+            wanted = fine.reshape(side, 36, side, 36).mean(axis=(1, 3)) / 255
             np.testing.assert_allclose(image, wanted, atol=1e-5)
             assert list(label) == [labels[first], labels[second]]
 
@@ -164,12 +176,33 @@ def test_the_census_gives_no_label_away(folder):
     splits, cardinalities = census.census(folder, validation=0.25)
     assert [len(split.labels) for split in splits] == [48, 16, 32]
     assert splits.train.numeric.shape[1] == len(census.NUMERIC)
-    # Of the other columns only race is left: three categories and "unseen".
-    assert cardinalities == (4,)
-    assert set(np.unique(splits.train.categories)) == {1, 2, 3}
-    assert (splits.test.categories == 0).sum() == 4
+    # Of the other columns only race is left: three categories and "unseen"; the rest are bins.
+    assert cardinalities[0] == 4
+    assert len(cardinalities) == 1 + len(census.NUMERIC)
+    assert all(1 < bins <= 32 for bins in cardinalities[1:])
+    assert set(np.unique(splits.train.categories[:, 0])) == {1, 2, 3}
+    assert (splits.test.categories[:, 0] == 0).sum() == 4
     np.testing.assert_allclose(splits.train.numeric.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(splits.train.numeric.std(axis=0), 1, atol=1e-5)
+
+
+def test_numbers_lie_in_bins_as_full_as_may_be():
+    """By the training rows alone, and never out of range; ties lie together."""
+    rng = np.random.default_rng(0)
+    column = np.concatenate([rng.normal(size=640), [-9.0, 9.0]])
+    few = np.repeat([0.0, 1.0], [600, 42])
+    raw = Raw(np.stack([column, few], axis=1), np.full((642, 1), "a", object), np.ones((642, 1)))
+    splits, cardinalities = fitted(
+        raw, (np.arange(640), np.arange(640), np.array([640, 641])), bins=32
+    )
+    bins, ties = splits.train.categories[:, 1:].T
+    np.testing.assert_array_equal(np.bincount(bins), 20)
+    order = np.argsort(column[:640])
+    assert (np.diff(bins[order]) >= 0).all()
+    assert len(set(zip(few[:640], ties, strict=True))) == 2
+    assert splits.test.categories[:, 1].tolist() == [0, 31]
+    assert cardinalities[1] == 32
+    assert splits.test.categories.max(axis=0)[2] < cardinalities[2]
 
 
 def test_molecules_are_standardised_by_training_rows(folder):
@@ -197,23 +230,141 @@ def test_searches_stay_whole(folder):
     assert train == held_out == 0
 
 
-def test_regressions_are_what_they_say():
-    """Least squares on the true features leaves the noise alone, in units of each scale."""
-    data = synthetic.regressions(train=2000, validation=10, test=10).train
+@pytest.mark.parametrize(("spread", "deviation"), [("deviation", 10), ("variance", 10**0.5)])
+def test_regressions_are_those_of_the_paper(spread, deviation):
+    """Least squares on the powers of x find the matrices, W3 in both tasks, and leave the noise."""
+    drawn = {"inputs": "normal", "scale": 1.0, "spread": spread}
+    data = synthetic.regressions(train=1500, validation=1, test=1, **drawn).train
     x = data.x.astype(float)
-    features = np.concatenate([x, x**2 - 1, x**3 - 3 * x], axis=1)
-    for task, scale in enumerate(synthetic.SCALES):
-        y = data.y[:, task].astype(float)
-        fit = np.linalg.solve(features.T @ features, features.T @ y)
-        left = (y - features @ fit) * np.sqrt(2000 / (2000 - 750))
-        np.testing.assert_allclose(left.std(), synthetic.NOISE * scale, rtol=0.02)
-        np.testing.assert_allclose(y.std(), np.sqrt(1.5) * scale, rtol=0.05)
-        if task == 0:
-            first = fit[:250]
-    # The tasks share the linear part.
-    np.testing.assert_allclose(fit[:250] / 10, first, atol=0.05)
+    powers = np.hstack([x, x**2, x**3])
+    found = []
+    for y in np.moveaxis(data.y.astype(float), 1, 0):
+        fit = np.linalg.solve(powers.T @ powers, powers.T @ y)
+        left = (y - powers @ fit) * np.sqrt(1500 / (1500 - 750))
+        np.testing.assert_allclose(left.std(), synthetic.NOISE, rtol=0.02)
+        found.append(fit.reshape(3, 250, 100))
+    for (linear, square, cube), mean, spread_of_own in zip(
+        found, (1, 10), (1, deviation), strict=True
+    ):
+        for matrix in (linear, square):
+            np.testing.assert_allclose(matrix.mean(), mean, rtol=0.03)
+            np.testing.assert_allclose(matrix.std(), spread_of_own, rtol=0.03)
+        np.testing.assert_allclose(cube.mean(), 10, rtol=0.03)
+        np.testing.assert_allclose(cube.std(), deviation, rtol=0.03)
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=0.1)
+    assert np.abs(found[0][1] - found[1][1]).mean() > 1
 
 
+def test_inputs_are_drawn_as_asked():
+    drawn = {"scale": 0.5, "spread": "variance"}
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="uniform", **drawn).train.x
+    np.testing.assert_allclose([x.min(), x.max(), x.std()], [0, 0.5, 0.5 / 12**0.5], atol=0.01)
+    x = synthetic.regressions(train=40, validation=1, test=1, inputs="normal", **drawn).train.x
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.5], atol=0.02)
+
+
+def test_videos_are_split_in_the_order_of_time(folder):
+    splits, cardinalities = tiktok.tiktok(folder, rare=1)
+    assert [len(split.labels) for split in splits] == [84, 12, 24]
+    table = np.loadtxt(folder / tiktok.FILE, dtype=int)
+    columns = dict(zip(tiktok.COLUMNS, table.T, strict=True))
+    for split, rows in ((splits.validation, slice(84, 96)), (splits.test, slice(96, 120))):
+        labels = np.stack([columns["finish"], columns["like"]], axis=1)[rows]
+        np.testing.assert_array_equal(split.labels, labels)
+        logs = np.log1p(columns["duration"])
+        scaled = (logs[rows] - logs[:84].mean()) / logs[:84].std()
+        np.testing.assert_allclose(split.numeric[:, 0], scaled, rtol=1e-5)
+        # Small whole numbers from -1 on, all of which are in the training rows.
+        np.testing.assert_array_equal(split.categories[:, 2], columns["item_id"][rows] + 2)
+    assert cardinalities == (7,) * 8
+
+
+def test_rare_categories_are_one(folder):
+    _, whole = tiktok.tiktok(folder, rare=1)
+    splits, few = tiktok.tiktok(folder, rare=15)
+    columns = np.loadtxt(folder / tiktok.FILE, dtype=int)[:84]
+    for place, name in enumerate(tiktok.CATEGORIES):
+        counts = np.unique(columns[:, tiktok.COLUMNS.index(name)], return_counts=True)[1]
+        rare = (counts < 15).sum()
+        assert few[place] == whole[place] - max(rare - 1, 0)
+        assert splits.train.categories[:, place].max() < few[place]
+    assert few != whole
+
+
+def test_the_real_sample_of_videos_is_read(tmp_path):
+    sample = files.given_folder(None)
+    if sample is None:
+        pytest.skip("MTL_OPTAX_DATA names no folder with it")
+    splits, cardinalities = tiktok.tiktok(sample, rare=1)
+    assert [len(split.labels) for split in splits] == [140, 20, 40]
+    labels = np.concatenate([split.labels for split in splits])
+    np.testing.assert_allclose(labels.mean(axis=0), [0.38, 0.035])
+    assert cardinalities[0] <= 199
+    assert cardinalities[5] <= 5
+
+
+def test_a_week_before_each_day_is_counted_by_hand(folder):
+    splits, _ = wechat.wechat(folder, rare=1)
+    with (folder / wechat.FOLDER / wechat.ACTION_FILE).open() as lines:
+        rows = [{k: int(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+    with (folder / wechat.FOLDER / wechat.FEED_FILE).open() as lines:
+        seconds = {
+            int(row["feedid"]): float(row["videoplayseconds"]) for row in csv.DictReader(lines)
+        }
+
+    def known(row):
+        week = range(row["date_"] - 7, row["date_"])
+        sums = [
+            sum(
+                other[action]
+                for other in rows
+                if other["date_"] in week and other[owner] == row[owner]
+            )
+            for owner in ("userid", "feedid")
+            for action in wechat.ACTIONS
+        ]
+        return np.log1p([seconds[row["feedid"]], *sums])
+
+    numeric = np.array([known(row) for row in rows])
+    days = np.array([row["date_"] for row in rows])
+    mean, spread = numeric[days < 13].mean(axis=0), numeric[days < 13].std(axis=0)
+    for split, day in ((splits.validation, 13), (splits.test, 14)):
+        wanted = (numeric[days == day] - mean) / np.where(spread > 0, spread, 1)
+        np.testing.assert_allclose(split.numeric, wanted, rtol=1e-4, atol=1e-5)
+        labels = [[row[task] for task in wechat.TASKS] for row in rows if row["date_"] == day]
+        np.testing.assert_array_equal(split.labels, labels)
+        users = [row["userid"] - 50 for row in rows if row["date_"] == day]
+        np.testing.assert_array_equal(split.users, users)
+    assert len(splits.train.labels) == 12 * 12
+
+
+def test_a_feed_is_what_its_docstring_says():
+    splits, cardinalities = ranking.ranking(users=30, videos=40, shown=6000)
+    assert [len(split.labels) for split in splits] == [4200, 600, 1200]
+    assert cardinalities == (31, 41, splits.train.categories[:, 2].max() + 1, 11)
+    click, finish, seconds = splits.train.labels.T
+    assert ((seconds > 0) == (click > 0)).all()
+    assert (click >= finish).all()
+    # All that was watched to the end took as long as the video.
+    video = splits.train.categories[:, 1]
+    for one in np.unique(video):
+        whole = seconds[(video == one) & (finish == 1)]
+        np.testing.assert_allclose(whole, whole.max(initial=0), rtol=1e-5)
+        assert seconds[video == one].max() <= whole.max(initial=np.inf if not len(whole) else 0)
+    position = splits.train.categories[:, 3]
+    assert click[position == 1].mean() > click[position == 10].mean() + 0.1
+
+
+def test_what_a_user_did_before_is_counted_by_hand():
+    rng = np.random.default_rng(0)
+    user, done = rng.integers(0, 3, 120), rng.integers(0, 2, 120)
+    for row, share in enumerate(ranking._before(user, done)):
+        before = done[:row][user[:row] == user[row]][-20:]
+        assert share == pytest.approx(before.mean() if len(before) else 0)
+
+
+WECHAT = f"{wechat.FOLDER}/{wechat.ACTION_FILE}"
+FEEDS = f"{wechat.FOLDER}/{wechat.FEED_FILE}"
 LOADERS = {
     topics.FILE: lambda f: topics.topics(f, vocabulary=9, length=5),
     reviews.FILE: lambda f: reviews.reviews(f, vocabulary=9, length=5),
@@ -222,13 +373,15 @@ LOADERS = {
     census.FILE: census.census,
     molecules.FILE: molecules.molecules,
     "aliexpress_test_small.csv": aliexpress.aliexpress,
+    tiktok.FILE: tiktok.tiktok,
+    WECHAT: wechat.wechat,
+    FEEDS: wechat.wechat,
 }
 
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -241,8 +394,8 @@ def test_a_bad_file_is_one_clear_line(copied, name, damage):
         path.unlink()
     else:
         cut = content[: len(content) // 2]
-        if name.endswith(".csv"):
-            cut = cut[: cut.rindex(b",") - 1]
+        if name.endswith((".csv", ".txt")):
+            cut = cut[: max(cut.rindex(b","), 0) - 1] if b"," in cut else cut[: cut.rindex(b"\t")]
         path.write_bytes({"cut": cut, "empty": b"", "noise": bytes(range(128, 256)) * 9}[damage])
     with pytest.raises(UserError) as error:
         LOADERS[name](copied)
@@ -279,6 +432,18 @@ def test_bad_rows_are_named_by_their_line(copied, name):
         (census.FILE, "train", "tarin", "'split' must have rows of 'train' and of 'test'"),
         ("aliexpress_train_small.csv", "numerical_63", "numerical_64", "no column 'numerical_63'"),
         ("aliexpress_train_small.csv", "\n0,", "\n0,0,", "line 2: 83 values, not 82"),
+        (tiktok.FILE, "\n", "\t5\n", "13 columns, not 12: uid, user_city"),
+        (tiktok.FILE, "\t0\t", "\t3\t", "column 'finish' must hold 0 and 1, not 3"),
+        (
+            WECHAT,
+            "date_",
+            "day",
+            "its columns are userid, feedid, day.*wanted userid, feedid, date_",
+        ),
+        (WECHAT, ",13,", ",15,", "column 'date_' must lie between 1 and 14"),
+        (WECHAT, ",13,", ",12,", "no row of day 13 in column 'date_'"),
+        (FEEDS, "bgm_song_id", "song", "no column 'bgm_song_id'"),
+        (FEEDS, "106", "107", "no row of the feedid 106"),
     ],
 )
 def test_wrong_columns_are_named(copied, name, old, new, message):

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.results.cells import Store
 from benchmarks.train.experiment import configuration, run_cells
+from benchmarks.train.problem import Baseline
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, goodness, train
@@ -126,7 +127,33 @@ def test_finished_cells_are_used_again(tmp_path):
     for method, group in first.items():
         for cell, again in zip(group, second[method], strict=True):
             assert (cell.method, cell.seed) == (again.method, again.seed)
-            np.testing.assert_allclose(again.curves.loss, cell.curves.loss, rtol=1e-5)
+            np.testing.assert_allclose(again.test, cell.test, rtol=1e-5)
+            np.testing.assert_allclose(again.curves.loss, cell.curves.loss, rtol=5e-4)
+
+
+def test_a_baseline_is_a_cell_of_one_seed(tmp_path):
+    """Scored on the splits of the networks, fitted once, and kept beside them."""
+    fitted = []
+
+    def answers():
+        fitted.append(1)
+        validation, test = toy_problem().validation, toy_problem().test
+        return np.stack([validation.sum(axis=1)] * 2, axis=1), np.stack([test[:, 0]] * 2, axis=1)
+
+    problem = toy_problem(baseline=Baseline("guess", answers))
+    for _ in range(2):
+        cells, _ = run(tmp_path, "baseline", "uw", problem=problem)
+        (cell,) = cells["baseline"]
+        first, second = problem.test.T
+        wanted = [100 * np.exp(-np.mean(x**2)) for x in (second, first)]
+        np.testing.assert_allclose(cell.test, wanted, rtol=1e-5)
+        assert cell.curves.validation[0, 0] == pytest.approx(100)
+        assert cell.config["hyperparameters"] == {"model": "guess"}
+        assert len(cells["uw"]) == 3
+    assert len(fitted) == 1
+    other = dataclasses.replace(PROTOCOL, epochs=2)
+    run(tmp_path, "baseline", problem=problem, protocol=other)
+    assert len(fitted) == 2
 
 
 def test_only_missing_seeds_are_trained(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks.models.experts import BACKBONES, TabularInput
+from benchmarks.models.backbones import BACKBONES
+from benchmarks.models.experts import TabularInput
 
 NUM_TASKS, ROWS = 3, 5
 COLUMNS = {"numeric": 2, "cardinalities": (3, 4), "embedding": 2}
@@ -85,9 +86,33 @@ def ple(model, x, task):
     return dense(heads.towers, task, of_task[task])
 
 
+def dcn(model, x, task, matrix=False):
+    crossed, deep = x, x
+    for kernel, bias in zip(model.trunk.cross.kernels, model.trunk.cross.biases, strict=True):
+        kernel, bias = (np.asarray(leaf[...], np.float64) for leaf in (kernel, bias))
+        # Number by number, as the two papers have them.
+        crossed = np.array(
+            [
+                x[i] * (crossed @ kernel[:, i] + bias[i]) + crossed[i]
+                if matrix
+                else x[i] * (crossed @ kernel[:, 0]) + bias[i] + crossed[i]
+                for i in range(len(x))
+            ]
+        )
+    for layer in model.trunk.deep.layers:
+        deep = np.maximum(deep @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...]), 0)
+    return dense(model.heads.towers, task, np.concatenate([crossed, deep]))
+
+
+def dcn_v2(model, x, task):
+    return dcn(model, x, task, matrix=True)
+
+
 @pytest.mark.parametrize(
     ("oracle", "sizes"),
     [
+        (dcn, {"widths": (6, 5), "layers": 2}),
+        (dcn_v2, {"widths": (6, 5), "layers": 2}),
         (shared_bottom, {"widths": (6, 5)}),
         (mmoe, {"widths": (6, 5), "experts": 4}),
         (ple, {"widths": (5,), "shared_experts": 1, "task_experts": 2, "levels": 3}),
@@ -118,6 +143,18 @@ def test_early_task_experts_reach_every_task():
     for leaf in jax.tree.leaves(early):
         moved = np.abs(leaf).reshape(NUM_TASKS, NUM_TASKS, -1).sum(axis=2)
         assert (moved > 0).all()
+
+
+@pytest.mark.parametrize(("name", "width"), [("dcn", 1), ("dcn_v2", 14)])
+def test_the_number_of_parameters_of_crosses(name, width):
+    """Of each of three layers a vector or a matrix, and a bias (DCN, section 3; DCN-V2, Eq. 1)."""
+    sizes = {"layers": 3, "widths": (8,), "tower": ()}
+    model = BACKBONES[name](
+        num_tasks=2, numeric=4, cardinalities=(9, 9), embedding=5, **sizes, rngs=nnx.Rngs(0)
+    )
+    count = lambda part: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(part)))
+    assert count(model.trunk.cross) == 3 * (14 * width + 14)
+    assert count(model) == count(model.trunk.cross) + 18 * 5 + 14 * 8 + 8 + 2 * (14 + 8 + 1)
 
 
 @pytest.mark.parametrize(("numeric", "cardinalities"), [(0, (3, 4)), (2, ())])

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
+from benchmarks.models.backbones import BACKBONES
 from benchmarks.models.conv import MultiTaskConvNet, convolve_by_matmul
-from benchmarks.models.experts import BACKBONES
 from benchmarks.models.heads import Heads
 from benchmarks.models.lenet import MultiTaskLeNet, max_pool
 from benchmarks.models.mlp import MultiTaskMLP

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from benchmarks.methods import BASELINES
+from benchmarks.methods import ADATASK_ON, BASELINES
 from benchmarks.train.recipes import own_optimizer, recipe
 from benchmarks.train.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
@@ -54,6 +54,29 @@ def test_a_step_is_the_method_on_the_trunk_and_its_rule_on_the_heads(method, wei
     np.testing.assert_allclose(
         optax.tree_utils.tree_get(state, "weights"), of_method.weights, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("method", ADATASK_ON)
+def test_adatask_takes_what_the_other_method_has_made(method):
+    """Two steps of an RMSProp for each task, on the other method's rows, and one for the heads."""
+    problem = toy_problem(optimizer=lambda rate: optax.rmsprop(rate, decay=0.5))
+    params, rows = problem.init(jax.random.key(10)), mtl.get(ADATASK_ON[method], 2, combine=False)
+    made = recipe(method, problem)
+    state, of_rows = made.init(params), rows.init(params["trunk"])
+    trunk, heads = np.zeros((2, 2, 3)), np.zeros((2, 3))
+    for batch in (problem.train[:8], problem.train[8:16]):
+        jacobian = jax.jacrev(problem.task_losses)(params, jnp.asarray(batch))
+        given, of_rows = rows.update(jacobian["trunk"], of_rows)
+        assert not np.allclose(given, jacobian["trunk"])  # The tasks are in conflict.
+        own = np.asarray(jacobian["heads"].sum(axis=0), float)
+        given = np.asarray(given, float)
+        trunk, heads = 0.5 * trunk + 0.5 * given**2, 0.5 * heads + 0.5 * own**2
+        _, updates, state = made.update(0.1, params, state, jnp.asarray(batch), None)
+        step = -0.1 * (given / np.sqrt(trunk)).sum(axis=0)
+        np.testing.assert_allclose(updates["trunk"], step, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(updates["heads"], -0.1 * own / np.sqrt(heads), rtol=1e-3)
+        params = optax.apply_updates(params, updates)
+    assert np.abs(step).max() > 1e-2
 
 
 def test_query_gradients_are_those_of_the_query_batch():

@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.results.cells import Store
-from benchmarks.show import heatmap, tell
+from benchmarks.show import heatmap, pictures, tell
 from benchmarks.show.papers import PaperResult
 from benchmarks.train.problem import Metric
+from benchmarks.train.training import Timing
 from tests.benchmarks.test_summary import CELLS
 
 PROTOCOL = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "learning_rates": [0.1, 0.2]}
@@ -56,12 +57,88 @@ def test_the_numbers_are_those_of_the_cells(tmp_path: Path) -> None:
         assert word in page
 
 
+def with_baseline(mean: float, *, errors: bool = False):
+    """`CELLS`, whose equal weighting has 45, beside simple models."""
+    simple = dataclasses.replace(
+        CELLS["single_task"][0],
+        method="baseline",
+        test=np.array([mean, mean]),
+        test_loss=np.full(2, np.nan),
+        learning_rate=np.nan,
+        epoch=1,
+        timing=Timing(1.0, None),
+        trials=(),
+        curves=CELLS["single_task"][0].curves._replace(
+            loss=np.full((1, 2), np.nan), validation=np.ones((1, 2))
+        ),
+    )
+    config = {**simple.config, "hyperparameters": {"model": "trees"}}
+    cells = {"baseline": [dataclasses.replace(simple, config=config)], **CELLS}
+    if not errors:
+        return cells
+    metrics = [{**metric, "higher_is_better": False} for metric in simple.config["metrics"]]
+    return {
+        method: [
+            dataclasses.replace(cell, config={**cell.config, "metrics": metrics}) for cell in group
+        ]
+        for method, group in cells.items()
+    }
+
+
+def test_the_baseline_is_the_first_line_and_has_no_rank(tmp_path: Path) -> None:
+    save(tmp_path / "toy", with_baseline(90.0))
+    page, text = report(tmp_path)
+    table = rows(text)
+    assert next(name for name in table if name in {"baseline", *CELLS}) == "baseline"
+    assert table["baseline"] == ["90.0", "90.0", "90.0", "-46.2", *"–––––"]
+    assert table["pcgrad"][4] == "1.8"  # As without it.
+    lines = text.splitlines()
+    assert lines[2].startswith("**Equal weighting is below the baseline**, 45 against 90 in the")
+    assert "trees" in lines[2]
+    assert "Equal weighting is below the baseline, 45 against 90" in page
+    save(tmp_path / "other", with_baseline(40.0), suite="other")
+    (tmp_path / "both.md").write_text(report(tmp_path)[1])
+    overview = rows((tmp_path / "both.md").read_text().partition("### All suites")[2])
+    assert "baseline" not in overview
+    assert overview["pcgrad"][2] == "1.8"
+
+
+@pytest.mark.parametrize("errors", [False, True])
+@pytest.mark.parametrize(("mean", "below"), [(40.0, False), (45.0, False), (50.0, True)])
+def test_below_the_baseline_is_worse_than_it(mean: float, below: bool, errors: bool) -> None:
+    said = tell.baseline(with_baseline(mean, errors=errors))
+    assert ("is below" in said) == (below != errors if mean != 45 else False)
+    assert "trees" in said
+    assert tell.baseline(CELLS) is None
+
+
+def test_baselines_have_no_caveats_and_a_place_in_one_picture(tmp_path: Path) -> None:
+    cells = with_baseline(90.0)
+    cells = {
+        method: [dataclasses.replace(cell, config={**cell.config, **PROTOCOL}) for cell in group]
+        for method, group in cells.items()
+    }
+    networks = {method: group for method, group in cells.items() if method != "baseline"}
+    assert tell.caveats(cells) == tell.caveats(networks)
+    assert tell.verdict(cells) == tell.verdict(networks)
+    pictures.draw(cells, tmp_path)
+    assert (tmp_path / "summary.png").exists()
+
+
 def test_the_readme_tells_of_its_first_command_between_its_markers() -> None:
-    cells = {**CELLS, "equal_weighting": CELLS["pcgrad"]}
-    words = " ".join(digits.told(cells, 83.4, 2).split())
-    assert "over 2 seeds, written by the first command in 83 s on 2 cores" in words
-    assert "costs 7.5 ± 24.7 % of accuracy" in words
+    better = [dataclasses.replace(c, method="uw", test=c.test + 1) for c in CELLS["pcgrad"]]
+    text = digits.told({**with_baseline(90.0), "uw": better}, 83.4, 151.2, 2)
+    words = " ".join(text.split())
+    assert "over 2 seeds, written by the first command in 83 s (151 CPU seconds) on 2 CPU" in words
+    assert "came first, of 2:" in words
     assert "better than equal weighting: none; worse: none" in words
+    assert "Equal weighting is below the baseline" in words
+    assert "reads 40.0 and 50.0 % of the digits, a network for each task 80.0 and 50.0 %" in words
+    assert "reach a network for each task in the mean: none." in words
+    table = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    order = ["method", "---", "baseline", "single_task", "equal_weighting", "uw", "pcgrad"]
+    assert table == [f"| {name}" for name in order]
+    assert rows(text)["uw"] == ["61.0 ± 28.3", "56.0 ± 7.1", "58.5 ± 17.7"]
     readme = digits.README.read_text(encoding="utf-8")
     before, _, after = digits.rewritten(readme, "new\n").partition(
         f"{digits.BEGIN}new\n{digits.END}"
@@ -107,6 +184,8 @@ def test_a_sentence_names_who_differs() -> None:
     sentence = tell.verdict(better)
     assert "better than equal weighting: mgda; worse: uw; the other 1 cannot be told" in sentence
     assert "Over 2 seeds" in sentence
+    assert "correction for 3 comparisons" in sentence
+    assert re.search(r"A difference of \S+ in the mean would have been found", sentence)
     assert "No method was compared" in tell.verdict({"mgda": better["mgda"]})
 
 

@@ -1,26 +1,35 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
-from benchmarks.problems.synthetic import dominance
+from benchmarks.methods import ADATASK_ON, PAPERS, check_names
+from benchmarks.problems import dominance
+from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
-from benchmarks.suites import SUITES, census, multimnist
+from benchmarks.show.command import Report
+from benchmarks.suite import SEEDS
+from benchmarks.suites import SUITES, census, digits, multimnist, ranking
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
+from tests.benchmarks.problems import toy_problem
 
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
-READ_FILES = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
+SMALL = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
+READ_FILES = [suite for suite in SMALL if suite.name != "ranking"]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +40,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def small_canvases(monkeypatch):
-    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "pool": 2}
+def small_sizes(monkeypatch):
+    sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
+    monkeypatch.setitem(ranking.DATA, "quick", {"users": 5, "videos": 8, "shown": 160})
 
 
-@pytest.mark.parametrize("suite", READ_FILES, ids=lambda suite: suite.name)
-def test_a_problem_trains_and_is_scored(suite, folder, small_canvases):
+@pytest.mark.parametrize("suite", SMALL, ids=lambda suite: suite.name)
+def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     problem = suite(data_dir=folder, batch_size=8).problem()
     run = train(recipe("equal_weighting", problem), [Member(0, 1e-2)], epochs=2)
     assert run.curves.loss.shape == (1, 2, len(problem.tasks))
@@ -49,9 +59,9 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_canvases):
     assert np.isfinite(metrics).all()
 
 
-def test_a_perfect_answer_has_a_perfect_score(folder, small_canvases):
+def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
     """Outputs made of the targets themselves; the worst answer is worse."""
-    for suite in READ_FILES:
+    for suite in SMALL:
         problem = suite(data_dir=folder, batch_size=8).problem()
         test = problem.test
         if hasattr(test, "repeated") or suite.name in ("topic", "multimnist"):
@@ -73,7 +83,23 @@ def test_a_perfect_answer_has_a_perfect_score(folder, small_canvases):
         )
 
 
-@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple"])
+def test_digits_are_read_and_slants_told():
+    """The slants' error in degrees is far above the readings'; all judge their own task."""
+    problem = digits.Digits(batch_size=8).problem()
+    data = jax.tree.map(lambda x: x[:200], problem.train)
+    outputs = np.concatenate([np.eye(10)[data.labels], np.zeros((200, 1, 10))], axis=1)
+    outputs[:, 2, :2] = data.slants
+    np.testing.assert_array_equal(problem.scores(outputs, data), 100)
+    outputs[::2, 0] *= -1
+    outputs[::4, 2, 0] += np.where(np.arange(50) % 2, 4.9, 5.1)
+    np.testing.assert_allclose(problem.scores(outputs, data), [50, 100, 93.75])
+    nothing = problem.losses(np.zeros((200, 3, 10)), data)
+    np.testing.assert_allclose(nothing[:2], np.log(10), rtol=1e-5)
+    np.testing.assert_allclose(nothing[2], 2 * np.mean(np.square(data.slants)), rtol=1e-5)
+    assert nothing[2] > 100
+
+
+@pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"])
 def test_a_backbone_is_chosen(backbone, folder):
     problem = census.Census(backbone=backbone, data_dir=folder, batch_size=8).problem()
     assert problem.config["backbone"] == backbone
@@ -81,6 +107,8 @@ def test_a_backbone_is_chosen(backbone, folder):
         "shared_bottom": {"input", "bottom"},
         "mmoe": {"input", "experts"},
         "ple": {"input", "shared_experts", "shared_gates", "task_experts"},
+        "dcn": {"input", "cross", "deep"},
+        "dcn_v2": {"input", "cross", "deep"},
     }
     params = problem.init(jax.random.key(0))
     assert set(params["trunk"]) == names[backbone]
@@ -126,6 +154,7 @@ def test_a_missing_file_is_one_line(suite, tmp_path, capsys):
         (["census", "--backbone", "mmeo"], "--backbone"),
         (["topic", "--methods", "getmlt"], "Did you mean 'getmtl'"),
         (["topics"], "topic"),
+        (["synthetic", "--scale", "0"], "--scale must lie between 0 and 1000"),
     ],
 )
 def test_an_unknown_choice_is_one_line(arguments, message, tmp_path, capsys):
@@ -135,27 +164,100 @@ def test_an_unknown_choice_is_one_line(arguments, message, tmp_path, capsys):
     assert "\n" not in printed
 
 
-def test_both_presets_of_every_suite_are_complete():
+def test_the_presets_of_every_suite_are_complete():
     for suite in SUITES:
-        assert set(suite.presets) == {"quick", "paper"}
+        assert set(suite.presets) == set(SEEDS)
         for preset in suite.presets:
             protocol = suite(preset=preset).protocol
             assert protocol.epochs > 0
-            assert len(protocol.learning_rates) >= (3 if preset == "quick" else 1)
+            assert protocol.seeds == SEEDS[preset]
+            assert len(protocol.learning_rates) >= (1 if preset == "paper" else 3)
+        check_names("compared", suite.compared, also=ADATASK_ON)
+        assert len(set(suite.compared)) == len(suite.compared)
 
 
-def test_adatask_evens_out_what_one_task_dominates():
-    """Of equal weighting's updates nearly all are the larger task's; of AdaTask's, half."""
-    problem = Synthetic(batch_size=100).problem()
-    member = Member(0, 1e-3)
-    plain = dominance("equal_weighting", problem, member, 2)
-    even = dominance("adatask", problem, member, 2)
-    assert list(plain) == [f"layer {i}" for i in range(1, 5)]
-    for layer in plain:
-        assert plain[layer][0][0] > 0.9
-        assert plain[layer][1][4] > 0.9
-        assert even[layer][0][2] > 0.9
-        np.testing.assert_allclose(np.sum(plain[layer], axis=1), 1, atol=1e-5)
+def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        Topic,
+        "train",
+        lambda suite, rows, folder: trained.append(([row.method for row in rows], folder)) or {},
+    )
+    monkeypatch.setattr(Topic, "draw_more", lambda suite, cells: None)
+    monkeypatch.setattr("benchmarks.show.pictures.draw", lambda cells, folder: None)
+    Topic(quiet=True).work()
+    Topic(preset="standard", no_baseline=True, quiet=True).work()
+    Topic(preset="standard", methods=("mgda",), out=Path("mine"), quiet=True).work()
+    (quick, in_results), (standard, in_repository), (given, mine) = trained
+    alone = ["single_task", "equal_weighting"]
+    assert quick == ["baseline", *alone, *PAPERS]
+    assert standard == [*alone, *Topic.compared]
+    assert given == ["baseline", *alone, "mgda"]
+    assert (in_results, in_repository, mine) == (
+        Path("results/topic"),
+        Report().results / "topic",
+        Path("mine"),
+    )
+    assert Topic(preset="standard", seeds=2).protocol.seeds == 2
+
+
+def test_what_one_task_dominates_adatask_evens_out():
+    """Of equal weighting's updates nearly all are B's, and so is the step size; of AdaTask's, half.
+
+    Noise in what B dominates harms B.
+    """
+    problem = Synthetic().problem()
+    answers = problem.test.y
+    np.testing.assert_allclose(problem.scores(0 * answers, problem.test), 100, rtol=0.05)
+    np.testing.assert_allclose(problem.scores(answers / 2, problem.test), 25, rtol=0.05)
+    member = Member(0, 3e-3)
+    plain = watch("equal_weighting", problem, member, 1)
+    even = watch("adatask+pcgrad", problem, member, 1)
+    assert plain.shares.shape == (1, 5, 5)
+    assert (plain.shares[..., -1] > 0.8).all()
+    assert (even.shares[..., -1] < 0.01).all()
+    assert (even.shares[..., 1:4].sum(axis=-1) > 0.95).all()
+    of_a, of_b, of_both = np.moveaxis(plain.sizes, -1, 0)
+    np.testing.assert_allclose(of_both, of_b, rtol=0.3)
+    assert (of_a > 2 * of_both).all()
+    np.testing.assert_allclose(plain.shares.sum(axis=-1), 1, atol=1e-5)
+    assert plain.noise.shape == (9, 2)
+    assert (plain.noise[-1] > plain.noise[-4]).all()
+
+
+@pytest.mark.parametrize("method", ["equal_weighting", "uw", "adatask", "adatask+cagrad"])
+def test_a_watched_training_is_the_training(method, monkeypatch):
+    """It makes the losses of the recipe, and two full steps can be followed by hand."""
+    monkeypatch.setattr(dominance, "_noise", lambda problem, params, squares: params)
+    problem = toy_problem(batch_size=32, optimizer=lambda r: optax.rmsprop(r, decay=0.99))
+    watched = watch(method, problem, Member(0, 0.1), 2)
+    made = recipe(method, problem)
+    run = train(made, [Member(0, 0.1)], epochs=2)
+    assert run.epoch[0] == 2
+    for left, right in zip(
+        jax.tree.leaves(watched.noise), jax.tree.leaves(run.params), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=2e-4, atol=1e-5)
+    if method == "uw" or "+" in method:
+        return
+    params, state = problem.init(jax.random.split(jax.random.key(0))[0]), None
+    state = made.init(params)
+    own, joint, moved = np.zeros((2, 6)), np.zeros(6), np.zeros((2, 6))
+    for epoch in range(2):
+        jacobian = jax.jacrev(problem.task_losses)(params, jnp.asarray(problem.train))
+        rows = np.asarray(jacobian["trunk"], float).reshape(2, 6)
+        own = 0.99 * own + 0.01 * rows**2
+        joint = 0.99 * joint + 0.01 * rows.sum(axis=0) ** 2
+        steps = rows / np.sqrt(own if method == "adatask" else joint)
+        moved = 0.99 * moved + 0.01 * steps**2
+        share = moved[1] / moved.sum(axis=0)
+        counts, _ = np.histogram(share, bins=[0, 0.2, 0.4, 0.6, 0.8, 1])
+        np.testing.assert_allclose(watched.shares[epoch], [counts / 6] * 2, atol=1e-6)
+        few = np.random.default_rng(0).integers(6, size=10)
+        sizes = (1 / np.sqrt(np.vstack([own, joint])[:, few])).mean(axis=1)
+        np.testing.assert_allclose(watched.sizes[epoch, 0], sizes, rtol=1e-3)
+        _, updates, state = made.update(0.1, params, state, jnp.asarray(problem.train), None)
+        params = optax.apply_updates(params, updates)
 
 
 def test_dominance_is_drawn_and_kept(tmp_path, capsys):
@@ -163,8 +265,9 @@ def test_dominance_is_drawn_and_kept(tmp_path, capsys):
     options += ["--batch-size", "1000", "--methods", "adatask", "--out", str(tmp_path)]
     assert command_line.main(["synthetic", *options]) == 0
     path = tmp_path / "dominance-adatask.json"
-    assert set(json.loads(path.read_text())["histograms"]) == {f"layer {i}" for i in range(1, 5)}
-    assert (tmp_path / "dominance.png").read_bytes().startswith(b"\x89PNG")
+    assert np.shape(json.loads(path.read_text())["shares"]) == (1, 5, 5)
+    for picture in ("dominance", "steps", "noise"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     before = path.stat().st_mtime_ns
     assert command_line.main(["synthetic", *options]) == 0
     assert path.stat().st_mtime_ns == before

@@ -155,6 +155,53 @@ def test_certain_is_what_holms_procedure_rejects() -> None:
         assert chances[name] < 0.05
 
 
+def spreading(**means: float) -> dict[str, list[Cell]]:
+    """Six seeds of each method, that spread alike."""
+    rng = np.random.default_rng(0)
+    return {
+        name: [cell(name, s, [mean + rng.normal(), mean + rng.normal()]) for s in range(6)]
+        for name, mean in {"equal_weighting": 0.0, **means}.items()
+    }
+
+
+def test_baselines_are_no_part_of_holms_family() -> None:
+    """A method that is certain in a family of one is so beside a baseline, too."""
+    alone = spreading(pcgrad=1.65)
+    beside = {**alone, "single_task": [cell("single_task", s, [1e3, 1e3]) for s in range(6)]}
+    (one,) = summary.compare(alone, "equal_weighting").values()
+    assert 0.025 < chance(alone, "pcgrad") < 0.05
+    found = summary.compare(beside, "equal_weighting")
+    assert one.certain
+    assert found["pcgrad"] == one
+    assert found["single_task"].mean > 900
+    assert not found["single_task"].certain
+
+
+def chance(cells: dict[str, list[Cell]], method: str) -> float:
+    ours, plain = (summary.mean_metric(cells, m) for m in (method, "equal_weighting"))
+    return float(stats.ttest_rel(ours, plain).pvalue)
+
+
+@pytest.mark.parametrize("others", [{}, {"mgda": 1.0, "uw": 2.0}])
+def test_the_smallest_difference_is_found_four_times_out_of_five(others: dict[str, float]) -> None:
+    """By integration over what the spread of six seeds may be."""
+    cells = {**spreading(pcgrad=1.0, **others)}
+    found = summary.smallest_difference(cells, "equal_weighting")
+    names = ["pcgrad", *others]
+    plain = summary.mean_metric(cells, "equal_weighting")
+    differences = [summary.mean_metric(cells, name) - plain for name in names]
+    error = np.median([np.std(d, ddof=1) for d in differences]) / np.sqrt(6)
+    critical = stats.t.ppf(1 - 0.05 / (2 * len(names)), 5)
+    squares = np.linspace(1e-6, 60, 200_001)
+    power = np.trapezoid(
+        stats.norm.cdf(found / error - critical * np.sqrt(squares / 5))
+        * stats.chi2.pdf(squares, 5),
+        squares,
+    )
+    np.testing.assert_allclose(power, 0.8, atol=1e-4)
+    assert summary.smallest_difference({"pcgrad": cells["pcgrad"]}, "equal_weighting") is None
+
+
 def test_time_is_that_of_the_fastest_epochs() -> None:
     slow, fast, unknown = (cell("pcgrad", 0, [50, 50], pace=pace) for pace in (0.03, 0.02, None))
     for group in ([slow, fast], [fast, unknown]):

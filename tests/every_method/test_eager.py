@@ -293,6 +293,26 @@ EVERY = {
         lambda index: metrics.delta_p(BATCHES[index][0], BATCHES[0][1], [True] * 5, [0, 0, 1, 1, 2])
     ),
     "metrics.task_variance": lambda: lambda index: metrics.task_variance(BATCHES[index]),
+    "metrics.confusion_matrix": lambda: (
+        lambda index: metrics.confusion_matrix(*(x.astype(int) for x in BATCHES[index][:2]), 3)
+    ),
+    "metrics.mean_iou": lambda: lambda index: metrics.mean_iou(BATCHES[index][:, :4] ** 2),
+    "metrics.pixel_accuracy": lambda: (
+        lambda index: metrics.pixel_accuracy(BATCHES[index][:, :4] ** 2)
+    ),
+    "metrics.depth_errors": lambda: lambda index: metrics.depth_errors(BATCHES[index], BATCHES[0]),
+    "metrics.normal_errors": lambda: (
+        lambda index: metrics.normal_errors(BATCHES[index][:, :3], BATCHES[0][:, :3])
+    ),
+    "metrics.auc": lambda: lambda index: metrics.auc(BATCHES[index][0], jnp.arange(5) % 2),
+    "metrics.user_auc": lambda: (
+        lambda index: metrics.user_auc(BATCHES[index][0], jnp.arange(5) % 2, jnp.arange(5) // 3)
+    ),
+    "metrics.weighted_auc": lambda: (
+        lambda index: metrics.weighted_auc(
+            {"like": BATCHES[index][0], "finish": BATCHES[index][1]}, "tiktok"
+        )
+    ),
     "adversarial.gradient_reversal": lambda: calls(reversed_gradient, BATCHES[0]),
     "adversarial.gated_reversal": lambda: calls(gated, BATCHES[0]),
     "adversarial.orthogonality_penalty": lambda: calls(penalty),

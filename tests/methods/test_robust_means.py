@@ -66,6 +66,21 @@ def test_the_trimmed_mean_over_draws(trim, masked):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("tasks", [3, 20])
+@pytest.mark.parametrize("combine", [True, False])
+def test_of_equal_entries_as_many_are_trimmed_as_of_others(tasks, combine):
+    """In a loop over the tasks too, where they are many."""
+    rows = np.random.default_rng(0).integers(-2, 3, (tasks, 300)).astype(np.float32)
+    tx, params = mtl.trimmed_mean(tasks, combine=combine), jnp.zeros(300)
+    found, _ = tx.update(jnp.asarray(rows), tx.init(params), params)
+    if not combine:
+        found = np.asarray(found)
+        assert np.all((found == 0) | np.isclose(found, rows / (tasks - 2)))
+        found = np.sum(found, axis=0)
+    wanted = np.sort(rows, axis=0)[1:-1].mean(axis=0)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 @pytest.mark.nans
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_not_trimmed_away(bad):
