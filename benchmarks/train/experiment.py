@@ -6,6 +6,7 @@ validation split. The test split is read once, by the parameters of that epoch.
 """
 
 import hashlib
+import itertools
 import json
 import time
 from collections import deque
@@ -69,13 +70,15 @@ def run_cells(
     }
     progress.plan(sum(map(len, found.values())), protocol.epochs * sum(todo.values()))
     try:
-        for row in rows:
-            if row not in networks and not found[row.label]:
-                progress.row(row.label)
-                found[row.label][0] = _simple_model(problem, store, row, configs[row.label])
         missing = [row for row in networks if todo[row.label]]
         with closing(_compiled(missing, problem)) as recipes:
-            for row, made, program in recipes:
+            # Once it is asked for, the first program is compiled beside the simple models.
+            first = list(itertools.islice(recipes, 1))
+            for row in rows:
+                if row not in networks and not found[row.label]:
+                    progress.row(row.label)
+                    found[row.label][0] = _simple_model(problem, store, row, configs[row.label])
+            for row, made, program in itertools.chain(first, recipes):
                 progress.row(row.label)
                 _Trainer(
                     made,
