@@ -30,6 +30,7 @@ def pairs(
     folder: Path | None,
     *,
     vocabulary: int,
+    buckets: int,
     length: int,
     limit: int | None = None,
     validation: float = 0.1,
@@ -39,7 +40,8 @@ def pairs(
 
     Args:
         folder: with sst_quora_sts.jsonl.gz.
-        vocabulary: how many tokens to tell apart.
+        vocabulary: how many tokens to know.
+        buckets: how many unknown tokens to tell apart.
         length: tokens of each sentence.
         limit: most training pairs of each task, and most test pairs, drawn at random.
         validation: part of the training pairs to hold out.
@@ -70,20 +72,22 @@ def pairs(
     )
 
     def arrays(tasks: list[list[Any]]) -> Pairs:
-        first, present = texts.padded(
-            [texts.encode([r["text"] for r in rows], words, length) for rows in tasks]
-        )
-        second, _ = texts.padded(
-            [texts.encode([r["text2"] for r in rows], words, length) for rows in tasks]
-        )
-        targets, _ = texts.padded(
+        def sentences(side: str) -> tuple[np.ndarray, np.ndarray]:
+            return texts.padded(
+                [
+                    texts.encode([r[side] for r in rows], words, length, buckets=buckets)
+                    for rows in tasks
+                ]
+            )
+
+        targets, present = texts.padded(
             [np.array([float(r["label"]) for r in rows], np.float32) for rows in tasks]
         )
-        return Pairs(first, second, targets, present)
+        return Pairs(sentences("text")[0], sentences("text2")[0], targets, present)
 
     return LoadedTexts(
         Splits(*(arrays(tasks) for tasks in split.values())),
-        words,
+        [*words, *(f"<unknown {number}>" for number in range(buckets))],
         Splits(
             *(
                 [[(r["text"], r["text2"]) for r in rows] for rows in tasks]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import locate, read_jsonl
@@ -39,12 +39,15 @@ class Reviews(NamedTuple):
     """What is no padding: the first rows of each task."""
     repeated: Bool[np.ndarray, "t n"]
     """Test reviews that repeat a training review of the published split."""
+    kept: Float[np.ndarray, "t n d"]
+    """Factors of each review's features, of which dropout makes many: one that is 1."""
 
 
 def reviews(
     folder: Path | None,
     *,
     vocabulary: int,
+    skip: int = 0,
     length: int,
     limit: int | None = None,
     validation: float = 0.125,
@@ -54,7 +57,8 @@ def reviews(
 
     Args:
         folder: with fdu_mtl16.jsonl.gz.
-        vocabulary: how many tokens to tell apart.
+        vocabulary: how many tokens to tell apart; the others are left out.
+        skip: how many of the most frequent tokens to leave out as well.
         length: tokens of each review.
         limit: most training reviews of each task, drawn at random.
         validation: part of the training reviews to hold out, classes in proportion.
@@ -78,7 +82,9 @@ def reviews(
         split["train"].append(kept)
         split["validation"].append(held_out)
         split["test"].append(test)
-    words = texts.vocabulary((r["text"] for rows in split["train"] for r in rows), vocabulary)
+    words = texts.vocabulary(
+        (r["text"] for rows in split["train"] for r in rows), vocabulary, skip=skip
+    )
 
     def arrays(tasks: list[list[Any]]) -> Reviews:
         tokens, present = texts.padded(
@@ -88,7 +94,7 @@ def reviews(
         repeated, _ = texts.padded(
             [np.array([bool(r.get("dup_of_train")) for r in rows]) for rows in tasks]
         )
-        return Reviews(tokens, labels, present, repeated)
+        return Reviews(tokens, labels, present, repeated, np.ones((*labels.shape, 1), np.float32))
 
     return LoadedTexts(
         Splits(*(arrays(tasks) for tasks in split.values())),

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,30 +14,86 @@ from benchmarks.data.files import _opened
 from benchmarks.errors import UserError
 
 PADDING, UNKNOWN = "<padding>", "<unknown>"
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[!?]")
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words and signs."""
+    """Lower-case words, as don't and n't, and the signs ! and ?."""
     return _TOKEN.findall(text.lower())
 
 
-def vocabulary(texts: Iterable[str], size: int) -> list[str]:
-    """The most frequent tokens, after padding (0) and unknown (1), ties by the alphabet."""
+def vocabulary(texts: Iterable[str], size: int, *, skip: int = 0) -> list[str]:
+    """The most frequent tokens but the first, after padding (0) and unknown (1).
+
+    Ties go by the alphabet.
+    """
     counts = Counter(token for text in texts for token in tokens(text))
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
-    return [PADDING, UNKNOWN, *ranked[: size - 2]]
+    return [PADDING, UNKNOWN, *ranked[skip : skip + size - 2]]
 
 
-def encode(texts: Sequence[str], words: Sequence[str], length: int) -> Int[np.ndarray, "n length"]:
-    """The first ``length`` tokens of each text as numbers, padded with 0."""
+def encode(
+    texts: Sequence[str], words: Sequence[str], length: int, *, buckets: int = 0
+) -> Int[np.ndarray, "n length"]:
+    """The first ``length`` tokens of each text that the vocabulary has, padded with 0.
+
+    With ``buckets``, other tokens stay too: they get that many numbers after the vocabulary's, by
+    their letters, so that two texts show whether they share such a word.
+    """
     number = {word: i for i, word in enumerate(words)}
-    unknown = number[UNKNOWN]
+
+    def ids(text: str) -> list[int]:
+        if not buckets:
+            return [number[token] for token in tokens(text) if token in number]
+        return [
+            number[token] if token in number else len(words) + crc32(token.encode()) % buckets
+            for token in tokens(text)
+        ]
+
     result = np.zeros((len(texts), length), np.int32)
     for row, text in zip(result, texts, strict=True):
-        ids = [number.get(token, unknown) for token in tokens(text)[:length]]
-        row[: len(ids)] = ids
+        kept = ids(text)[:length]
+        row[: len(kept)] = kept
     return result
+
+
+def prepared(
+    texts: Int[np.ndarray, "n length"], size: int, width: int, *, window: int, seed: int = 0
+) -> Float[np.ndarray, "v width"]:
+    """Word vectors from which words stand near each other, without any label.
+
+    Positive pointwise mutual information of words up to ``window`` apart, each pair by one over
+    its distance, and its truncated singular value decomposition (Levy, Goldberg and Dagan 2015).
+    The mean square of each vector's numbers is 1; padding and unknown words are zeros.
+
+    Args:
+        texts: rows of `encode`.
+        size: of the vocabulary.
+        width: numbers in each vector.
+        window: the largest distance.
+        seed: of the decomposition.
+    """
+    from scipy.sparse import coo_array, csr_array
+    from sklearn.utils.extmath import randomized_svd
+
+    near = csr_array((size, size), dtype=np.float32)
+    for distance in range(1, window + 1):
+        left, right = texts[:, :-distance], texts[:, distance:]
+        words = (left > 1) & (right > 1)
+        once = np.full(words.sum(), 1 / distance, np.float32)
+        near += coo_array((once, (left[words], right[words])), (size, size)).tocsr()
+    near = (near + near.T).tocoo()
+    seen = near.sum(axis=1)
+    context = seen**0.75
+    by_chance = seen[near.row] * context[near.col] / context.sum()
+    information = np.maximum(np.log(near.data / by_chance), 0)
+    positive = csr_array((information, (near.row, near.col)), (size, size), dtype=np.float32)
+    left_vectors, values, _ = randomized_svd(positive, width, random_state=seed)
+    vectors = np.zeros((size, width), np.float32)  # A tiny vocabulary has fewer directions.
+    vectors[:, : len(values)] = left_vectors * np.sqrt(values)
+    norms = np.sqrt(np.mean(vectors**2, axis=1, keepdims=True))
+    told = positive.sum(axis=1)[:, None] > 0  # Of the others nothing but rounding is there.
+    return np.where(told & (norms > 0), vectors / np.where(norms > 0, norms, 1), 0)
 
 
 def glove(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import given_folder, locate, read_jsonl
@@ -28,22 +28,26 @@ class Texts(NamedTuple):
     labels: Int[np.ndarray, "t n"]
     present: Bool[np.ndarray, "t n"]
     """What is no padding: the first rows of each task."""
+    kept: Float[np.ndarray, "t n d"]
+    """Factors of each text's features, of which dropout makes many: one that is 1."""
 
 
 def topics(
     folder: Path | None,
     *,
     vocabulary: int,
+    skip: int = 0,
     length: int,
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
 ) -> LoadedTexts:
-    """The posts, subject and body, split by date as published, and the vocabulary.
+    """The posts, subject twice and body, split by date as published, and the vocabulary.
 
     Args:
         folder: with 20news16.jsonl.gz; without one scikit-learn fetches the posts.
-        vocabulary: how many tokens to tell apart.
+        vocabulary: how many tokens to tell apart; the others are left out.
+        skip: how many of the most frequent tokens to leave out as well.
         length: tokens of each post.
         limit: most training posts of each task, drawn at random; half as many test posts.
         validation: part of the training posts to hold out, classes in proportion.
@@ -61,14 +65,16 @@ def topics(
         split["train"].append(kept)
         split["validation"].append(held_out)
         split["test"].append(texts.limited(test, limit and limit // 2, seed))
-    words = texts.vocabulary((r["text"] for rows in split["train"] for r in rows), vocabulary)
+    words = texts.vocabulary(
+        (r["text"] for rows in split["train"] for r in rows), vocabulary, skip=skip
+    )
 
     def arrays(tasks: list[list[Any]]) -> Texts:
         tokens, present = texts.padded(
             [texts.encode([r["text"] for r in rows], words, length) for rows in tasks]
         )
         labels, _ = texts.padded([np.array([r["label"] for r in rows], np.int32) for rows in tasks])
-        return Texts(tokens, labels, present)
+        return Texts(tokens, labels, present, np.ones((*labels.shape, 1), np.float32))
 
     return LoadedTexts(
         Splits(*(arrays(tasks) for tasks in split.values())),
@@ -85,7 +91,12 @@ def _from_file(folder: Path | None) -> list[dict[str, Any]]:
         format="gzipped JSON lines with task, split, label, subject and text",
     )
     rows = read_jsonl(path, ("task", "split", "label", "subject", "text"))
-    return [{**row, "text": f"{row['subject']}\n{row['text']}"} for row in rows]
+    return [{**row, "text": _post(row["subject"], row["text"])} for row in rows]
+
+
+def _post(subject: str, body: str) -> str:
+    """The subject twice, since it says most, then the body."""
+    return f"{subject}\n{subject}\n{body}"
 
 
 def _fetched() -> list[dict[str, Any]]:
@@ -114,7 +125,7 @@ def _fetched() -> list[dict[str, Any]]:
                             "task": task,
                             "split": split,
                             "label": names.index(group),
-                            "text": f"{subject}\n{body}",
+                            "text": _post(subject, body),
                         }
                     )
     except OSError as error:

@@ -26,6 +26,9 @@ class TextSuite(Suite):
     classes: ClassVar[int]
     sizes: ClassVar[dict[str, dict[str, Any]]]
     """Of vocabulary, texts and splits, for each preset."""
+    training: ClassVar[dict[str, Any]]
+    """The parts of words and features dropped, the decay of the weights, the part of the training
+    in which the learning rate rises, and how far apart words are near each other."""
     embeddings: Path | None = None
     """A file of word vectors in GloVe's text format, of the width of the model's embedding."""
 

@@ -1,26 +1,60 @@
-"""Paraphrases by binary cross-entropy, similarities by squared errors."""
+"""Paraphrases by binary cross-entropy, similarities by a loss that aims at being near."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from scipy.stats import pearsonr
 
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
+from benchmarks.data.texts import prepared
 from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problems.baselines import of_each_task, pairs_of_texts
 from benchmarks.problems.networks import in_trunk, network
 from benchmarks.suites.paraphrase import DATA, Paraphrase
 from benchmarks.train.problem import Metric, Problem, mean_present
+from benchmarks.train.schedules import warm_up_and_cosine
 
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"width": 32, "layers": 1, "attention_heads": 4, "hidden": 64},
-    "standard": {"width": 128, "layers": 2, "attention_heads": 4, "hidden": 256},
-    "paper": {"width": 128, "layers": 4, "attention_heads": 8, "hidden": 512},
+    "quick": {
+        "given": 32,
+        "embedding": 8,
+        "width": 32,
+        "layers": 1,
+        "attention_heads": 4,
+        "hidden": 64,
+    },
+    "standard": {
+        "given": 64,
+        "embedding": 16,
+        "width": 64,
+        "layers": 1,
+        "attention_heads": 4,
+        "hidden": 128,
+    },
+    "paper": {
+        "given": 300,
+        "embedding": 16,
+        "width": 128,
+        "layers": 4,
+        "attention_heads": 8,
+        "hidden": 512,
+    },
 }
+TRAINING: dict[str, Any] = {
+    "words": 0.1,
+    "features": 0.4,
+    "weight_decay": 0.3,
+    "warm_up": 0.1,
+    "window": 5,
+}
+"""The parts of words and features dropped, the decay of the weights, the part of the training in
+which the learning rate rises, and how far apart words are near each other."""
 NEAR = 0.5  # How far a similarity may be off to be counted as right.
 
 
@@ -33,6 +67,8 @@ class PairsOfKinds(NamedTuple):
     present: Any
     binary: Any
     """Whether the target is yes or no, rather than a similarity from 0 to 5."""
+    kept: Any
+    """Factors of each pair's features, of which dropout makes many: one that is 1."""
 
 
 def problem(suite: Paraphrase) -> Problem:
@@ -45,8 +81,31 @@ def problem(suite: Paraphrase) -> Problem:
         "length": data["length"],
         "num_tasks": len(TASKS),
     }
+    known = len(vocabulary) - data["buckets"]
+    rows = np.concatenate([splits.train.first, splits.train.second]).reshape(-1, data["length"])
+    given = jnp.asarray(
+        prepared(
+            np.where(rows < known, rows, 0),
+            len(vocabulary),
+            model["given"],
+            window=TRAINING["window"],
+        )
+    )
     encoder = network(lambda rngs: MultiTaskPairTransformer(**sizes, rngs=rngs))
     splits = Splits(*(_of_kinds(split) for split in splits))
+
+    def noise(key: PRNGKeyArray, batch: Any) -> Any:
+        words, features = jax.random.split(key)
+        rate = 1 - TRAINING["features"]
+        shape = (*batch.targets.shape, 6 * model["width"])
+        salt = jax.random.bits(words, (*batch.targets.shape, 1))
+        drop = partial(_without, salt=salt, part=TRAINING["words"])
+        return batch._replace(
+            first=drop(batch.first),
+            second=drop(batch.second),
+            kept=jax.random.bernoulli(features, rate, shape) / rate,
+        )
+
     return Problem(
         tasks=TASKS,
         metrics=(
@@ -56,7 +115,9 @@ def problem(suite: Paraphrase) -> Problem:
         ),
         init=encoder.init,
         shared=in_trunk,
-        forward=lambda params, batch: encoder.apply(params, batch.first, batch.second)[:, 0],
+        forward=lambda params, batch: encoder.apply(
+            params, batch.first, batch.second, given, batch.kept
+        )[:, 0],
         losses=_losses,
         scores=_scores,
         train=splits.train,
@@ -65,8 +126,11 @@ def problem(suite: Paraphrase) -> Problem:
         sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
+        schedule=warm_up_and_cosine(TRAINING["warm_up"]),
+        weight_decay=TRAINING["weight_decay"],
+        noise=noise,
         at_once=1,
-        config={"suite": suite.name, "data": data, "model": sizes},
+        config={"suite": suite.name, "data": data, "model": sizes, "training": TRAINING},
         baseline=pairs_of_texts(
             raw,
             Splits(*(of_each_task(part.targets, part.present) for part in splits)),
@@ -75,14 +139,29 @@ def problem(suite: Paraphrase) -> Problem:
     )
 
 
+def _without(
+    tokens: Int[Array, "... l"], *, salt: UInt32[Array, "... 1"], part: float
+) -> Int[Array, "... l"]:
+    """A part of the words made unknown: those of one pair alike in both sentences."""
+    mixed = tokens.astype(jnp.uint32) * jnp.uint32(2654435761) ^ salt
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x45D9F3B)
+    dropped = (mixed ^ (mixed >> 16)) < jnp.uint32(int(part * 2**32))
+    return jnp.where(dropped & (tokens > 0), 1, tokens)
+
+
 def _of_kinds(split: Pairs) -> PairsOfKinds:
     kinds = np.array([[task == "quora"] for task in TASKS])
-    return PairsOfKinds(*split, binary=np.broadcast_to(kinds, split.present.shape))
+    return PairsOfKinds(
+        *split,
+        binary=np.broadcast_to(kinds, split.present.shape),
+        kept=np.ones((*split.present.shape, 1), np.float32),
+    )
 
 
 def _losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:
+    """Cross-entropy, or of similarities a logarithm that looks at those within reach of `NEAR`."""
     entropy = optax.sigmoid_binary_cross_entropy(outputs, jnp.clip(batch.targets, 0, 1))
-    error = (outputs - batch.targets) ** 2
+    error = jnp.log1p(((outputs - batch.targets) / NEAR) ** 2)
     return mean_present(jnp.where(batch.binary, entropy, error), batch)
 
 

@@ -2,22 +2,25 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks.data.splits import Splits
-from benchmarks.data.texts import glove
+from benchmarks.data.texts import glove, prepared
 from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.problems.baselines import linear_texts, of_each_task
 from benchmarks.problems.networks import accuracy, in_trunk, network
 from benchmarks.problems.options import TextSuite
 from benchmarks.train.problem import Metric, Problem, mean_present
+from benchmarks.train.schedules import warm_up_and_cosine
 
 MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"embedding": 32, "channels": 16, "widths": (3, 5, 7)},
-    "standard": {"embedding": 100, "channels": 100, "widths": (3, 5, 7)},
-    "paper": {"embedding": 300, "channels": 100, "widths": (3, 5, 7)},
+    "quick": {"given": 32, "embedding": 8, "channels": 16, "widths": (3, 5, 7)},
+    "standard": {"given": 64, "embedding": 16, "channels": 64, "widths": (3, 5, 7)},
+    "paper": {"given": 300, "embedding": 16, "channels": 100, "widths": (3, 5, 7)},
 }
 
 
@@ -27,22 +30,36 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
     Where the test split marks rows that repeat a training text, the mean accuracy without them is
     one more metric, which does not count.
     """
-    options, model = suite.sizes[suite.preset], MODEL[suite.preset]
+    options, model, training = suite.sizes[suite.preset], MODEL[suite.preset], suite.training
     splits, vocabulary, raw = suite.data
-    vectors = None
     if suite.embeddings is not None:
-        vectors = glove(suite.embeddings, vocabulary, model["embedding"])
+        table = glove(suite.embeddings, vocabulary, model["given"])
+    else:
+        rows = splits.train.tokens.reshape(-1, splits.train.tokens.shape[-1])
+        table = prepared(rows, len(vocabulary), model["given"], window=training["window"])
+    given = jnp.asarray(table)
     sizes = {
         **model,
         "vocabulary": len(vocabulary),
         "num_tasks": len(tasks),
         "classes": suite.classes,
     }
-    made = network(lambda rngs: MultiTaskTextCNN(**sizes, pretrained=vectors, rngs=rngs))
+    made_of = model["given"] + model["embedding"] + len(model["widths"]) * model["channels"]
+    made = network(lambda rngs: MultiTaskTextCNN(**sizes, rngs=rngs))
     repeats = hasattr(splits.test, "repeated")
     metrics = [Metric(f"{task} %", number) for number, task in enumerate(tasks)]
     if repeats:
         metrics.append(Metric("mean % without repeats", 0, counts=False))
+
+    def noise(key: PRNGKeyArray, batch: Any) -> Any:
+        words, features = jax.random.split(key)
+        dropped = jax.random.bernoulli(words, training["words"], batch.tokens.shape)
+        rate = 1 - training["features"]
+        shape = (*batch.labels.shape, made_of)
+        return batch._replace(
+            tokens=jnp.where(dropped & (batch.tokens > 0), 1, batch.tokens),
+            kept=jax.random.bernoulli(features, rate, shape) / rate,
+        )
 
     def losses(logits: Float[Array, "n c"], batch: Any) -> Float[Array, ""]:
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
@@ -60,7 +77,7 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         metrics=tuple(metrics),
         init=made.init,
         shared=in_trunk,
-        forward=lambda params, batch: made.apply(params, batch.tokens),
+        forward=lambda params, batch: made.apply(params, batch.tokens, given, batch.kept),
         losses=losses,
         scores=scores,
         train=splits.train,
@@ -69,11 +86,15 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         sizes=tuple(int(n) for n in splits.train.present.sum(axis=1)),
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
+        schedule=warm_up_and_cosine(training["warm_up"]),
+        weight_decay=training["weight_decay"],
+        noise=noise,
         at_once=1,
         config={
             "suite": suite.name,
             "data": {**options, "embeddings": suite.embeddings and suite.embeddings.name},
             "model": sizes,
+            "training": training,
         },
         baseline=linear_texts(
             raw,

@@ -22,7 +22,7 @@ class Reviews(TextSuite):
     name: ClassVar[str] = "reviews"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=16, learning_rates=(3e-3, 1e-2, 3e-2)),
-        "standard": Preset(epochs=8, batch_size=16, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=6, batch_size=32, learning_rates=(1e-2,)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
     compared: ClassVar = (
@@ -37,8 +37,16 @@ class Reviews(TextSuite):
     classes: ClassVar = 2
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": 800},
-        "standard": {"vocabulary": 30_000, "length": 256, "limit": None},
-        "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
+        "standard": {"vocabulary": 16_000, "skip": 17, "length": 128, "limit": None},
+        "paper": {"vocabulary": 30_000, "skip": 17, "length": 256, "limit": None},
+    }
+
+    training: ClassVar = {
+        "words": 0.1,
+        "features": 0.5,
+        "weight_decay": 0.5,
+        "warm_up": 0.1,
+        "window": 8,
     }
 
     def load(self) -> LoadedTexts:

@@ -22,7 +22,7 @@ class Topic(TextSuite):
     name: ClassVar[str] = "topic"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 1e-2, 3e-2)),
-        "standard": Preset(epochs=8, batch_size=32, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=8, batch_size=32, learning_rates=(6e-3,)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
     compared: ClassVar = (
@@ -37,8 +37,16 @@ class Topic(TextSuite):
     classes: ClassVar = 4
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": None},
-        "standard": {"vocabulary": 30_000, "length": 256, "limit": None},
-        "paper": {"vocabulary": 30_000, "length": 256, "limit": None},
+        "standard": {"vocabulary": 25_000, "skip": 150, "length": 160, "limit": None},
+        "paper": {"vocabulary": 30_000, "skip": 150, "length": 320, "limit": None},
+    }
+
+    training: ClassVar = {
+        "words": 0.1,
+        "features": 0.4,
+        "weight_decay": 0.01,
+        "warm_up": 0.1,
+        "window": 8,
     }
 
     def load(self) -> LoadedTexts:

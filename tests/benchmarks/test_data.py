@@ -42,7 +42,7 @@ def decode(row, words):
 
 
 def test_topics_are_encoded_padded_and_held_apart(folder):
-    splits, words, _ = topics.topics(folder, vocabulary=50, length=12, validation=0.25)
+    splits, words, _ = topics.topics(folder, vocabulary=50, length=16, validation=0.25)
     assert words[:2] == [texts.PADDING, texts.UNKNOWN]
     counts = [48, 52, 56, 60]
     for split, fraction in ((splits.train, 0.75), (splits.validation, 0.25)):
@@ -52,22 +52,61 @@ def test_topics_are_encoded_padded_and_held_apart(folder):
     for split in splits:
         assert (np.diff(split.present.astype(int), axis=1) <= 0).all()
         assert not split.tokens[~split.present].any()
-    # The subject names the label.
+    # The subject, which comes twice, names the label.
     for task in range(4):
         for row in range(splits.train.present[task].sum()):
-            subject = decode(splits.train.tokens[task, row], words)[:2]
-            assert subject == ["about", small_data.WORDS[splits.train.labels[task, row]]]
+            subject = decode(splits.train.tokens[task, row], words)[:4]
+            assert subject == 2 * ["about", small_data.WORDS[splits.train.labels[task, row]]]
     # What only test rows hold is not in the vocabulary.
     assert "onlytrain" in words
     assert "onlytest" not in words
-    assert texts.UNKNOWN in decode(splits.test.tokens[0, 0], words)
+    assert len(decode(splits.test.tokens[0, 0], words)) == 4 + 9
+
+
+def test_tokens_are_words_with_their_apostrophes_and_the_signs_of_excitement():
+    text = "I don't like it, is n't_it?! C++ 486DX ____"
+    found = texts.tokens(text)
+    assert found == ["i", "don't", "like", "it", "is", "n't", "it", "?", "!", "c", "486dx"]
 
 
 def test_the_vocabulary_is_the_most_frequent_words():
     words = texts.vocabulary(["b a, b", "C b c", "d"], 5)
-    assert words == [texts.PADDING, texts.UNKNOWN, "b", "c", ","]
-    encoded = texts.encode(["B x , b c", ""], words, 4)
-    np.testing.assert_array_equal(encoded, [[2, 1, 4, 2], [0, 0, 0, 0]])
+    assert words == [texts.PADDING, texts.UNKNOWN, "b", "c", "a"]
+    encoded = texts.encode(["B x , b c", ""], words, 3)
+    np.testing.assert_array_equal(encoded, [[2, 2, 3], [0, 0, 0]])
+    assert texts.vocabulary(["b a, b", "C b c", "d"], 4, skip=1) == [*words[:2], "c", "a"]
+
+
+def test_unknown_words_may_be_told_apart():
+    words = texts.vocabulary(["b a"], 4)
+    first, second = texts.encode(["x b y", "y x b"], words, 3, buckets=1000)
+    assert (first[1], *second[1:]) == (words.index("b"), first[0], words.index("b"))
+    assert second[0] == first[2] != first[0]
+    assert 4 <= first[[0, 2]].min() <= first[[0, 2]].max() < 1004
+
+
+def test_word_vectors_are_prepared_from_what_stands_near():
+    """The same as loops over all pairs and a dense decomposition, up to a rotation."""
+    rng = np.random.default_rng(5)
+    rows = rng.integers(1, 9, (30, 10)) * (np.arange(10) < rng.integers(3, 11, (30, 1)))
+    near = np.zeros((10, 10))
+    for row in rows:
+        for i in range(10):
+            for j in range(10):
+                if 0 < abs(i - j) <= 3 and min(row[i], row[j]) > 1:
+                    near[row[i], row[j]] += 1 / abs(i - j)
+    context = near.sum(axis=0) ** 0.75
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = near.sum(axis=1)[:, None] * context / context.sum()
+        information = np.nan_to_num(np.maximum(np.log(near / chance), 0))
+    left, values, _ = np.linalg.svd(information)
+    wanted = (left[:, :3] * np.sqrt(values[:3]))[2:9]
+    wanted /= np.sqrt(np.mean(wanted**2, axis=1, keepdims=True))
+    vectors = texts.prepared(rows, 10, 3, window=3)
+    assert not vectors[[0, 1, 9]].any()
+    np.testing.assert_allclose(
+        vectors[2:9] @ vectors[2:9].T, wanted @ wanted.T, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_limit_draws_rows_by_seed(folder):
@@ -98,7 +137,7 @@ def test_topics_are_fetched_where_no_folder_is_given(folder, monkeypatch):
         for row in range(16):
             group = topics.GROUPS[name][splits.train.labels[task, row]]
             text = decode(splits.train.tokens[task, row], words)
-            assert text == [*texts.tokens(f"{name}.{group}"), "body", "of", "train"]
+            assert text == [*2 * texts.tokens(f"{name}.{group}"), "body", "of", "train"]
 
     def offline(**asked):
         raise OSError("no network")
@@ -121,13 +160,11 @@ def test_reviews_know_what_repeats(folder):
 
 
 def test_pairs_keep_their_targets(folder):
-    splits, words, raw = pairs.pairs(folder, vocabulary=50, length=8, validation=0.25)
+    splits, words, raw = pairs.pairs(folder, vocabulary=50, buckets=4, length=8, validation=0.25)
     assert splits.train.present.sum(axis=1).tolist() == [36, 18]
     assert set(splits.train.targets[0]) == {0, 1}
     assert splits.train.targets[1].max() > 4
-    first = {tuple(texts.tokens(small_data.words(n, 5))) for n in range(48)}
-    for row in splits.train.first[0]:
-        assert tuple(decode(row, words)) in first
+    assert words[-4:] == [f"<unknown {number}>" for number in range(4)]
     for (_, text), row in zip(raw.test[1], splits.test.second[1], strict=False):
         assert decode(row, words) == texts.tokens(text)[:8]
 
@@ -368,7 +405,7 @@ FEEDS = f"{wechat.FOLDER}/{wechat.FEED_FILE}"
 LOADERS = {
     topics.FILE: lambda f: topics.topics(f, vocabulary=9, length=5),
     reviews.FILE: lambda f: reviews.reviews(f, vocabulary=9, length=5),
-    pairs.FILE: lambda f: pairs.pairs(f, vocabulary=9, length=5),
+    pairs.FILE: lambda f: pairs.pairs(f, vocabulary=9, buckets=1, length=5),
     multimnist.FILE: lambda f: multimnist.multi_mnist(f, train=5, validation=5, test=5),
     census.FILE: census.census,
     molecules.FILE: molecules.molecules,

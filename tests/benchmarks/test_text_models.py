@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from benchmarks.models.text_cnn import MultiTaskTextCNN
-from benchmarks.models.transformer import MultiTaskPairTransformer
+from benchmarks.models.transformer import MultiTaskPairTransformer, _in_view
 
 TEXTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1], [8], []]
 
@@ -16,9 +16,13 @@ def padded(length):
     return jnp.array([text + [0] * (length - len(text)) for text in TEXTS])
 
 
-def text_cnn(**changed):
-    sizes = {"vocabulary": 10, "embedding": 4, "num_tasks": 2, "classes": 3, "channels": 5}
-    model = MultiTaskTextCNN(**{**sizes, **changed}, rngs=nnx.Rngs(0))
+GIVEN = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)), jnp.float32).at[0].set(100.0)
+
+
+def text_cnn():
+    model = MultiTaskTextCNN(
+        vocabulary=10, given=3, embedding=4, num_tasks=2, classes=3, channels=5, rngs=nnx.Rngs(0)
+    )
     for convolution in model.trunk.convolutions:
         convolution.bias[...] = jnp.linspace(-1, 1, 5)
     return model
@@ -28,6 +32,8 @@ def transformer():
     return MultiTaskPairTransformer(
         vocabulary=10,
         length=14,
+        given=3,
+        embedding=4,
         num_tasks=2,
         layers=2,
         attention_heads=2,
@@ -37,68 +43,119 @@ def transformer():
     )
 
 
-def test_text_cnn_is_a_maximum_over_windows_that_hold_a_word():
+def read_texts(model, length):
+    """What the trunk makes of the texts, each alone or with the text after it."""
+    texts = padded(length)
+    if isinstance(model, MultiTaskTextCNN):
+        return model.trunk(texts, GIVEN)
+    return model.trunk(texts, jnp.roll(texts, -1, axis=0), GIVEN)
+
+
+def dense(model, text):
+    """The features of one text by plain loops."""
+    given = np.concatenate([GIVEN, model.trunk.embed.embedding[...]], axis=1)[text]
+    features = [given.sum(axis=0) / np.sqrt(len(text))]
+    for width, convolution in zip((3, 5, 7), model.trunk.convolutions, strict=True):
+        kernel, bias = np.asarray(convolution.kernel[...]), np.asarray(convolution.bias[...])
+        framed = np.pad(given, ((width - 1, width - 1), (0, 0)))
+        windows = [framed[i : i + width] for i in range(len(text) + width - 1)]
+        each = [np.einsum("wd,wdf->f", window, kernel) + bias for window in windows]
+        features.append(np.maximum(np.max(each, axis=0), 0))
+    return np.concatenate(features)
+
+
+def test_text_cnn_is_a_sum_of_words_and_a_maximum_over_windows_that_hold_one():
     model = text_cnn()
-    features = model.trunk(padded(9))
-    table = np.asarray(model.trunk.embed.embedding[...])
+    features = read_texts(model, 9)
     for text, actual in zip(TEXTS[:-1], features[:-1], strict=True):
-        wanted = []
-        for width, convolution in zip((3, 5, 7), model.trunk.convolutions, strict=True):
-            kernel, bias = np.asarray(convolution.kernel[...]), np.asarray(convolution.bias[...])
-            frame = np.zeros((width - 1, 4))
-            framed = np.concatenate([frame, table[text], frame])
-            windows = [framed[i : i + width] for i in range(len(text) + width - 1)]
-            each = [np.einsum("wd,wdf->f", window, kernel) + bias for window in windows]
-            wanted.append(np.maximum(np.max(each, axis=0), 0))
-        np.testing.assert_allclose(actual, np.concatenate(wanted), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(actual, dense(model, text), rtol=1e-4, atol=1e-5)
     assert not features[-1].any()
+
+
+def test_text_cnn_has_the_derivatives_of_all_its_windows():
+    """Though it looks at the largest alone: against differences of the loops above."""
+    graph, params = nnx.split(text_cnn())
+    direction = np.random.default_rng(1).normal(size=7 + 15)
+
+    def fast(params):
+        return read_texts(nnx.merge(graph, params), 9)[0] @ direction
+
+    gradient = jax.grad(fast)(params)
+    rng = np.random.default_rng(2)
+    shift = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape), params)
+    high, low = (
+        dense(nnx.merge(graph, jax.tree.map(lambda p, s, f=f: p + f * s, params, shift)), TEXTS[0])
+        for f in (1, -1)
+    )
+    slope = sum(
+        jnp.sum(g * s)
+        for g, s in zip(jax.tree.leaves(gradient), jax.tree.leaves(shift), strict=True)
+    )
+    np.testing.assert_allclose(2 * slope, (high - low) @ direction, rtol=1e-2)
+    assert jnp.abs(gradient["trunk"]["embed"]["embedding"][...][3]).max() > 0
 
 
 @pytest.mark.parametrize("build", [text_cnn, transformer])
 def test_padding_changes_nothing(build):
     model = build()
-    features = model.trunk(padded(8))
+    features = read_texts(model, 8)
     model.trunk.embed.embedding[...] = model.trunk.embed.embedding[...].at[0].set(100.0)
-    np.testing.assert_allclose(model.trunk(padded(14)), features, atol=1e-5)
-    assert not features[-1].any()
+    np.testing.assert_allclose(read_texts(model, 14), features, atol=1e-5)
 
 
 @pytest.mark.parametrize("build", [text_cnn, transformer])
 def test_texts_without_a_word_have_finite_gradients(build):
     graph, params = nnx.split(build())
-    inputs = [jnp.zeros((2, 6), jnp.int32)] * (2 if build is transformer else 1)
-    grads = jax.jit(jax.grad(lambda params: jnp.sum(nnx.merge(graph, params)(*inputs) ** 2)))(
+    texts = [jnp.zeros((2, 6), jnp.int32)] * (2 if build is transformer else 1)
+    grads = jax.jit(jax.grad(lambda params: jnp.sum(nnx.merge(graph, params)(*texts, GIVEN) ** 2)))(
         params
     )
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_word_vectors_may_be_given():
-    table = np.random.default_rng(0).normal(size=(10, 4))
-    np.testing.assert_allclose(
-        text_cnn(pretrained=table).trunk.embed(jnp.arange(10)), table, rtol=1e-6
-    )
-    with pytest.raises(ValueError, match=r"pretrained must have shape \(10, 4\), not \(9, 4\)"):
-        text_cnn(pretrained=table[1:])
+def test_features_that_are_dropped_do_not_count():
+    model = text_cnn()
+    kept = jnp.zeros((4, 7 + 15)).at[:, 3].set(2.0)
+    features = np.asarray(read_texts(model, 9))
+    wanted = 2 * features[:, 3:4] * np.asarray(model.heads.kernel[1])[3]
+    np.testing.assert_allclose(model(padded(9), GIVEN, kept)[:, 1], wanted, rtol=1e-5, atol=1e-6)
+    pairs = transformer()
+    nothing = pairs(padded(9), padded(9), GIVEN, jnp.zeros((4, 24)))
+    np.testing.assert_array_equal(nothing, jnp.broadcast_to(nothing[:1], nothing.shape))
 
 
-def test_transformer_reads_the_order_of_words_and_of_sentences():
+def test_transformer_reads_the_order_of_words_but_not_of_sentences():
     model = transformer()
-    features = model.trunk(jnp.array([[1, 2, 3], [3, 2, 1]]))
-    assert jnp.abs(features[0] - features[1]).max() > 1e-3
-    u, v = features
-    wanted = np.concatenate([u, v, np.abs(u - v), u * v]) @ np.asarray(model.heads.kernel[1])
-    actual = model(jnp.array([[1, 2, 3]]), jnp.array([[3, 2, 1]]))
-    np.testing.assert_allclose(actual[0, 1], wanted, rtol=1e-5, atol=1e-6)
+    first, second = jnp.array([[1, 2, 3], [3, 2, 1]]), jnp.array([[4, 5, 0], [4, 5, 0]])
+    outputs = model(first, second, GIVEN)
+    assert jnp.abs(outputs[0] - outputs[1]).max() > 1e-3
+    np.testing.assert_allclose(model(second, first, GIVEN), outputs, rtol=1e-5, atol=1e-6)
 
 
 def test_transformer_attends_between_words():
-    """Without attention the mean would be a sum of what each word gives at its place."""
-    trunk = transformer().trunk
-    both, first, second, neither = trunk(jnp.array([[1, 2], [1, 4], [3, 2], [3, 4]]))
-    assert jnp.abs(both - first - second + neither).max() > 1e-3
+    """Without attention, and a maximum, the features would be a sum over the words."""
+    block = transformer().trunk.blocks[0]
+    words = jnp.ones((4, 2), bool)
+    states = jax.random.normal(jax.random.key(0), (2, 2, 4))
+    pairs = jnp.stack([jnp.stack([states[0, i], states[1, j]]) for i in (0, 1) for j in (0, 1)])
+    both, first, second, neither = block(pairs, words)[:, 0]
+    assert jnp.abs(both - first).max() > 1e-3
+    assert jnp.abs(second - neither).max() > 1e-3
+
+
+def test_a_word_is_compared_with_the_closest_of_the_other_sentence():
+    """Of vectors at right angles, each word's closest is itself, where it is there."""
+    given = jnp.concatenate([jnp.zeros((2, 3)), 2 * jnp.eye(3)])
+    first, second = jnp.array([[2, 3, 0]]), jnp.array([[3, 4, 0]])
+    mine, apart, alike, close, there = _in_view(first, second, given)
+    np.testing.assert_array_equal(mine[0], given[first[0]])
+    np.testing.assert_allclose(close[0, :2, 0], [0, 1], atol=1e-6)
+    np.testing.assert_array_equal(there[0, :2, 0], [0, 1])
+    np.testing.assert_allclose(apart[0, 0], [2, -1, -1], atol=1e-3)
+    np.testing.assert_allclose(apart[0, 1], 0, atol=1e-3)
+    np.testing.assert_allclose(alike[0, :2], [[0, 0, 0], [0, 4, 0]], atol=1e-3)
 
 
 def test_transformer_refuses_a_text_beyond_its_positions():
     with pytest.raises(ValueError, match="at most 14 tokens, not 15"):
-        transformer().trunk(padded(15))
+        read_texts(transformer(), 15)

@@ -11,7 +11,8 @@ from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.suites.digits import Digits
 from benchmarks.train import training
 from benchmarks.train.problem import mean_present, single_task
-from benchmarks.train.recipes import recipe
+from benchmarks.train.recipes import Recipe, recipe
+from benchmarks.train.schedules import warm_up_and_cosine
 from benchmarks.train.training import Member, evaluate, goodness, train
 from tests.benchmarks.problems import Rows, separate_problem, toy_problem
 
@@ -114,6 +115,74 @@ def test_every_epoch_has_an_order_of_its_own():
     recipe_of_one_batch = recipe(EQUAL_WEIGHTING, toy_problem(epoch_rows=8))
     losses = train(recipe_of_one_batch, [Member(0, 0.0)], epochs=3).curves.loss[0, :, 0]
     assert len(np.unique(losses)) == 3
+
+
+def watched(problem, show):
+    """A recipe that stands still, and records what ``show`` makes of rate and batch as losses."""
+
+    def update(rate, params, state, batch, query):
+        return show(rate, batch), jax.tree.map(jnp.zeros_like, params), state
+
+    return Recipe(problem, lambda params: (), update)
+
+
+def test_a_schedule_goes_over_the_whole_training():
+    """Straight up from 0 to 1: the mean of an epoch is what it is in the middle of the epoch."""
+    problem = toy_problem(schedule=lambda done: done)
+    run = train(
+        watched(problem, lambda rate, batch: jnp.stack([rate, 2 * rate])),
+        [Member(0, 0.5), Member(0, 1.0)],
+        epochs=4,
+    )
+    wanted = np.outer(np.array([0.125, 0.375, 0.625, 0.875]), [1, 2])
+    np.testing.assert_allclose(run.curves.loss, [0.5 * wanted, wanted], rtol=1e-6)
+
+
+def test_a_warm_up_is_followed_by_a_cosine():
+    factor = warm_up_and_cosine(0.2)
+    np.testing.assert_allclose(
+        factor(jnp.array([0.0, 0.1, 0.2, 0.4, 0.6, 1.0])),
+        [0, 0.5, 1, (1 + np.sqrt(0.5)) / 2, 0.5, 0],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(warm_up_and_cosine(0.0)(jnp.array([0.0, 0.5])), [1, 0.5], atol=1e-6)
+
+
+def test_weights_decay_by_the_rate_whatever_the_method():
+    """Four steps at half the rate, since the schedule says so."""
+    problem = toy_problem(weight_decay=0.5, schedule=lambda done: jnp.full_like(done, 0.5))
+    recipe_at_rest = watched(problem, lambda rate, batch: jnp.zeros(2))
+    run = train(recipe_at_rest, [Member(3, 0.2)], epochs=1)
+    for kept, first in zip(
+        jax.tree.leaves(run.params),
+        jax.tree.leaves(training._initial(problem, 3)[0]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(kept[0], first * (1 - 0.2 * 0.5 * 0.5) ** 4, rtol=1e-5)
+
+
+def test_noise_is_new_in_every_step_and_spares_what_is_scored():
+    def noise(key, batch):
+        return jnp.full_like(batch, jax.random.uniform(key))
+
+    def train_on_noise(seed):
+        problem = toy_problem(epoch_rows=8, noise=noise)
+        return train(watched(problem, lambda rate, b: b[0]), [Member(seed, 1.0)], epochs=3).curves
+
+    curves, again, other = (train_on_noise(seed) for seed in (0, 0, 1))
+    assert len(np.unique(curves.loss[0, :, 0])) == 3
+    np.testing.assert_array_equal(curves.loss, again.loss)
+    assert not np.isin(other.loss, curves.loss).any()
+    quiet = train(
+        watched(toy_problem(epoch_rows=8), lambda rate, b: b[0]), [Member(0, 1.0)], epochs=3
+    )
+    np.testing.assert_array_equal(curves.validation_loss, quiet.curves.validation_loss)
+
+
+def test_rows_read_together_are_counted_over_all_tasks():
+    assert toy_problem().rows_of_each(10) == 10
+    assert separate_problem().rows_of_each(10) == 5
+    assert separate_problem().rows_of_each(1) == 1
 
 
 def test_the_mean_is_over_what_is_present():
