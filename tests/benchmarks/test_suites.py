@@ -175,7 +175,7 @@ def test_the_presets_of_every_suite_are_complete():
             protocol = suite(preset=preset).protocol
             assert protocol.epochs > 0
             assert protocol.seeds == SEEDS[preset]
-            assert len(protocol.learning_rates) >= (1 if preset == "paper" else 3)
+            assert len(protocol.learning_rates) >= (3 if preset == "quick" else 1)
         check_names("compared", suite.compared, also=ADATASK_ON)
         assert len(set(suite.compared)) == len(suite.compared)
 
