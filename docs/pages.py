@@ -29,10 +29,15 @@ CONTENTS = {
         "docs/devices",
         "docs/performance",
         "docs/guides/physics-informed",
-        "docs/guides/migrating",
+        "docs/guides/from-torchjd",
+        "docs/guides/from-libmtl",
+        "docs/guides/from-conflictfree",
+        "docs/guides/from-gradnorm-pytorch",
+        "docs/guides/from-torch-rechub",
+        "docs/guides/from-softadapt",
     ],
     "Methods": ["docs/methods/index"],
-    "Evidence": ["docs/reliability", "benchmarks/README"],
+    "Evidence": ["docs/reliability", "docs/claims", "docs/peers", "benchmarks/README"],
     "Reference": ["docs/reference", "docs/glossary", "docs/faq", "CONTRIBUTING", "CHANGELOG"],
 }
 

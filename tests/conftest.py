@@ -20,7 +20,8 @@ import jaxtyping
 import optax
 import pytest
 
-collect_ignore = ["peers/record.py"]  # It has no doctests, and needs torch.
+# They have no doctests, and need torch.
+collect_ignore = ["peers/record.py", "peers/others.py"]
 
 # A method must not lean on implicit broadcasting: user code may forbid it.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1779,6 +1779,45 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "{**step, **(hyperparameters or {})}",
             "step",
         ),
+        (
+            "AdaTask takes the gradients as they were",
+            "rows = mtl.get(modified, tasks, combine=False, **given)",
+            "rows = optax.identity()",
+        ),
+    ],
+    "benchmarks/problems/dominance.py": [
+        (
+            "the first task's share",
+            "[histogram[-1] for histogram in",
+            "[histogram[0] for histogram in",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+        (
+            "step sizes by the sum of squares",
+            "summed = jax.tree.map(lambda g: g.sum(axis=0), updates)",
+            "summed = jax.tree.map(lambda g: jnp.sqrt((g**2).sum(axis=0)), updates)",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+        (
+            "noise in what B dominates least",
+            "order = np.argsort(-np.concatenate(",
+            "order = np.argsort(np.concatenate(",
+            ("tests/benchmarks/test_suites.py",),
+        ),
+    ],
+    "benchmarks/data/synthetic.py": [
+        (
+            "the cubes are not shared",
+            "x**3 @ cube for w1, w2 in (first, second)]",
+            "x**3 @ w2 for w1, w2 in (first, second)]",
+            ("tests/benchmarks/test_data.py",),
+        ),
+        (
+            "a variance is a deviation",
+            'ten = 10.0 if spread == "deviation" else np.sqrt(10.0)',
+            "ten = 10.0",
+            ("tests/benchmarks/test_data.py",),
+        ),
     ],
     "benchmarks/data/digits.py": [
         ("test scans are validation scans", "pairs(held_out, test))", "pairs(check, test))"),

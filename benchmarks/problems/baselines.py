@@ -43,21 +43,26 @@ def of_each_task(values: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
     return [row[there] for row, there in zip(values, present, strict=True)]
 
 
-def boosted_tables(splits: Splits, cardinalities: Sequence[int]) -> Baseline:
-    """Gradient boosting for each question about the rows of a table."""
+def boosted_tables(
+    splits: Splits, cardinalities: Sequence[int], is_number: Sequence[bool]
+) -> Baseline:
+    """Gradient boosting for each question about the rows of a table, or for each number."""
 
     def answers() -> Answers:
         inputs = Splits(*(np.hstack([table.numeric, table.categories]) for table in splits))
         first = splits.train.numeric.shape[1]
         few = [first + i for i, n in enumerate(cardinalities) if n <= MOST_CATEGORIES]
-        return joint(
-            [
-                _boosted_classifier(inputs, Splits(*(s.labels[:, task] for s in splits)), few)
-                for task in range(splits.train.labels.shape[1])
-            ]
-        )
+        tasks = []
+        for task, number in enumerate(is_number):
+            labels = Splits(*(split.labels[:, task] for split in splits))
+            tasks.append(
+                _boosted_regressor(inputs, labels)
+                if number
+                else _boosted_classifier(inputs, labels, few)
+            )
+        return joint(tasks)
 
-    return Baseline("HistGradientBoostingClassifier", answers)
+    return Baseline("HistGradientBoostingClassifier" + ", -Regressor" * any(is_number), answers)
 
 
 def _boosted_classifier(inputs: Splits, labels: Splits, categories: Sequence[int]) -> Answers:

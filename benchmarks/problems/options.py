@@ -38,8 +38,8 @@ class VideoSuite(Suite):
     """Short videos that were shown to users: AdaTask's network and protocol."""
 
     presets: ClassVar = {
-        "quick": Preset(epochs=4, batch_size=32, learning_rates=(1e-3, 3e-3)),
-        "standard": Preset(epochs=10, batch_size=4096, learning_rates=(1e-3, 3e-3)),
+        "quick": Preset(epochs=4, batch_size=32, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=10, batch_size=4096, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=50, batch_size=4096, learning_rates=(1e-3,)),
     }
     compared: ClassVar = ("gradnorm", "uw", "pcgrad", "cagrad", "adatask")

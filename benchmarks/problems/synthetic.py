@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.data.splits import Splits
 from benchmarks.data.synthetic import INPUTS, OUTPUTS, TASKS, Regression
@@ -123,10 +124,13 @@ def _kept(path: Path, config: dict[str, Any]) -> Watched | None:
     return kept if content == config else None
 
 
-def _panels(rows: Sequence[str], columns: Sequence[str], **shared: Any) -> tuple[Figure, Any]:
+def _panels(
+    rows: Sequence[str], columns: Sequence[str], width: float = 2.1, **shared: Any
+) -> tuple[Figure, Any]:
     """A row of panels for each method."""
-    figure = Figure(figsize=(1 + 2.1 * len(columns), 0.9 + 1.4 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), sharex=True, squeeze=False, **shared)
+    size = (1 + width * len(columns), 0.9 + 1.4 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, **shared)
     for name, row in zip(rows, grid, strict=True):
         row[0].set_ylabel(name)
     for name, axes in zip(columns, grid[0], strict=True):
@@ -141,7 +145,7 @@ def _legend(figure: Figure, axes: Axes, title: str) -> None:
 
 def _dominance(found: Mapping[str, Watched]) -> Figure:
     """How many parameters fall in each bucket of B's share of their squared updates."""
-    figure, grid = _panels(list(found), LAYERS, sharey=True)
+    figure, grid = _panels(list(found), LAYERS, sharex=True, sharey=True)
     for row, watched in zip(grid, found.values(), strict=True):
         for axes, shares in zip(row, np.moveaxis(100 * watched.shares, 1, 0), strict=True):
             epochs = np.arange(1, len(shares) + 1)
@@ -161,7 +165,7 @@ def _dominance(found: Mapping[str, Watched]) -> Figure:
 
 def _steps(found: Mapping[str, Watched]) -> Figure:
     """By whose gradients the step sizes go."""
-    figure, grid = _panels(list(found), LAYERS[1:])
+    figure, grid = _panels(list(found), LAYERS[1:], sharex=True)
     for row, watched in zip(grid, found.values(), strict=True):
         for axes, sizes in zip(row, np.moveaxis(watched.sizes, 1, 0), strict=True):
             epochs = np.arange(1, len(sizes) + 1)
@@ -174,21 +178,20 @@ def _steps(found: Mapping[str, Watched]) -> Figure:
             ):
                 axes.plot(epochs, values, color=colour, ls=style, label=name)
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("1 / root of the averaged squares of ten parameters' gradients", fontsize=9)
-    _legend(figure, grid[0, 0], "gradients of")
+    figure.supylabel("mean of 1 / √G over ten parameters", fontsize=9)
+    _legend(figure, grid[0, 0], "G, the averaged squares, of the gradients of")
     return figure
 
 
 def _noise(found: Mapping[str, Watched]) -> Figure:
     """How much noise in what B moves most harms A and B."""
     ways = (
-        ("variance of noise in 1 % of the parameters", VARIANCES),
-        (f"% of the parameters with noise of variance {VARIANCES[0]:g}", PARTS),
+        (f"variance of noise in {PARTS[0]} %", VARIANCES),
+        (f"parameters (%) with noise of {VARIANCES[0]:g}", PARTS),
     )
-    figure, grid = _panels(list(found), [name for name, _ in ways])
-    for axes in grid[0]:
-        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=7)
+    figure, grid = _panels(list(found), [name for name, _ in ways], width=3)
     for row, watched in zip(grid, found.values(), strict=True):
         rises = np.split(watched.noise, [len(VARIANCES)])
         for axes, (_, labels), rise in zip(row, ways, rises, strict=True):

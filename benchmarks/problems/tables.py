@@ -1,4 +1,4 @@
-"""Tables with several yes-or-no questions about each row."""
+"""Tables with several questions about each row: most of them yes or no, some a number."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ from benchmarks.problems.baselines import boosted_tables
 from benchmarks.problems.networks import auc, in_trunk, network
 from benchmarks.problems.options import Backbone
 from benchmarks.train.problem import Metric, Problem
+from benchmarks.train.schedules import warm_up_and_cosine
 
 EXPERTS: dict[Backbone, dict[str, int]] = {
     "shared_bottom": {},
@@ -35,13 +36,18 @@ def table_problem(
     model: dict[str, Any],
     given: dict[str, Any],
     *,
+    numbers: Sequence[str] = (),
     weights: Mapping[str, float] | None = None,
+    training: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
     """All questions about each row, by binary cross-entropy; scored by AUC.
 
+    Of the tasks in ``numbers`` the answer is a number: by squared error, scored by the part of the
+    variance that it explains, and the absolute error stands beside it.
     Where ``weights`` has one for each task, the weighted mean of the AUCs stands beside them, and
-    where the rows have users, that of the AUCs user by user.
+    where the rows have users, that of the AUCs user by user. ``training`` has a warm-up, which a
+    cosine follows, and a weight decay.
     """
     sizes = {
         **model,
@@ -52,16 +58,27 @@ def table_problem(
     }
     made = network(lambda rngs: BACKBONES[backbone](**sizes, rngs=rngs))
 
-    def losses(logits: Float[Array, "n t"], batch: Table) -> Float[Array, " t"]:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.labels), axis=0)
+    is_number = np.isin(tasks, numbers)
 
+    def losses(outputs: Float[Array, "n t"], batch: Table) -> Float[Array, " t"]:
+        answers = optax.sigmoid_binary_cross_entropy(outputs, batch.labels)
+        squares = (outputs - batch.labels) ** 2
+        return jnp.mean(jnp.where(is_number[None], squares, answers), axis=0)
+
+    how: dict[str, Any] = {}
+    if training is not None:
+        how["schedule"] = warm_up_and_cosine(training["warm_up"])
+        how["weight_decay"] = training["weight_decay"]
     by_user = weights is not None and data.train.users is not None
     others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
 
     def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " m"]:
-        areas = [auc(logits, table.labels)]
+        areas = [auc(logits, np.where(is_number, 0, table.labels))]
+        off = (logits - table.labels)[:, is_number]
+        areas[0][is_number] = 100 * (1 - np.mean(off**2, 0) / table.labels[:, is_number].var(0))
+        areas.append(np.abs(off).mean(axis=0))
         if weights is not None:
-            kinds = [*areas, *([_by_user(logits, table)] if by_user else [])]
+            kinds = [areas[0], *([_by_user(logits, table)] if by_user else [])]
             areas += [
                 np.atleast_1d(
                     mtl.metrics.weighted_auc(dict(zip(tasks, each, strict=True)), weights)
@@ -73,7 +90,15 @@ def table_problem(
     return Problem(
         tasks=tuple(tasks),
         metrics=(
-            *(Metric(f"{task} AUC %", number) for number, task in enumerate(tasks)),
+            *(
+                Metric(f"{task} R² %" if task in numbers else f"{task} AUC %", place)
+                for place, task in enumerate(tasks)
+            ),
+            *(
+                Metric(f"{task} off", place, higher_is_better=False, counts=False)
+                for place, task in enumerate(tasks)
+                if task in numbers
+            ),
             # Of all tasks: they stand beside the first and enter no choice.
             *(Metric(name, 0, counts=False) for name in others),
         ),
@@ -85,14 +110,21 @@ def table_problem(
         train=data.train,
         validation=data.validation,
         test=data.test,
-        config={"suite": suite, "data": given, "backbone": backbone, "model": sizes},
-        baseline=boosted_tables(data, cardinalities),
+        config={
+            "suite": suite,
+            "data": given,
+            "backbone": backbone,
+            "model": sizes,
+            **({} if training is None else {"training": training}),
+        },
+        baseline=boosted_tables(data, cardinalities, is_number.tolist()),
+        **how,
         **options,
     )
 
 
 def _by_user(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:
-    """UAUC in percent."""
+    """Each task's uAUC in percent."""
     return 100 * np.array(
         [
             mtl.metrics.user_auc(score, of_task, table.users, digits=6)

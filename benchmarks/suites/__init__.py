@@ -7,6 +7,7 @@ from benchmarks.suites.digits import Digits
 from benchmarks.suites.molecules import Molecules
 from benchmarks.suites.multimnist import MultiMNIST
 from benchmarks.suites.paraphrase import Paraphrase
+from benchmarks.suites.ranking import Ranking
 from benchmarks.suites.reviews import Reviews
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.tiktok import TikTok
@@ -23,6 +24,7 @@ SUITES: tuple[type[Suite], ...] = (
     Census,
     Molecules,
     AliExpress,
+    Ranking,
     TikTok,
     WeChat,
 )

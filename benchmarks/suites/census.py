@@ -17,9 +17,10 @@ DATA: dict[str, dict[str, Any]] = {
 }
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
-    "standard": {"embedding": 8, "widths": (64,), "tower": (32,)},
+    "standard": {"embedding": 16, "widths": (128,), "tower": (64,)},
     "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
 }
+TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Census(Suite):
     name: ClassVar[str] = "census"
     presets: ClassVar = {
         "quick": Preset(epochs=5, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
-        "standard": Preset(epochs=8, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=6, batch_size=512, learning_rates=(2e-3, 4e-3, 8e-3)),
         "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
     compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
@@ -60,6 +61,7 @@ class Census(Suite):
             self.backbone,
             MODEL[self.preset],
             DATA[self.preset],
+            training=TRAINING,
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
         )

@@ -14,6 +14,7 @@ DATA: dict[str, dict[str, Any]] = {
     "standard": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "side": 28},
     "paper": {"train": 60_000, "validation": 10_000, "test": 20_000, "seed": 0, "side": 28},
 }
+TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.01}
 MODEL: dict[str, Any] = {"num_tasks": 2, "classes": 10, "channels": (10, 20), "features": 50}
 
 
@@ -28,7 +29,7 @@ class MultiMNIST(Suite):
     name: ClassVar[str] = "multimnist"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
-        "standard": Preset(epochs=12, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=10, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=100, batch_size=256, learning_rates=(1e-4, 5e-4, 1e-3, 5e-3)),
     }
     compared: ClassVar = ("uw", "gradnorm", "mgda", "pcgrad", "cagrad")
@@ -44,12 +45,20 @@ class MultiMNIST(Suite):
         from benchmarks.models.lenet import MultiTaskLeNet
         from benchmarks.problems.canvases import canvas_problem
         from benchmarks.problems.networks import network
+        from benchmarks.train.schedules import warm_up_and_cosine
 
         model = {**MODEL, "size": self.data.train.images.shape[-1]}
         return canvas_problem(
             self.data,
             network(lambda rngs: MultiTaskLeNet(**model, rngs=rngs)),
-            {"suite": self.name, "data": DATA[self.preset], "model": model},
+            {
+                "suite": self.name,
+                "data": DATA[self.preset],
+                "model": model,
+                "training": TRAINING,
+            },
+            schedule=warm_up_and_cosine(TRAINING["warm_up"]),
+            weight_decay=TRAINING["weight_decay"],
             batch_size=self.rows_per_batch,
             query_fraction=self.query_fraction,
             at_once=1,

@@ -44,7 +44,7 @@ def test_every_suites_baseline_answers_what_its_problem_scores(suite, folder, mo
 
 
 def test_the_validation_split_chooses():
-    answers = [(np.array([value]), np.array([10 * value])) for value in (1.0, 3.0, 2.0)]
+    answers = [(np.array([value]), np.array([-value])) for value in (1.0, 3.0, 2.0)]
     assert baselines.best(answers, lambda found: float(found[0])) == answers[1]
 
 
@@ -69,15 +69,17 @@ def test_trees_see_categories_and_tasks_apart():
         odd = categories[:, 0] % 2
         constant = np.zeros(size)
         numeric = RNG.normal(size=(size, 1))
-        return Table(numeric, categories, np.stack([odd, constant, numeric[:, 0] > 0], axis=1))
+        labels = [odd, constant, numeric[:, 0] > 0, 50 * odd]
+        return Table(numeric, categories, np.stack(labels, axis=1))
 
     splits = Splits(*(table(4 * size) for size in SIZES))
-    _, test = baselines.boosted_tables(splits, [8]).answers()
-    assert test.shape == (4 * SIZES.test, 3)
+    _, test = baselines.boosted_tables(splits, [8], [False, False, False, True]).answers()
+    assert test.shape == (4 * SIZES.test, 4)
     labels = splits.test.labels
     assert ((test[:, 0] > 0) == labels[:, 0]).all()
     assert (test[:, 1] == 0).all()
     assert np.mean((test[:, 2] > 0) == labels[:, 2]) > 0.95
+    assert np.abs(test[:, 3] - labels[:, 3]).max() < 1
 
 
 def test_trees_regress_each_target():
@@ -89,7 +91,7 @@ def test_trees_regress_each_target():
 
 
 def test_a_class_without_rows_is_never_the_answer():
-    scores = baselines._each_class(np.array([[1.0, 2.0, 0.5]]), np.array([0, 3, 4]), 6)
+    scores = baselines._each_class(np.array([[-2.0, -1.0, -2.5]]), np.array([0, 3, 4]), 6)
     np.testing.assert_array_equal(scores.argsort()[0][-3:], [4, 0, 3])
     binary = baselines._each_class(np.array([-0.5, 0.25]), np.array([1, 2]), 4)
     np.testing.assert_array_equal(binary.argmax(axis=1), [1, 2])

@@ -16,6 +16,7 @@ from benchmarks.data import (
     molecules,
     multimnist,
     pairs,
+    ranking,
     reviews,
     synthetic,
     texts,
@@ -225,11 +226,11 @@ def test_the_census_gives_no_label_away(folder):
 def test_numbers_lie_in_bins_as_full_as_may_be():
     """By the training rows alone, and never out of range; ties lie together."""
     rng = np.random.default_rng(0)
-    column = np.concatenate([rng.normal(size=640), [-9.0, 9.0]])
-    few = np.repeat([0.0, 1.0], [600, 42])
-    raw = Raw(np.stack([column, few], axis=1), np.full((642, 1), "a", object), np.ones((642, 1)))
+    column = np.concatenate([rng.normal(size=640), np.repeat([-9.0, 9.0], [300, 1])])
+    few = np.repeat([0.0, 1.0], [600, 341])
+    raw = Raw(np.stack([column, few], axis=1), np.full((941, 1), "a", object), np.ones((941, 1)))
     splits, cardinalities = fitted(
-        raw, (np.arange(640), np.arange(640), np.array([640, 641])), bins=32
+        raw, (np.arange(640), np.arange(640), np.array([640, 940])), bins=32
     )
     bins, ties = splits.train.categories[:, 1:].T
     np.testing.assert_array_equal(np.bincount(bins), 20)
@@ -372,6 +373,31 @@ def test_a_week_before_each_day_is_counted_by_hand(folder):
         users = [row["userid"] - 50 for row in rows if row["date_"] == day]
         np.testing.assert_array_equal(split.users, users)
     assert len(splits.train.labels) == 12 * 12
+
+
+def test_a_feed_is_what_its_docstring_says():
+    splits, cardinalities = ranking.ranking(users=30, videos=40, shown=6000)
+    assert [len(split.labels) for split in splits] == [4200, 600, 1200]
+    assert cardinalities == (31, 41, splits.train.categories[:, 2].max() + 1, 11)
+    click, finish, seconds = splits.train.labels.T
+    assert ((seconds > 0) == (click > 0)).all()
+    assert (click >= finish).all()
+    # All that was watched to the end took as long as the video.
+    video = splits.train.categories[:, 1]
+    for one in np.unique(video):
+        whole = seconds[(video == one) & (finish == 1)]
+        np.testing.assert_allclose(whole, whole.max(initial=0), rtol=1e-5)
+        assert seconds[video == one].max() <= whole.max(initial=np.inf if not len(whole) else 0)
+    position = splits.train.categories[:, 3]
+    assert click[position == 1].mean() > click[position == 10].mean() + 0.1
+
+
+def test_what_a_user_did_before_is_counted_by_hand():
+    rng = np.random.default_rng(0)
+    user, done = rng.integers(0, 3, 120), rng.integers(0, 2, 120)
+    for row, share in enumerate(ranking._before(user, done)):
+        before = done[:row][user[:row] == user[row]][-20:]
+        assert share == pytest.approx(before.mean() if len(before) else 0)
 
 
 WECHAT = f"{wechat.FOLDER}/{wechat.ACTION_FILE}"

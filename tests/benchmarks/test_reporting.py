@@ -133,6 +133,8 @@ def test_the_readme_tells_of_its_first_command_between_its_markers() -> None:
     assert "came first, of 2:" in words
     assert "better than equal weighting: none; worse: none" in words
     assert "Equal weighting is below the baseline" in words
+    assert "reads 40.0 and 50.0 % of the digits, a network for each task 80.0 and 50.0 %" in words
+    assert "reach a network for each task in the mean: none." in words
     table = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     order = ["method", "---", "baseline", "single_task", "equal_weighting", "uw", "pcgrad"]
     assert table == [f"| {name}" for name in order]

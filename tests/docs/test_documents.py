@@ -179,16 +179,28 @@ def check_mixed_precision(namespace):
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(namespace["params"]))
 
 
-@pytest.mark.skipif(not find_spec("torchjd"), reason="needs the extra peers")
-@pytest.mark.filterwarnings("ignore")  # theirs
-def test_the_peers_blocks_of_the_migration_guide_run():
-    from benchmarks.speed.libmtl import weightings
+PEERS = {
+    "torchjd": "torchjd",
+    "libmtl": "LibMTL",
+    "conflictfree": "conflictfree",
+    "gradnorm-pytorch": "gradnorm_pytorch",
+    "torch-rechub": "torch_rechub",
+}
 
-    weightings()  # LibMTL imports with its vision models left out.
-    namespace = {}
-    page = ROOT / "docs" / "guides" / "migrating.md"
-    exec(compile(script_of(page.read_text("utf-8"), "py"), name_of(page), "exec"), namespace)
-    assert len(namespace["losses"]) == len(namespace["weights"]) == 2
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_the_peers_blocks_of_a_guide_run(peer):
+    if not find_spec(PEERS[peer]):
+        pytest.skip(f"needs {PEERS[peer]}")
+    if peer == "libmtl":
+        from benchmarks.speed.libmtl import weightings
+
+        weightings()  # LibMTL imports with its vision models left out.
+    page = ROOT / "docs" / "guides" / f"from-{peer}.md"
+    script = script_of(page.read_text("utf-8"), "py")
+    assert "step" in script
+    exec(compile(script, name_of(page), "exec"), {})
 
 
 @pytest.mark.parametrize("name", ["docs/some.md", "docs/devices.md"])
@@ -253,6 +265,8 @@ def test_every_guarantee_names_tests_that_exist():
             assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), (file, test)
 
 
+# The paper searches further than two tasks can tell apart, which a page says beside its command.
+@pytest.mark.filterwarnings("ignore:emtl. the ball is inactive")
 def test_the_benchmarks_readme_knows_every_suite_and_its_commands_parse():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for suite in COMMANDS:

@@ -1,11 +1,13 @@
-"""What TorchJD and LibMTL answer to small fixed questions, for `test_peers`.
+"""What other libraries answer to small fixed questions, for the tests of this folder.
 
-Run `python -m tests.peers.record` in an environment of its own to write `answers.json`:
+Run `python -m tests.peers.record` in an environment of its own to write `tests/data/peers.json`:
 
     pip install torch==2.13.0 "torchjd[full]==0.18.0" clarabel LibMTL==1.1.5
+    pip install -r tests/peers/requirements.txt
+    pip install --no-deps -r tests/peers/without_dependencies.txt
 
-It imports neither JAX nor this library, so that they need not share an environment with torch. All
-is computed in float64, and a second run writes the same file. Of LibMTL 1.1.5:
+It does not import this library. The rows of docs/peers.md are computed as the page says, all else
+in float64, and a second run writes the same file. Of LibMTL 1.1.5:
 
 - `import LibMTL` fails with a current torchvision, for its vision models. The weightings need
   none of them, so they are imported without the package's `__init__`.
@@ -41,13 +43,42 @@ import torchjd.scalarization as scalarization
 from torchjd.linalg import QuadprogProjector
 
 from benchmarks.speed.libmtl import plain, weightings
+from tests.peers import others
+from tests.peers.rows import answers
 
-OUT = pathlib.Path(__file__).with_name("answers.json")
-LIBRARIES = ("torch", "torchjd", "LibMTL", "cvxpy", "clarabel", "ecos", "scipy", "numpy")
+OUT = pathlib.Path(__file__).parents[1] / "data" / "peers.json"
+LIBRARIES = (
+    "torch",
+    "torchjd",
+    "LibMTL",
+    "conflictfree",
+    "gradnorm-pytorch",
+    "torch-rechub",
+    "softadapt",
+    "cvxpy",
+    "clarabel",
+    "ecos",
+    "scipy",
+    "numpy",
+)
 SECONDS = 5  # LibMTL's MGDA has no cap on its iterations.
 DRAWS = 200  # Seeds over which the outcomes of a random method are gathered.
 COLUMNS = 6
 LOSSES = np.array([1.3, 0.7, 1.9, 0.5, 1.1])  # Of the first T tasks, where a method reads them.
+
+# Those on which the guides compare libraries.
+TEN = (
+    "two agree",
+    "two conflict",
+    "two, 1000 apart",
+    "three",
+    "three conflict",
+    "three, 100 apart",
+    "five",
+    "five conflict",
+    "five of rank three",
+    "one and a multiple",
+)
 
 Record = dict[str, Any]
 
@@ -216,6 +247,9 @@ def single_steps(libmtl: Any) -> list[Record]:
 
         if num_tasks == 1:
             continue
+        if name in TEN:
+            for library, method, parameters, compute in others.questions(rows):
+                add(library, method, parameters, name, **attempt(compute))
         asked: list[tuple[str, Record]] = [
             *[("MGDA", {"mgda_gn": gn}) for gn in ("none", "l2", "loss", "loss+")],
             ("IMTL", {}),
@@ -370,11 +404,11 @@ def as_json(value: Any) -> str:
             return {key: simple(entry) for key, entry in value.items()}
         if isinstance(value, np.ndarray | list | tuple):
             return [simple(entry) for entry in value]
-        if isinstance(value, float | np.floating):
+        if isinstance(value, float | np.floating) and np.isfinite(value):
             return float(f"{value:.10g}") + 0.0  # No negative zero.
         return value
 
-    return json.dumps(simple(value))
+    return json.dumps(simple(value), ensure_ascii=False)
 
 
 def main() -> None:
@@ -398,11 +432,14 @@ def main() -> None:
 
     named = [f"{json.dumps(name)}: {as_json(rows)}" for name, rows in matrices().items()]
     sections["matrices"] = rows_of(named, "{}")
+    sections["ten"] = as_json(list(TEN))
     sections["losses"] = as_json(LOSSES)
     sections["single_steps"] = rows_of([as_json(r) for r in single_steps(libmtl)], "[]")
     sections["outcomes"] = rows_of([as_json(r) for r in outcomes(libmtl)], "[]")
     sections["sequence"] = as_json({key: runs[key] for key in ("gradients", "losses")})
     sections["runs"] = rows_of([as_json(r) for r in runs["runs"]], "[]")
+    torch.set_default_dtype(torch.float32)
+    sections["rows"] = rows_of([as_json(row) for row in answers()], "[]")
     body = ",\n".join(f" {json.dumps(key)}: {text}" for key, text in sections.items())
     out.write_text("{\n" + body + "\n}\n", encoding="utf-8")
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")

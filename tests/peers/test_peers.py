@@ -1,13 +1,13 @@
-"""Our numbers against those of TorchJD and LibMTL, and which side ours takes where they part.
+"""Our numbers against the peers', and which side ours takes where they part.
 
-`tests/peers/answers.json` holds the libraries' versions, the matrices and what they answered; the
+`tests/data/peers.json` holds the libraries' versions, the matrices and what they answered; the
 script that made it is `record.py`. The peers computed in float64, ours in float32.
 """
 
+import contextlib
 import functools
+import io
 import json
-import pathlib
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from tests.common import optimised, relative_error
+from tests.common import ROOT, optimised, relative_error
+from tests.peers.guides import agreements
+from tests.peers.page import block
 
-PEERS = json.loads((pathlib.Path(__file__).with_name("answers.json")).read_text("utf-8"))
+PEERS = json.loads((ROOT / "tests" / "data" / "peers.json").read_text("utf-8"))
 MATRICES = {name: np.array(rows) for name, rows in PEERS["matrices"].items()}
 LOSSES = np.array(PEERS["losses"])
 SEQUENCE = {key: np.array(value) for key, value in PEERS["sequence"].items()}
@@ -81,115 +83,63 @@ def unit(x):
     return x / np.linalg.norm(x)
 
 
-class Agreement(NamedTuple):
-    """That our method gives a peer's update, up to a tolerance and but for some matrices.
-
-    The tolerance is that of the peer's solver. Each matrix left out has a test of its own below.
-    """
-
-    name: str
-    hyperparameters: dict[str, Any]
-    peer: str
-    method: str
-    parameters: dict[str, Any]
-    tolerance: float
-    but_for: tuple[str, ...] = ()
-    direction: bool = False
+TEN = PEERS["ten"]
+ORDINARY = [matrix for matrix in TEN if matrix != "one and a multiple"]
+AGREEMENTS = list(agreements())
+# What the tables leave to other tests: defaults that stop early, and preferences that are arrays.
+ELSEWHERE = {
+    ("torchjd", "MGDA", ()),
+    ("torchjd", "UPGrad", ()),
+    ("torchjd", "COSMOS", (("lambda_", 2.0),)),
+    ("torchjd", "PBI", (("theta", 5.0),)),
+    ("softadapt", "LossWeightedSoftAdapt", (("beta", 0.1),)),
+}
 
 
-ORDINARY = (
-    "two agree",
-    "two conflict",
-    "two, 1000 apart",
-    "three",
-    "three conflict",
-    "three, 100 apart",
-    "five",
-    "five conflict",
-    "five of rank three",
-)
-CONVERGED = {"epsilon": 1e-12, "max_iters": 20000}
-# Here LibMTL's MGDA clips the weights of two gradients of far lengths.
-CLIPPED = ("two, 1000 apart", "three, 100 apart")
-RESCALES = ("none", "one_plus_c_squared", "one_plus_c")
+@functools.cache
+def gradnorm_steps(num_tasks, alpha):
+    """The weights after two steps of gradients whose longest has length one, as `others` has it."""
+    tx = mtl.gradnorm(num_tasks, alpha=alpha, optimizer=optax.sgd(1e-3 / num_tasks))
 
-AGREEMENTS = [
-    Agreement("sum_tasks", {}, "torchjd", "Sum", {}, 1e-6),
-    Agreement("mean_tasks", {}, "torchjd", "Mean", {}, 1e-6),
-    Agreement("mgda", {}, "torchjd", "MGDA", CONVERGED, 1e-3),
-    Agreement("mgda", {}, "LibMTL", "MGDA", {"mgda_gn": "none"}, 1e-3, CLIPPED),
-    *[
-        # LibMTL's weights belong to the normalised gradients, and do not sum to one on ours.
-        Agreement(
-            "mgda",
-            {"normalization": kind},
-            "LibMTL",
-            "MGDA",
-            {"mgda_gn": kind},
-            5e-3,
-            CLIPPED if kind == "loss" else (),
-            direction=True,
-        )
-        for kind in ("l2", "loss", "loss+")
-    ],
-    Agreement("cagrad", {"c": 0.5}, "torchjd", "CAGrad", {"c": 0.5}, 2e-4),
-    Agreement("cagrad", {"c": 0.2}, "torchjd", "CAGrad", {"c": 0.2}, 2e-4),
-    *[
-        Agreement(
-            "cagrad",
-            {"c": 0.5, "rescale": rescale},
-            "LibMTL",
-            "CAGrad",
-            {"calpha": 0.5, "rescale": number},
-            5e-3,
-        )
-        for number, rescale in enumerate(RESCALES)
-    ],
-    Agreement("pcgrad", {}, "torchjd", "PCGrad", {}, 1e-6),
-    Agreement("pcgrad", {}, "LibMTL", "PCGrad", {}, 1e-6),
-    Agreement("imtl_g", {}, "torchjd", "IMTLG", {}, 1e-5, ("five of rank three",)),
-    Agreement("imtl_g", {}, "LibMTL", "IMTL", {}, 1e-5, ("five of rank three",)),
-    *[
-        Agreement(
-            "nash_mtl",
-            {"max_norm": limit},
-            "torchjd",
-            "NashMTL",
-            parameters,
-            2e-4,
-            ("two, 1000 apart", "three conflict"),
-        )
-        for limit, parameters in ((1.0, {}), (None, {"max_norm": 0.0}))
-    ],
-    *[
-        Agreement(
-            "aligned_mtl", {"scale": ours}, "torchjd", "AlignedMTL", {"scale_mode": theirs}, 2e-5
-        )
-        for ours, theirs in (("min", "min"), ("median", "median"), ("mean", "rmse"))
-    ],
-    Agreement("config", {}, "torchjd", "ConFIG", {}, 2e-5),
-    Agreement("upgrad", {}, "torchjd", "UPGrad", {"exact": True}, 2e-5),
-    Agreement("dual_proj", {}, "torchjd", "DualProj", {"exact": True}, 2e-5),
-    *[
-        Agreement("fairgrad", {"alpha": a}, "torchjd", "FairGrad", {"alpha": a}, 2e-5, apart)
-        for a, apart in ((1.0, ()), (2.0, ("two, 1000 apart",)))
-    ],
-    Agreement("pcd", {}, "torchjd", "PCD", {}, 2e-5),
-    # Of three tasks each has one neighbour, and two of them each other: ours takes both.
-    Agreement(
-        "krum",
-        {"squared": False},
-        "torchjd",
-        "Krum",
-        {"n_byzantine": 0},
-        1e-6,
-        ("three", "three conflict", "three, 100 apart"),
-    ),
-    Agreement("trimmed_mean", {}, "torchjd", "TrimmedMean", {"trim_number": 1}, 1e-6),
-    Agreement("gradvac", {}, "torchjd", "GradVac", {}, 1e-6),
-    Agreement("gls", {}, "torchjd", "GeometricMean", {}, 1e-6),
-    Agreement("stch", {"mu": 0.5}, "torchjd", "STCH", {"mu": 0.5}, 1e-6),
-]
+    @jax.jit
+    def weights(g):
+        state = tx.init(g[0])
+        for _ in range(3):
+            _, state = tx.update(g, state, g[0], task_losses=jnp.ones(num_tasks))
+        return mtl.task_weights(state)
+
+    return weights
+
+
+def weights_of_gradnorm(rows, alpha):
+    longest = np.linalg.norm(rows, axis=1).max()
+    return gradnorm_steps(len(rows), alpha)(jnp.asarray(rows / longest, jnp.float32))
+
+
+@functools.cache
+def softadapt():
+    """The method that its guide writes."""
+    namespace = {}
+    guide = (ROOT / "docs" / "guides" / "from-softadapt.md").read_text("utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(block(guide, "python"), namespace)
+    return namespace["softadapt"]
+
+
+def weights_of_softadapt(rows, **parameters):
+    """After the last of six epochs, whose losses are the sizes of the rows' entries."""
+    tx, params = softadapt()(len(rows), **parameters), jnp.zeros(1)
+    state = tx.init(params)
+    for losses in np.abs(rows).T[-2:]:
+        given = jnp.asarray(losses, jnp.float32)
+        _, state = tx.update(jnp.zeros((len(rows), 1)), state, params, task_losses=given)
+    return mtl.task_weights(state)
+
+
+ANSWERS = {
+    "gradnorm-pytorch": lambda name, rows, **options: weights_of_gradnorm(rows, **options),
+    "softadapt": lambda name, rows, **options: weights_of_softadapt(rows, **options),
+}
 
 
 def label(agreement):
@@ -198,24 +148,36 @@ def label(agreement):
 
 
 @pytest.mark.parametrize("agreement", AGREEMENTS, ids=label)
-def test_agreement(agreement):
+def test_the_guides_same_numbers(agreement):
     apart, tried = [], 0
-    for matrix in ORDINARY:
+    for matrix in TEN:
         rows, parameters = MATRICES[matrix], agreement.parameters
         if agreement.method == "NashMTL":
             parameters = {"n_tasks": len(rows), **parameters}
-        # LibMTL's CAGrad is made for three tasks; PCGrad of more than two draws.
+        if agreement.tasks not in (None, len(rows)):
+            continue
+        # Some take three tasks and more.
         if not records(agreement.peer, agreement.method, matrix, parameters):
+            assert agreement.method in ("Krum", "TrimmedMean")
+            assert len(rows) == 2
             continue
         tried += 1
-        updates, _ = ours(agreement.name, rows, **agreement.hyperparameters)
+        answer = ANSWERS.get(agreement.peer, lambda *given, **options: ours(*given, **options)[0])
+        found = np.asarray(answer(agreement.name, rows, **agreement.hyperparameters), np.float64)
         wanted = theirs(agreement.peer, agreement.method, matrix, **parameters)
-        if agreement.direction:
-            updates, wanted = unit(updates), unit(wanted)
-        if relative_error(updates, wanted) > agreement.tolerance:
+        if agreement.factor is None:
+            found, wanted = unit(found), unit(wanted)
+        if relative_error(found * (agreement.factor or 1), wanted) > agreement.tolerance:
             apart.append(matrix)
     assert tried >= 3
-    assert apart == [matrix for matrix in ORDINARY if matrix in agreement.but_for]
+    assert apart == [matrix for matrix in TEN if matrix in agreement.but_for]
+
+
+def test_the_guides_leave_nothing_out_that_was_recorded():
+    key = lambda parameters: tuple(sorted((k, v) for k, v in parameters.items() if k != "n_tasks"))
+    listed = {(a.peer, a.method, key(a.parameters)) for a in AGREEMENTS} | ELSEWHERE
+    asked = {(r["library"], r["method"], key(r["parameters"])) for r in PEERS["single_steps"]}
+    assert asked == listed
 
 
 def test_torchjds_mgda_stops_early_and_ours_is_never_longer():
