@@ -138,14 +138,15 @@ def _check_task_axis(
         for number, (arg, axis) in enumerate(zip(args, axes, strict=True))
     ]
     mapped += [(f"argument {key!r}", value, 0) for key, value in kwargs.items()]
+    nothing = lambda node: node is None  # An axis that is not mapped, or a field left out.
     for root, value, axis in mapped:
-        leaf_axes = jax.tree.broadcast(axis, value, is_leaf=lambda a: a is None)
+        leaf_axes = jax.tree.broadcast(axis, value, is_leaf=nothing)
         for (path, leaf), leaf_axis in zip(
-            jax.tree_util.tree_leaves_with_path(value),
-            jax.tree.leaves(leaf_axes, is_leaf=lambda a: a is None),
+            jax.tree_util.tree_leaves_with_path(value, is_leaf=nothing),
+            jax.tree.leaves(leaf_axes, is_leaf=nothing),
             strict=True,
         ):
-            if leaf_axis is None:
+            if leaf is None or leaf_axis is None:
                 continue
             where = _checks.leaf_name(root, path)
             if jnp.ndim(leaf) == 0:

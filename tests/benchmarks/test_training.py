@@ -32,7 +32,7 @@ def test_a_small_set_is_learned_by_heart(problem, method):
         problem if method != SINGLE_TASK else single_task(problem), run.params, problem.test
     )
     assert (accuracy > 95).all()
-    assert run.curves.loss.shape == run.curves.validation.shape == (1, 10, 2)
+    assert run.curves.loss.shape == run.curves.validation.shape == (1, 10, 3)
 
 
 def test_members_at_once_equal_members_one_by_one(problem):

@@ -238,6 +238,15 @@ def test_per_task_random_keys_and_keyword_batches():
         close(losses[task], wanted.sum())
 
 
+@pytest.mark.parametrize("how", [{}, {"stacked": False}, {"stacked": False, "way": "rows"}])
+def test_a_batch_may_leave_fields_out(how):
+    p, data = params(), task_batches()
+    fun = mtl.per_task_value_and_grad(own_loss, **how)
+    losses, gradients = fun(p, {**data, "noise": None, "more": {"left": None}})
+    wanted = mtl.per_task_value_and_grad(own_loss)(p, data)
+    close((losses, gradients if not how else gradients.stack()), wanted)
+
+
 def test_per_task_mistakes_are_named():
     p, data = params(), task_batches()
     fun = mtl.per_task_value_and_grad(own_loss)
