@@ -227,6 +227,7 @@ WANTED = {
     ],
     "pytorch-optimizer": [lambda: pcgrad(CONFLICT), 3.0],
     "jinns": [*[0.1 + 0.9 * 2 / 0.5] * 2, *[2.0] * 2],
+    "deepxde": [np.array([1.0, 9.0]), "ValueError"],
     "pina-mathlab": [
         2 * np.array([1 / 10, 1.0]) / 1.1,
         11 / np.array([10.0, 1.0]),
