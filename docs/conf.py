@@ -74,6 +74,11 @@ def _above(node: Any) -> Iterator[Any]:
         yield node
 
 
+def _skip(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, which the docstring of the class tells."""
+    return True if isinstance(member, type(pages.mtl.Conflict.cosines)) else None
+
+
 def _inline(writer: Any, node: Any) -> None:
     writer.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
@@ -97,4 +102,5 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("source-read", pages.read)
     app.connect("doctree-read", _link)
+    app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _index)
