@@ -23,11 +23,15 @@ MODELS = {
     "conv": partial(MultiTaskConvNet, size=10, classes=2, channels=(8, 8), features=32),
     "lenet": partial(MultiTaskLeNet, size=17, classes=2, channels=(8, 16), features=32),
     "mlp": partial(MultiTaskMLP, inputs=5, widths=(32, 32), outputs=2),
-    "text_cnn": partial(MultiTaskTextCNN, vocabulary=30, embedding=8, classes=2, channels=8),
+    "text_cnn": partial(
+        MultiTaskTextCNN, vocabulary=30, given=4, embedding=8, classes=2, channels=8
+    ),
     "transformer": partial(
         MultiTaskPairTransformer,
         vocabulary=30,
         length=6,
+        given=4,
+        embedding=8,
         layers=2,
         attention_heads=2,
         width=8,
@@ -37,6 +41,8 @@ MODELS = {
     "mmoe": partial(BACKBONES["mmoe"], **TABLE, experts=3),
     "ple": partial(BACKBONES["ple"], **TABLE, shared_experts=2, task_experts=2, levels=3),
 }
+# The part of the word vectors that is not learned.
+GIVEN = jnp.asarray(np.random.default_rng(2).normal(size=(30, 4)), jnp.float32)
 OUTPUTS = {"transformer": (1,), "shared_bottom": (), "mmoe": (), "ple": ()}
 all_models = pytest.mark.parametrize("name", MODELS)
 
@@ -52,7 +58,8 @@ def params_of(name, key):
 
 def forward(name, params, inputs):
     graph = nnx.graphdef(nnx.eval_shape(lambda: build(name, 0)))
-    return nnx.merge(graph, params)(*inputs)
+    given = (GIVEN,) if name in ("text_cnn", "transformer") else ()
+    return nnx.merge(graph, params)(*inputs, *given)
 
 
 def examples(name, seed=0):
