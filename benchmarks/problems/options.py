@@ -23,6 +23,16 @@ Spread = Literal["deviation", "variance"]
 class TextSuite(Suite):
     """Texts to classify: a TextCNN that all tasks share, with a linear head for each."""
 
+    # GetMTL's and MetaWeighting's.
+    compared: ClassVar = (
+        "uw",
+        "gradnorm",
+        "mgda",
+        "tchebycheff",
+        "bandit_mtl",
+        "meta_weighting",
+        "getmtl",
+    )
     classes: ClassVar[int]
     sizes: ClassVar[dict[str, dict[str, Any]]]
     """Of vocabulary, texts and splits, for each preset."""
@@ -34,7 +44,48 @@ class TextSuite(Suite):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoSuite(Suite):
+class TableSuite(Suite):
+    """Several questions about each row of a table."""
+
+    model: ClassVar[Mapping[str, dict[str, Any]]]
+    """Sizes of the network, for each preset."""
+    backbone: Backbone = "mmoe"
+    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
+    of the features beside dense layers."""
+
+    @abstractmethod
+    def load(self) -> "tuple[Splits, tuple[int, ...]]":
+        """The table, and the number of categories of each column."""
+
+    def of_table(
+        self, tasks: tuple[str, ...], given: Mapping[str, Any], **options: Any
+    ) -> "Problem":
+        """The table, the backbone and their losses.
+
+        Args:
+            tasks: their names, in the order of the labels.
+            given: what the data was made by, for the record.
+            options: further ones of `table_problem`.
+        """
+        from benchmarks.problems.tables import table_problem
+
+        splits, cardinalities = self.data
+        return table_problem(
+            self.name,
+            tasks,
+            splits,
+            cardinalities,
+            self.backbone,
+            self.model[self.preset],
+            dict(given),
+            batch_size=self.rows_per_batch,
+            query_fraction=self.query_fraction,
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSuite(TableSuite):
     """Short videos that were shown to users: AdaTask's network and protocol."""
 
     presets: ClassVar = {
@@ -44,40 +95,17 @@ class VideoSuite(Suite):
     }
     compared: ClassVar = ("gradnorm", "uw", "pcgrad", "cagrad", "adatask")
     # The paper does not state the widths of the two hidden layers.
-    model: ClassVar[Mapping[str, dict[str, Any]]] = {
+    model: ClassVar = {
         "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
         "standard": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
         "paper": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
     }
     rare: ClassVar[Mapping[str, int]] = {"quick": 2, "standard": 10, "paper": 10}
-    tasks: ClassVar[tuple[str, ...]]
-    weights: ClassVar[Mapping[str, float]]
-    """Of the tasks' AUCs in the contest."""
     backbone: Backbone = "shared_bottom"
-    """What the tasks share: dense layers, gated experts, experts of their own as well, or crosses
-    of the features beside dense layers."""
 
-    @abstractmethod
-    def load(self) -> "tuple[Splits, tuple[int, ...]]":
-        """The table, and the number of categories of each column."""
-
-    def problem(self) -> "Problem":
-        """The table, the backbone and their losses."""
+    def of_videos(self, tasks: tuple[str, ...]) -> "Problem":
+        """The table with RMSProp, and the tasks weighted as in the contest of the suite's name."""
         import optax
 
-        from benchmarks.problems.tables import table_problem
-
-        splits, cardinalities = self.data
-        return table_problem(
-            self.name,
-            self.tasks,
-            splits,
-            cardinalities,
-            self.backbone,
-            dict(self.model[self.preset]),
-            {"rare": self.rare[self.preset]},
-            weights=self.weights,
-            optimizer=optax.rmsprop,
-            batch_size=self.rows_per_batch,
-            query_fraction=self.query_fraction,
-        )
+        given = {"rare": self.rare[self.preset]}
+        return self.of_table(tasks, given, weights=self.name, optimizer=optax.rmsprop)

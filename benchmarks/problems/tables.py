@@ -37,7 +37,7 @@ def table_problem(
     given: dict[str, Any],
     *,
     numbers: Sequence[str] = (),
-    weights: Mapping[str, float] | None = None,
+    weights: str | Mapping[str, float] | None = None,
     training: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
@@ -45,9 +45,9 @@ def table_problem(
 
     Of the tasks in ``numbers`` the answer is a number: by squared error, scored by the part of the
     variance that it explains, and the absolute error stands beside it.
-    Where ``weights`` has one for each task, the weighted mean of the AUCs stands beside them, and
-    where the rows have users, that of the AUCs user by user. ``training`` has a warm-up, which a
-    cosine follows, and a weight decay.
+    Where ``weights`` has one for each task, or is a name in `mtl_optax.metrics.AUC_WEIGHTS`, the
+    weighted mean of the AUCs stands beside them, and where the rows have users, that of the AUCs
+    user by user. ``training`` has a warm-up, which a cosine follows, and a weight decay.
     """
     sizes = {
         **model,

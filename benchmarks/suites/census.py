@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.data.splits import Splits
-from benchmarks.problems.options import Backbone
-from benchmarks.suite import Preset, Suite
+from benchmarks.problems.options import TableSuite
+from benchmarks.suite import Preset
 
 if TYPE_CHECKING:
     from benchmarks.train.problem import Problem
@@ -15,19 +15,14 @@ DATA: dict[str, dict[str, Any]] = {
     "standard": {"limit": None},
     "paper": {"limit": None},
 }
-MODEL: dict[str, dict[str, Any]] = {
-    "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
-    "standard": {"embedding": 16, "widths": (128,), "tower": (64,)},
-    "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
-}
 TRAINING: dict[str, float] = {"warm_up": 0.05, "weight_decay": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census(Suite):
+class Census(TableSuite):
     """Income, marriage and education from the US census (MMoE's and PLE's tasks).
 
-    Three backbones to choose from; needs census_income.csv.gz.
+    Five backbones to choose from; needs census_income.csv.gz.
     """
 
     name: ClassVar[str] = "census"
@@ -36,10 +31,12 @@ class Census(Suite):
         "standard": Preset(epochs=6, batch_size=512, learning_rates=(2e-3, 4e-3, 8e-3)),
         "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
+    model: ClassVar = {
+        "quick": {"embedding": 4, "widths": (32,), "tower": (16,)},
+        "standard": {"embedding": 16, "widths": (128,), "tower": (64,)},
+        "paper": {"embedding": 8, "widths": (64,), "tower": (32,)},
+    }
     compared: ClassVar = ("uw", "mgda", "imtl_g", "nash_mtl", "bandit_mtl", "emtl")
-    backbone: Backbone = "mmoe"
-    """What the tasks share: a dense layer, gated experts, experts of their own as well, or crosses
-    of the features beside dense layers."""
 
     def load(self) -> tuple[Splits, tuple[int, ...]]:
         """The table, and the number of categories of each column."""
@@ -50,18 +47,5 @@ class Census(Suite):
     def problem(self) -> "Problem":
         """The table, the backbone and their losses."""
         from benchmarks.data.census import TASKS
-        from benchmarks.problems.tables import table_problem
 
-        splits, cardinalities = self.data
-        return table_problem(
-            self.name,
-            TASKS,
-            splits,
-            cardinalities,
-            self.backbone,
-            MODEL[self.preset],
-            DATA[self.preset],
-            training=TRAINING,
-            batch_size=self.rows_per_batch,
-            query_fraction=self.query_fraction,
-        )
+        return self.of_table(TASKS, DATA[self.preset], training=TRAINING)

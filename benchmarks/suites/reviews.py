@@ -25,15 +25,6 @@ class Reviews(TextSuite):
         "standard": Preset(epochs=6, batch_size=32, learning_rates=(1e-2,)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
-    compared: ClassVar = (
-        "uw",
-        "gradnorm",
-        "mgda",
-        "tchebycheff",
-        "bandit_mtl",
-        "meta_weighting",
-        "getmtl",
-    )
     classes: ClassVar = 2
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": 800},

@@ -7,6 +7,7 @@ from benchmarks.problems.options import VideoSuite
 
 if TYPE_CHECKING:
     from benchmarks.data.splits import Splits
+    from benchmarks.train.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,15 @@ class TikTok(VideoSuite):
     """
 
     name: ClassVar[str] = "tiktok"
-    tasks: ClassVar = ("finish", "like")
-    weights: ClassVar = {"finish": 0.7, "like": 0.3}
 
     def load(self) -> "tuple[Splits, tuple[int, ...]]":
         """The table, and the number of categories of each column."""
         from benchmarks.data.tiktok import tiktok
 
         return tiktok(self.data_dir, rare=self.rare[self.preset])
+
+    def problem(self) -> "Problem":
+        """The table, the backbone and their losses."""
+        from benchmarks.data.tiktok import TASKS
+
+        return self.of_videos(TASKS)

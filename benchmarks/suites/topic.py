@@ -25,15 +25,6 @@ class Topic(TextSuite):
         "standard": Preset(epochs=8, batch_size=32, learning_rates=(6e-3,)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
-    compared: ClassVar = (
-        "uw",
-        "gradnorm",
-        "mgda",
-        "tchebycheff",
-        "bandit_mtl",
-        "meta_weighting",
-        "getmtl",
-    )
     classes: ClassVar = 4
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": None},

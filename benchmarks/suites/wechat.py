@@ -7,6 +7,7 @@ from benchmarks.problems.options import VideoSuite
 
 if TYPE_CHECKING:
     from benchmarks.data.splits import Splits
+    from benchmarks.train.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,15 @@ class WeChat(VideoSuite):
     """
 
     name: ClassVar[str] = "wechat"
-    tasks: ClassVar = ("read_comment", "like", "click_avatar", "forward")
-    weights: ClassVar = {"read_comment": 0.4, "like": 0.3, "click_avatar": 0.2, "forward": 0.1}
 
     def load(self) -> "tuple[Splits, tuple[int, ...]]":
         """The table, with its users, and the number of categories of each column."""
         from benchmarks.data.wechat import wechat
 
         return wechat(self.data_dir, rare=self.rare[self.preset])
+
+    def problem(self) -> "Problem":
+        """The table, the backbone and their losses."""
+        from benchmarks.data.wechat import TASKS
+
+        return self.of_videos(TASKS)
