@@ -29,7 +29,7 @@ class MultiMNIST(Suite):
     name: ClassVar[str] = "multimnist"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
-        "standard": Preset(epochs=10, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
+        "standard": Preset(epochs=6, batch_size=256, learning_rates=(1e-3, 3e-3, 1e-2)),
         "paper": Preset(epochs=100, batch_size=256, learning_rates=(1e-4, 5e-4, 1e-3, 5e-3)),
     }
     compared: ClassVar = ("uw", "gradnorm", "mgda", "pcgrad", "cagrad")
