@@ -1,6 +1,8 @@
 """The table of a suite's results, as rows of text and for a terminal."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -35,7 +37,9 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
     shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
     seeds = {len(group) for group in networks(cells).values()}
     heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %", "rank"]
-    heading += ["against equal weighting", "rate", "epoch", "time"]
+    heading += ["against equal weighting", "rate"]
+    searched = any(cell.chosen for group in cells.values() for cell in group)
+    heading += [*(["chosen"] if searched else []), "epoch", "time"]
     heading += ["seeds"] if len(seeds) > 1 else []
     ranks = mean_ranks(cells)
     compared = compare(cells, EQUAL_WEIGHTING)
@@ -49,7 +53,9 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
         rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
-        row += ["–", "–"] if method == SIMPLE_MODEL else [f"{rate:g}", f"{epoch:.0f}"]
+        row.append("–" if method == SIMPLE_MODEL else f"{rate:g}")
+        row += [named(group[0].chosen)] if searched else []
+        row.append("–" if method == SIMPLE_MODEL else f"{epoch:.0f}")
         row.append("–" if time is None else f"{time:.2f}x")
         row += [str(len(group))] if len(seeds) > 1 else []
         rows.append(row)
@@ -108,6 +114,11 @@ def _against(one: Comparison | None) -> str:
     digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
     mark = " *" if one.certain else ""
     return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
+
+
+def named(hyperparameters: Mapping[str, Any]) -> str:
+    """Hyper-parameters with their values, or a dash where there are none."""
+    return ", ".join(f"{name}={value}" for name, value in hyperparameters.items()) or "–"
 
 
 def rank_text(place: float) -> str:

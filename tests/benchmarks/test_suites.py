@@ -1,5 +1,6 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, PAPERS, check_names
+from benchmarks.methods import ADATASK_ON, PAPERS, SEARCHED, check_names
 from benchmarks.problems import dominance
 from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
@@ -21,6 +23,7 @@ from benchmarks.suite import SEEDS
 from benchmarks.suites import SUITES, census, digits, multimnist, ranking
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
+from benchmarks.train.experiment import configuration
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
@@ -180,6 +183,34 @@ def test_the_presets_of_every_suite_are_complete():
         assert len(set(suite.compared)) == len(suite.compared)
 
 
+def test_a_search_is_as_long_as_the_grid_and_begins_with_the_default():
+    """But for quick, which keeps the grid for all, and where there is one rate."""
+    for method, settings in SEARCHED.items():
+        parameters = inspect.signature(mtl.method_info(method).factory).parameters
+        ((name, value),) = settings[0].items()
+        assert value == parameters[name].default
+        assert len({json.dumps(setting) for setting in settings}) == len(settings)
+        for setting in settings:
+            mtl.get(method, 4, **setting)
+        for suite in SUITES:
+            for preset, given in suite.presets.items():
+                row, rates = suite(preset=preset).row(method), len(given.learning_rates)
+                several = preset != "quick" and rates > 1
+                assert len(row.searched) == (rates if several else 0)
+                assert row.searched == settings[: len(row.searched)]
+                assert row.label == method
+    assert Topic(preset="standard").row("uw").searched == ()
+    assert len(Topic(preset="standard", learning_rates=(0.1, 0.2)).row("emtl").searched) == 2
+
+
+def test_what_does_not_search_has_the_configuration_of_the_cells_kept():
+    suite = Synthetic(preset="standard")
+    problem = suite.problem()
+    for method in ("single_task", "uw", "adatask", "adatask+cagrad"):
+        kept = read_cell(suite.folder / f"{method}-seed0.json")
+        assert configuration(problem, suite.row(method), suite.protocol) == kept.config
+
+
 def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
     trained = []
     monkeypatch.setattr(
@@ -246,13 +277,21 @@ def test_noise_goes_where_the_last_task_moves_most(monkeypatch):
     assert 0.03 < drawn.std() < 0.3
 
 
-@pytest.mark.parametrize("method", ["equal_weighting", "uw", "adatask", "adatask+cagrad"])
-def test_a_watched_training_is_the_training(method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("equal_weighting", {}),
+        ("uw", {"factor": 2.0}),
+        ("adatask", {}),
+        ("adatask+cagrad", {"c": 0.9}),
+    ],
+)
+def test_a_watched_training_is_the_training(method, given, monkeypatch):
     """It makes the losses of the recipe, and two full steps can be followed by hand."""
     monkeypatch.setattr(dominance, "_noise", lambda problem, params, squares: params)
     problem = toy_problem(batch_size=32, optimizer=lambda r: optax.rmsprop(r, decay=0.99))
-    watched = watch(method, problem, Member(0, 0.1), 2)
-    made = recipe(method, problem)
+    watched = watch(method, problem, Member(0, 0.1), 2, given)
+    made = recipe(method, problem, given)
     run = train(made, [Member(0, 0.1)], epochs=2)
     assert run.epoch[0] == 2
     for left, right in zip(
