@@ -1715,6 +1715,26 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        self.store.discard_unfinished()\n",
             "        pass\n",
         ),
+        (
+            "a search is at the first rate of the grid",
+            "rates = (found[EQUAL_WEIGHTING][0].learning_rate,)",
+            "rates = rates[:1]",
+        ),
+        (
+            "other seeds train with the first that was searched",
+            "members[number], trials), made",
+            "members[number], trials), tried[0][0]",
+        ),
+        (
+            "what was chosen is searched again",
+            "row.searched if first is None else (first.chosen,)",
+            "row.searched[:1]",
+        ),
+        (
+            "another search is the same cell",
+            '{"searched": row.searched} if row.searched else {}',
+            "{}",
+        ),
     ],
     "benchmarks/results/cells.py": [
         (
