@@ -20,6 +20,9 @@ BASELINES = {
 }
 ADATASK_ON = {"adatask+pcgrad": "pcgrad", "adatask+cagrad": "cagrad"}
 """AdaTask on what another method has made of the task gradients (AdaTask Table 1)."""
+ADVERSARIAL = {"adv_mtl": EQUAL_WEIGHTING, "tchebycheff_adv": "tchebycheff"}
+"""A shared-private network that hides the task in its shared features, and who weights its losses
+(GetMTL Tables 2 and 3, MetaWeighting Figs 2 and 3)."""
 ALL = "all"
 
 
@@ -55,6 +58,21 @@ class Entry(NamedTuple):
 
     summary: str
     source: str
+
+
+COMPOSED = {
+    "adatask+pcgrad": Entry("AdaTask on what PCGrad makes of the task gradients.", "AdaTask"),
+    "adatask+cagrad": Entry("AdaTask on what CAGrad makes of the task gradients.", "AdaTask"),
+    "adv_mtl": Entry(
+        "Texts only: private features beside shared ones, which hide the task.",
+        "Liu et al. 2017, https://arxiv.org/abs/1704.05742",
+    ),
+    "tchebycheff_adv": Entry(
+        "Texts only: adv_mtl's network, its shared features under tchebycheff.",
+        "after Mao et al. 2020, https://aclanthology.org/2020.acl-main.388/",
+    ),
+}
+"""Rows that are made of parts of the library."""
 
 
 @functools.cache

@@ -51,6 +51,8 @@ class Suite(Command):
     presets: ClassVar[Mapping[PresetName, Preset]]
     compared: ClassVar[tuple[str, ...]] = ()
     """The methods that the suite's papers compare; none: those of all the papers."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Rows that this suite has and others have not."""
 
     methods: Annotated[
         tuple[str, ...],
@@ -163,7 +165,7 @@ class Suite(Command):
 
     def check(self) -> None:
         """Raise for every mistake in the options and in the files of data."""
-        check_names("--methods", self.methods, also=(*ADATASK_ON, *BASELINES))
+        check_names("--methods", self.methods, also=(*ADATASK_ON, *self.own, *BASELINES))
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),

@@ -19,6 +19,8 @@ class Network(NamedTuple):
     init: Callable[[PRNGKeyArray], PyTree]
     apply: Callable[..., Array]
     """Parameters and inputs to outputs."""
+    module: Callable[[PyTree], Any]
+    """Parameters to the module, for what else it can do."""
 
 
 def network(make: Callable[[nnx.Rngs], Any]) -> Network:
@@ -27,6 +29,7 @@ def network(make: Callable[[nnx.Rngs], Any]) -> Network:
     return Network(
         init=jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))), compiler_options=QUICK),
         apply=lambda params, *inputs: nnx.merge(graph, params)(*inputs),
+        module=lambda params: nnx.merge(graph, params),
     )
 
 

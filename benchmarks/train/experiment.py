@@ -23,7 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.errors import InterruptedRunError
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL
+from benchmarks.methods import ADVERSARIAL, BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL
 from benchmarks.results.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
@@ -175,9 +175,13 @@ def _compiled(
 
 def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
     """Everything that decides a cell's numbers, apart from its seed and the code itself."""
+    defaults: Mapping[str, Any]
     if row.method == SIMPLE_MODEL:
         assert problem.baseline is not None
-        defaults: Mapping[str, Any] = {"model": problem.baseline.name}
+        defaults = {"model": problem.baseline.name}
+    elif row.method in ADVERSARIAL:
+        assert problem.adversarial is not None
+        defaults = problem.adversarial().config
     else:
         defaults = {} if row.method in BASELINES else default_hyperparameters(row.method)
     return as_read(

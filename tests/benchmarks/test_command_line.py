@@ -266,7 +266,7 @@ def test_a_damaged_cell_is_named(folder, capsys, spoil, reason):
 def test_list_shows_suites_and_methods(capsys):
     assert command_line.main(["list"]) == 0
     printed = capsys.readouterr().out
-    for word in ("digits", "single_task", "equal_weighting", "pcgrad", "adatask"):
+    for word in ("digits", "single_task", "equal_weighting", "pcgrad", "adatask", "adv_mtl"):
         assert word in printed
 
 

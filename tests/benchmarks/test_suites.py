@@ -14,7 +14,7 @@ import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, PAPERS, SEARCHED, check_names
+from benchmarks.methods import ADATASK_ON, ADVERSARIAL, COMPOSED, PAPERS, SEARCHED, check_names
 from benchmarks.problems import dominance
 from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
@@ -60,6 +60,27 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     assert metrics.shape == (1, len(problem.metrics))
     assert np.isfinite(losses).all()
     assert np.isfinite(metrics).all()
+
+
+def test_texts_are_told_apart_by_what_hides_their_task(folder):
+    """The second as well as the first row learns, is scored, and is told by its configuration."""
+    suite = Topic(data_dir=folder, batch_size=8)
+    problem = suite.problem()
+    for method in ADVERSARIAL:
+        made = recipe(method, problem)
+        run = train(made, [Member(0, 3e-3)], epochs=2)
+        loss, log_t = run.curves.loss[0].sum(axis=1), 4 * np.log(4)
+        assert loss[1] < loss[0] < 2.5 * log_t
+        losses, metrics = evaluate(made.problem, run.params, problem.test)
+        assert metrics.shape == (1, len(problem.metrics))
+        assert np.isfinite(losses).all()
+        config = configuration(problem, suite.row(method), suite.protocol)
+        told = {"private_channels": 8, "lambda": 0.05, "gamma": 0.01}
+        assert config["hyperparameters"] == told
+        rest = configuration(problem, suite.row("uw"), suite.protocol)
+        assert {**rest, "hyperparameters": told} == config
+    assert run.curves.weights.shape == (1, 2, 4)
+    np.testing.assert_allclose(run.curves.weights.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
@@ -161,6 +182,7 @@ def test_a_missing_file_is_one_line(suite, tmp_path, capsys):
         (["census", "--backbone", "mmeo"], "--backbone"),
         (["topic", "--methods", "getmlt"], "Did you mean 'getmtl'"),
         (["topics"], "topic"),
+        (["census", "--methods", "adv_mtl"], "there is no method 'adv_mtl'"),
         (["synthetic", "--scale", "0"], "--scale must lie between 0 and 1000"),
     ],
 )
@@ -179,8 +201,12 @@ def test_the_presets_of_every_suite_are_complete():
             assert protocol.epochs > 0
             assert protocol.seeds == SEEDS[preset]
             assert len(protocol.learning_rates) >= (3 if preset == "quick" else 1)
-        check_names("compared", suite.compared, also=ADATASK_ON)
+        check_names("compared", suite.compared, also=(*ADATASK_ON, *suite.own))
         assert len(set(suite.compared)) == len(suite.compared)
+
+
+def test_what_is_composed_is_told_in_words():
+    assert [*COMPOSED] == [*ADATASK_ON, *ADVERSARIAL]
 
 
 def test_a_search_is_as_long_as_the_grid_and_begins_with_the_default():

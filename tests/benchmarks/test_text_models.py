@@ -1,13 +1,21 @@
 """The models of text: TextCNN against loops in NumPy, and padding that nothing depends on."""
 
+import dataclasses
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from benchmarks.models.text_cnn import MultiTaskTextCNN
+from benchmarks.models.text_cnn import MultiTaskTextCNN, SharedPrivateTextCNN
 from benchmarks.models.transformer import MultiTaskPairTransformer, _in_view
+from benchmarks.problems.shared_private import shared_private
+from benchmarks.train.problem import mean_present
+from mtl_optax.adversarial import orthogonality_penalty
+from tests.benchmarks.problems import separate_problem
 
 TEXTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1], [8], []]
 
@@ -54,14 +62,20 @@ def read_texts(model, length):
 def dense(model, text):
     """The features of one text by plain loops."""
     given = np.concatenate([GIVEN, model.trunk.embed.embedding[...]], axis=1)[text]
-    features = [given.sum(axis=0) / np.sqrt(len(text))]
-    for width, convolution in zip((3, 5, 7), model.trunk.convolutions, strict=True):
-        kernel, bias = np.asarray(convolution.kernel[...]), np.asarray(convolution.bias[...])
-        framed = np.pad(given, ((width - 1, width - 1), (0, 0)))
-        windows = [framed[i : i + width] for i in range(len(text) + width - 1)]
+    convolutions = [(c.kernel[...], c.bias[...]) for c in model.trunk.convolutions]
+    return np.concatenate([given.sum(axis=0) / np.sqrt(len(text)), *maxima(given, convolutions)])
+
+
+def maxima(vectors, convolutions):
+    """ReLU of the largest output of each convolution over the words of a text."""
+    features = []
+    for kernel, bias in convolutions:
+        width = len(kernel)
+        framed = np.pad(vectors, ((width - 1, width - 1), (0, 0)))
+        windows = [framed[i : i + width] for i in range(len(vectors) + width - 1)]
         each = [np.einsum("wd,wdf->f", window, kernel) + bias for window in windows]
         features.append(np.maximum(np.max(each, axis=0), 0))
-    return np.concatenate(features)
+    return features
 
 
 def test_text_cnn_is_a_sum_of_words_and_a_maximum_over_windows_that_hold_one():
@@ -122,6 +136,107 @@ def test_features_that_are_dropped_do_not_count():
     pairs = transformer()
     nothing = pairs(padded(9), padded(9), GIVEN, jnp.zeros((4, 24)))
     np.testing.assert_array_equal(nothing, jnp.broadcast_to(nothing[:1], nothing.shape))
+
+
+class Texts(NamedTuple):
+    tokens: Any
+    labels: Any
+    present: Any
+    kept: Any = None
+
+
+SIZES = {"vocabulary": 10, "given": 3, "embedding": 4, "num_tasks": 2, "classes": 3}
+SIZES |= {"channels": 4, "widths": (3, 5)}
+
+
+def adversarial():
+    """AdvMTL's network on three texts of each of two tasks, and its parameters."""
+
+    def losses(logits, batch):
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return mean_present(entropy, batch)
+
+    problem = dataclasses.replace(separate_problem(), losses=losses)
+    made = shared_private(problem, SIZES, GIVEN, lambda features: lambda key, batch: batch)
+    tokens = jnp.stack([padded(9)[:3], padded(9)[jnp.array([1, 2, 0])]])
+    texts = Texts(tokens, jnp.array([[0, 1, 2], [2, 2, 1]]), jnp.ones((2, 3), bool))
+    return made, made.problem.init(jax.random.key(3)), texts
+
+
+def of_task(params, task):
+    """The module that one task sees."""
+    own = ("private", "heads")
+    graph = nnx.graphdef(SharedPrivateTextCNN(**SIZES, private=2, rngs=nnx.Rngs(0)))
+    return nnx.merge(
+        graph,
+        nnx.State(
+            {k: jax.tree.map(lambda x: x[task], v) if k in own else v for k, v in params.items()}
+        ),
+    )
+
+
+def test_advmtl_is_what_numpy_says():
+    """Losses of the heads on both kinds of features, and the two terms, all by loops."""
+    made, params, texts = adversarial()
+    losses, added = jax.jit(made.objective)(params, texts)
+    outputs = jax.jit(made.problem.outputs)(params, texts)
+    for task in range(2):
+        model, rows = of_task(params, task), np.asarray(texts.tokens[task])
+        table = np.concatenate([GIVEN, model.trunk.embed.embedding[...]], axis=1)
+        leaves = zip(model.private.kernels, model.private.biases, strict=True)
+        own = [(kernel[...], bias[...]) for kernel, bias in leaves]
+        words = [row[row > 0] for row in rows]
+        shared = np.stack([dense(model, text) for text in words])
+        private = np.stack([np.concatenate(maxima(table[text], own)) for text in words])
+        both = np.concatenate([shared, private], axis=1)
+        logits = both @ np.asarray(model.heads.kernel[...]) + np.asarray(model.heads.bias[...])
+        np.testing.assert_allclose(outputs[task], logits, rtol=1e-3, atol=1e-5)
+        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        entropy = -np.log(chances[range(3), texts.labels[task]]).mean()
+        np.testing.assert_allclose(losses[task], entropy, rtol=1e-3)
+        guess = shared @ np.asarray(model.discriminator.kernel[...])
+        told = -np.log(np.exp(guess[:, task]) / np.exp(guess).sum(axis=1)).mean()
+        centred = [part - part.mean(axis=0) for part in (shared, private)]
+        left, right = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in centred)
+        wanted = 0.05 * told + 0.01 * np.mean((left.T @ right) ** 2)
+        np.testing.assert_allclose(added[task], wanted, rtol=1e-3)
+
+
+def test_the_encoder_learns_against_the_discriminator():
+    """Which follows its own gradient and sees no private features."""
+    made, params, texts = adversarial()
+
+    def told(params):
+        total = 0.0
+        for task, tokens in enumerate(texts.tokens):
+            model = of_task(params, task)
+            guess = model.discriminator(model.trunk(tokens, GIVEN))
+            total -= 0.05 * jax.nn.log_softmax(guess)[:, task].mean()
+        return total
+
+    def alike(params):
+        parts = [of_task(params, task).features(texts.tokens[task], GIVEN) for task in range(2)]
+        options = {"center": True, "normalize": True, "reduction": "mean"}
+        return 0.01 * sum(orthogonality_penalty(*part, **options) for part in parts)
+
+    added, plain, penalty = (
+        jax.jit(jax.grad(fun))(params)
+        for fun in (lambda params: made.objective(params, texts)[1].sum(), told, alike)
+    )
+    signs = {"trunk": -1, "discriminator": 1, "private": 0, "heads": 0}
+    for name, sign in signs.items():
+        wanted = jax.tree.map(lambda p, q, s=sign: s * p + q, plain[name], penalty[name])
+        jax.tree.map(
+            lambda a, w: np.testing.assert_allclose(a, w, rtol=1e-3, atol=1e-7), added[name], wanted
+        )
+    assert max(jnp.abs(x).max() for x in jax.tree.leaves(plain["trunk"])) > 1e-4
+    assert max(jnp.abs(x).max() for x in jax.tree.leaves(penalty["private"])) > 1e-6
+    shared = jax.tree_util.tree_leaves_with_path(params)
+    assert {path[0].key for path, _ in shared if made.problem.shared(path)} == {
+        "trunk",
+        "discriminator",
+    }
+    assert {path[0].key for path, _ in shared if made.encoder(path)} == {"trunk"}
 
 
 def test_transformer_reads_the_order_of_words_but_not_of_sentences():
