@@ -1804,6 +1804,30 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "rows = mtl.get(modified, tasks, combine=False, **given)",
             "rows = optax.identity()",
         ),
+        (
+            "what is added counts as a sum under weights",
+            "made.objective(params, batch)[1].mean()",
+            "made.objective(params, batch)[1].sum()",
+        ),
+        (
+            "AdvMTL adds nothing",
+            "return losses.sum() + added.sum(), losses",
+            "return losses.sum(), losses",
+        ),
+    ],
+    "benchmarks/problems/shared_private.py": [
+        (
+            "features in common cost nothing",
+            "LAMBDA * told + GAMMA * alike",
+            "LAMBDA * told",
+            ("tests/benchmarks/test_text_models.py",),
+        ),
+        (
+            "the discriminator is weighted with the encoder",
+            "encoder=in_trunk",
+            "encoder=shared",
+            ("tests/benchmarks/test_text_models.py",),
+        ),
     ],
     "benchmarks/problems/dominance.py": [
         (
