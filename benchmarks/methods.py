@@ -23,6 +23,8 @@ ADATASK_ON = {"adatask+pcgrad": "pcgrad", "adatask+cagrad": "cagrad"}
 ADVERSARIAL = {"adv_mtl": EQUAL_WEIGHTING, "tchebycheff_adv": "tchebycheff"}
 """A shared-private network that hides the task in its shared features, and who weights its losses
 (GetMTL Tables 2 and 3, MetaWeighting Figs 2 and 3)."""
+PROPOSED = ("getmtl", "meta_weighting", "emtl", "adatask")
+"""What the papers propose."""
 ALL = "all"
 
 
