@@ -24,7 +24,8 @@ TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
 TINY += ["--batch-size", "100", "--learning-rates", "0.01"]
 NETWORKS = ("single_task", "equal_weighting", "pcgrad", "adatask")
 ROWS = ("baseline", *NETWORKS)
-PICTURES = {f"{n}.png" for n in ("summary", "curves", "losses", "variance", "weights", "cosine")}
+PICTURES = {"summary", "tasks", "curves", "losses", "variance", "weights", "cosine"}
+PICTURES = {f"{name}.png" for name in PICTURES}
 
 
 def run(*arguments):
