@@ -3,6 +3,7 @@
 import ast
 import csv
 import gzip
+import inspect
 import json
 import shutil
 
@@ -102,11 +103,61 @@ def test_word_vectors_are_prepared_from_what_stands_near():
     left, values, _ = np.linalg.svd(information)
     wanted = (left[:, :3] * np.sqrt(values[:3]))[2:9]
     wanted /= np.sqrt(np.mean(wanted**2, axis=1, keepdims=True))
-    vectors = texts.prepared(rows, 10, 3, window=3)
+    vectors = texts.word_vectors(rows, 10, 3, window=3)
     assert not vectors[[0, 1, 9]].any()
     np.testing.assert_allclose(
         vectors[2:9] @ vectors[2:9].T, wanted @ wanted.T, rtol=1e-3, atol=1e-3
     )
+
+
+def test_word_vectors_are_made_once(tmp_path, monkeypatch):
+    """For each choice of what they are made of, and again where the file is not whole."""
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    rows = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.int32)
+    first, made = texts.prepared(rows, 10, 3, window=3), []
+    (kept,) = tmp_path.iterdir()
+    make = texts.word_vectors
+    source = inspect.getsource(make)
+    monkeypatch.setattr(texts.inspect, "getsource", lambda function: source)
+    monkeypatch.setattr(
+        texts, "word_vectors", lambda *args, **given: made.append(args) or make(*args, **given)
+    )
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), first)
+    assert made == []
+    other = rows.copy()
+    other[3, 4] += 1
+    texts.prepared(other, 10, 3, window=3)
+    texts.prepared(rows.reshape(10, 20), 10, 3, window=3)
+    texts.prepared(rows, 10, 2, window=3)
+    texts.prepared(rows, 10, 3, window=2)
+    texts.prepared(rows, 10, 3, window=3, seed=1)
+    assert len(made) == 5
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:50], whole[:-4], b"PK" + whole):
+        kept.write_bytes(damaged)
+        np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), first)
+        assert kept.read_bytes() == whole
+    assert len(made) == 9
+    source += "#"
+    texts.prepared(rows, 10, 3, window=3)
+    assert len(made) == 10
+    assert len([*tmp_path.iterdir()]) == 7
+
+
+def test_without_a_place_for_word_vectors_they_are_made(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.int32)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "file" / "data"))
+    wanted = texts.word_vectors(rows, 10, 3, window=3)
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), wanted)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "folder"))
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), wanted)
+    assert not [*(tmp_path / "folder").iterdir()]
 
 
 def test_a_limit_draws_rows_by_seed(folder):
