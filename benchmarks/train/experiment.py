@@ -259,8 +259,10 @@ class _Trainer:
     ) -> Cell:
         """Read the test split and save the cell."""
         problem = made.recipe.problem
-        params = jax.tree.map(lambda p: p[number : number + 1], run.params)
-        losses, metrics = evaluate(problem, params, problem.test)
+        params, statistics = jax.tree.map(
+            lambda p: p[number : number + 1], (run.params, run.statistics)
+        )
+        losses, metrics = evaluate(problem, params, problem.test, statistics)
         cell = Cell(
             method=self.row.label,
             seed=member.seed,
