@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -64,6 +65,28 @@ def normalised_network(make: Callable[[nnx.Rngs], Any]) -> NormalisedNetwork:
         statistics=compiled(jax.random.key(0), nnx.BatchStat),
         apply=apply,
     )
+
+
+def side_by_side(made: Network, members: int) -> Network:
+    """As many such networks, each with a draw of its own; their outputs lie along a last axis.
+
+    Leaves of ``heads`` keep the tasks as their first axis; the members are the next.
+    """
+
+    def axis(path: Any, _: Any = None) -> int:
+        return 0 if in_trunk(path) else 1
+
+    def init(key: PRNGKeyArray) -> PyTree:
+        drawn = [made.init(one) for one in jax.random.split(key, members)]
+        return jax.tree_util.tree_map_with_path(
+            lambda path, *leaves: jnp.stack(leaves, axis(path)), *drawn
+        )
+
+    def apply(params: PyTree, *inputs: Any) -> Array:
+        axes = jax.tree_util.tree_map_with_path(axis, params)
+        return jax.vmap(made.apply, (axes, *[None] * len(inputs)), -1)(params, *inputs)
+
+    return Network(init, apply)
 
 
 def in_trunk(path: Any) -> bool:

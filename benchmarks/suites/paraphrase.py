@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.splits import LoadedTexts
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
+    from benchmarks.data.pairs import LoadedPairs
     from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ class Paraphrase(Suite):
     }
     compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
 
-    def load(self) -> LoadedTexts:
+    def load(self) -> "LoadedPairs":
         """The pairs, and the vocabulary."""
         from benchmarks.data.pairs import pairs
 

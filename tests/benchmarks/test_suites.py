@@ -24,6 +24,7 @@ from benchmarks.suites import SUITES, census, digits, multimnist, ranking
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.experiment import configuration
+from benchmarks.train.problem import single_task
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
@@ -138,6 +139,47 @@ def test_a_backbone_is_chosen(backbone, folder):
     assert set(params["trunk"]) == names[backbone]
     losses = problem.task_losses(params, jax.tree.map(lambda x: x[:4], problem.train))
     assert losses.shape == (3,)
+
+
+def test_members_are_networks_of_their_own(folder, monkeypatch):
+    """Each learns by its own loss; what is scored is their mean, for single-task networks too."""
+    sizes = {"embedding": 2, "widths": (8,), "tower": (8,)}
+    monkeypatch.setitem(census.Census.model, "standard", sizes)
+    problem = census.Census(preset="standard", data_dir=folder, batch_size=8).problem()
+    members = census.MEMBERS["standard"]
+    assert members > 1
+    params, few = problem.init(jax.random.key(0)), jax.tree.map(lambda x: x[:6], problem.test)
+    outputs = problem.outputs(params, few)
+    assert outputs.shape == (6, 3, members)
+    assert outputs.std(axis=-1).max() > 1e-2  # Each has a draw of its own.
+
+    def changed(path, leaf):
+        one = (0,) if problem.shared(path) else (slice(None), 0)
+        return leaf.at[one].add(1.0)
+
+    other = problem.outputs(jax.tree_util.tree_map_with_path(changed, params), few)
+    assert (jnp.abs(other - outputs)[..., 0] > 1e-3).all()
+    np.testing.assert_array_equal(other[..., 1:], outputs[..., 1:])
+    each = [problem.losses(outputs[..., one], few) for one in range(members)]
+    np.testing.assert_allclose(problem.losses(outputs, few), np.mean(each, axis=0), rtol=1e-5)
+    outputs = np.asarray(outputs)
+    np.testing.assert_array_equal(
+        problem.scores(outputs, few), problem.scores(outputs.mean(axis=-1), few)
+    )
+    alone = single_task(problem)
+    assert alone.outputs(alone.init(jax.random.key(0)), few).shape == outputs.shape
+
+
+def test_a_part_of_the_categories_is_made_unknown(folder):
+    problem = census.Census(preset="standard", data_dir=folder).problem()
+    batch = jax.tree.map(lambda x: np.concatenate([x] * 40), problem.train)
+    disturbed = problem.noise(jax.random.key(0), batch)
+    gone = disturbed.categories != batch.categories
+    assert not disturbed.categories[gone].any()
+    part = census.TRAINING["standard"]["unknown"]
+    np.testing.assert_allclose(gone.mean(), part, atol=0.01)
+    np.testing.assert_array_equal(disturbed.numeric, batch.numeric)
+    np.testing.assert_array_equal(disturbed.labels, batch.labels)
 
 
 def test_a_suite_runs_from_its_command(folder, tmp_path, monkeypatch):
