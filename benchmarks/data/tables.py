@@ -61,10 +61,11 @@ def fitted(
 def binned(tables: Splits, bins: int) -> tuple[Splits, tuple[int, ...]]:
     """Behind the categories, in which bin each number lies; and the cardinalities of these.
 
-    A number has at most so many bins, as equally full of training rows as may be.
+    A number has at most so many bins, with as equally many of its values among the training rows as
+    may be: where most rows have the same, the rest stay apart.
     """
     cuts = np.linspace(0, 1, bins + 1)[1:-1]
-    edges = [np.unique(np.quantile(column, cuts)) for column in tables.train.numeric.T]
+    edges = [np.unique(np.quantile(np.unique(column), cuts)) for column in tables.train.numeric.T]
 
     def table(one: Table) -> Table:
         places = [np.searchsorted(*pair) + 1 for pair in zip(edges, one.numeric.T, strict=True)]

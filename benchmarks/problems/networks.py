@@ -20,18 +20,21 @@ class Network(NamedTuple):
     init: Callable[[PRNGKeyArray], PyTree]
     apply: Callable[..., Array]
     """Parameters and inputs to outputs."""
-    module: Callable[[PyTree], Any]
-    """Parameters to the module, for what else it can do."""
 
 
 def network(make: Callable[[nnx.Rngs], Any]) -> Network:
     """The module that ``make`` builds, all of whose state is parameters."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    module = merged(make)
     return Network(
         init=jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))), compiler_options=QUICK),
-        apply=lambda params, *inputs: nnx.merge(graph, params)(*inputs),
-        module=lambda params: nnx.merge(graph, params),
+        apply=lambda params, *inputs: module(params)(*inputs),
     )
+
+
+def merged(make: Callable[[nnx.Rngs], Any]) -> Callable[[PyTree], Any]:
+    """Parameters to the module that ``make`` builds, for what else it can do."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return lambda params: nnx.merge(graph, params)
 
 
 class NormalisedNetwork(NamedTuple):

@@ -53,7 +53,7 @@ MODEL: dict[str, dict[str, Any]] = {
 TRAINING: dict[str, Any] = {
     "words": 0.1,
     "features": (0.3, 0.7),
-    "weight_decay": 0.01,
+    "weight_decay": 0.1,
     "warm_up": 0.1,
     "window": 5,
 }

@@ -27,7 +27,7 @@ class Paraphrase(Suite):
     name: ClassVar[str] = "paraphrase"
     presets: ClassVar = {
         "quick": Preset(epochs=6, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3)),
-        "standard": Preset(epochs=8, batch_size=64, learning_rates=(1e-3, 2e-3, 4e-3)),
+        "standard": Preset(epochs=6, batch_size=64, learning_rates=(1e-3, 2e-3, 4e-3)),
         "paper": Preset(epochs=30, batch_size=64, learning_rates=(1e-4, 3e-4, 1e-3)),
     }
     compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
