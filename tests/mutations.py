@@ -1654,6 +1654,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "benchmarks/train/training.py": [
         (
+            "running statistics are those of the start",
+            "_Best(score, np.int32(epoch + 1), params, statistics)",
+            "_Best(score, np.int32(epoch + 1), params, bests[number].statistics)",
+            ("tests/benchmarks/test_dense.py",),
+        ),
+        (
             "the last of equal epochs",
             "if score > bests[number].score",
             "if score >= bests[number].score",
@@ -1685,6 +1691,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "benchmarks/train/problem.py": [
         (
+            "an evaluation goes by the statistics of its batch",
+            "statistics, training=False)[0]",
+            "statistics, training=True)[0]",
+            ("tests/benchmarks/test_dense.py",),
+        ),
+        (
             "the mean is over padding too",
             "/ jnp.maximum(jnp.sum(batch.present), 1)",
             "/ batch.present.size",
@@ -1701,8 +1713,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/train/experiment.py": [
         (
             "the validation split is reported",
-            "evaluate(problem, params, problem.test)",
-            "evaluate(problem, params, problem.validation)",
+            "evaluate(problem, params, problem.test, statistics)",
+            "evaluate(problem, params, problem.validation, statistics)",
         ),
         (
             "another query fraction is the same cell",
@@ -1761,8 +1773,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
-            "problem.value_and_task_grads(params, query)",
-            "problem.value_and_task_grads(params, batch)",
+            "problem.value_and_task_grads(params, query, ",
+            "problem.value_and_task_grads(params, batch, ",
         ),
         (
             "DWA's epoch is a step",
@@ -1771,8 +1783,14 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "heads are never weighted, stacked",
-            "mtl.on_shared(transform, problem.shared, heads=info.heads)",
-            'mtl.on_shared(transform, problem.shared, heads="unweighted")',
+            "problem.shared, info.heads, head_tasks=whose",
+            'problem.shared, "unweighted"',
+        ),
+        (
+            "all heads are the first task's",
+            "0 if problem.shared(path) else owner(path)",
+            "0",
+            ("tests/benchmarks/test_dense.py",),
         ),
         (
             "hyper-parameters of optimisers are lost",

@@ -69,7 +69,7 @@ def watch(method: str, problem: Problem, member: Member, epochs: int) -> Watched
         return optax.chain(mtl.on_shared(modified, problem.shared, heads=heads), watched)
 
     def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        losses, grads = problem.value_and_task_grads(params, batch)
+        (losses, _), grads = problem.value_and_task_grads(params, batch)
         step = optax.with_extra_args_support(optimizer(rate)).update
         return losses, *step(grads, state, params, task_losses=losses)
 

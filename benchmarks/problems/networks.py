@@ -1,6 +1,6 @@
 """What suites do alike: Flax networks as functions of their parameters, and common scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +30,47 @@ def network(make: Callable[[nnx.Rngs], Any]) -> Network:
     )
 
 
+class NormalisedNetwork(NamedTuple):
+    """A Flax NNX module with batch normalisation, as functions of all that it holds."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    """Key to parameters."""
+    statistics: PyTree
+    """Running ones, to start from."""
+    apply: Callable[..., tuple[PyTree, PyTree]]
+    """Parameters, statistics, whether this is a step of a training, and inputs to outputs and the
+    next statistics: the last arguments and results of `Problem.forward`."""
+
+
+def normalised_network(make: Callable[[nnx.Rngs], Any]) -> NormalisedNetwork:
+    """The module that ``make`` builds, whose state is parameters and running statistics."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+    def state(key: PRNGKeyArray, kind: Any) -> PyTree:
+        return nnx.state(make(nnx.Rngs(key)), kind)
+
+    def apply(params: PyTree, statistics: PyTree, training: bool, *inputs: Any) -> Any:
+        # Flax changes statistics in place: copies, made where the differentiation is traced.
+        model = nnx.merge(graph, params, jax.tree.map(lambda kept: kept, statistics))
+        model.set_attributes(use_running_average=not training)
+        return model(*inputs), nnx.state(model, nnx.BatchStat)
+
+    compiled = jax.jit(state, static_argnums=1, compiler_options=QUICK)
+    return NormalisedNetwork(
+        init=lambda key: compiled(key, nnx.Param),
+        statistics=compiled(jax.random.key(0), nnx.BatchStat),
+        apply=apply,
+    )
+
+
 def in_trunk(path: Any) -> bool:
     """Whether all tasks share the parameter: those of ``heads`` belong to one task each."""
     return "trunk" in jax.tree_util.keystr(path[:1])
+
+
+def head_of(tasks: Sequence[str]) -> Callable[[Any], int]:
+    """For `Problem.task_of`: the leaves under ``heads`` and a task's name are that task's."""
+    return lambda path: tasks.index(path[1].key)
 
 
 def accuracy(

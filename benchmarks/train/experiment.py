@@ -218,8 +218,10 @@ class _Trainer:
     def _finish(self, run: Run, number: int, member: Member, trials: tuple[Trial, ...]) -> Cell:
         """Read the test split and save the cell."""
         problem = self.recipe.problem
-        params = jax.tree.map(lambda p: p[number : number + 1], run.params)
-        losses, metrics = evaluate(problem, params, problem.test)
+        params, statistics = jax.tree.map(
+            lambda p: p[number : number + 1], (run.params, run.statistics)
+        )
+        losses, metrics = evaluate(problem, params, problem.test, statistics)
         cell = Cell(
             method=self.row.label,
             seed=member.seed,

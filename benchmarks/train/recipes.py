@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import optax
@@ -23,6 +23,15 @@ class Update(Protocol):
         """Learning rate, parameters, state and batches to losses, updates and state."""
 
 
+class State(NamedTuple):
+    """What a training keeps beside the parameters."""
+
+    optimizer: PyTree
+    """Of method and optimiser."""
+    statistics: PyTree
+    """Running ones of the model, if it has any."""
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """How one method trains on one problem; static under ``jax.jit``.
@@ -36,6 +45,8 @@ class Recipe:
     update: Update
     query: bool = False
     """Whether each step also takes a batch of the query split."""
+    statistics: Callable[[PyTree], PyTree] = lambda state: None
+    """The model's running statistics in a state."""
 
 
 def recipe(
@@ -73,13 +84,15 @@ def recipe(
             return mtl.on_shared(transform, problem.shared, heads=inner)
 
         return _gathered(problem, optimizer)
-    transform = mtl.get(method, tasks, **given)
+    stacked = not info.reads <= {"losses", "next_losses"}
+    whose = _head_tasks(problem) if stacked and info.heads == "weighted" else None
+    on_shared = mtl.on_shared(
+        mtl.get(method, tasks, **given), problem.shared, info.heads, head_tasks=whose
+    )
     return _gathered(
         problem,
-        lambda rate: optax.chain(
-            mtl.on_shared(transform, problem.shared, heads=info.heads), problem.optimizer(rate)
-        ),
-        stacked=not info.reads <= {"losses", "next_losses"},
+        lambda rate: optax.chain(on_shared, problem.optimizer(rate)),
+        stacked=stacked,
         query=bool(info.update_arguments & {"query_gradients", "next_losses"}),
     )
 
@@ -106,6 +119,16 @@ def default_hyperparameters(method: str) -> dict[str, Any]:
     }
 
 
+def _head_tasks(problem: Problem) -> PyTree | None:
+    """Whose each leaf of the parameters is, where they do not tell by a task axis."""
+    if (owner := problem.task_of) is None:
+        return None
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: 0 if problem.shared(path) else owner(path),
+        problem.init(jax.random.key(0)),
+    )
+
+
 # An optimiser's state does not depend on its learning rate: any will do to make the first one.
 _ANY_RATE = 1.0
 
@@ -113,15 +136,17 @@ _ANY_RATE = 1.0
 def _plain(problem: Problem) -> Recipe:
     """The gradient of the summed loss, without this library."""
 
-    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
-        losses = problem.task_losses(params, batch)
-        return losses.sum(), losses
+    def summed(params: PyTree, batch: PyTree, statistics: PyTree) -> Any:
+        losses, statistics = problem.losses_and_statistics(params, batch, statistics)
+        return losses.sum(), (losses, statistics)
 
-    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
-        return losses, *problem.optimizer(rate).update(grads, state, params)
+    def update(rate: Any, params: PyTree, state: State, batch: PyTree, query: Any) -> Any:
+        gradient = jax.grad(summed, has_aux=True)
+        grads, (losses, statistics) = gradient(params, batch, state.statistics)
+        updates, kept = problem.optimizer(rate).update(grads, state.optimizer, params)
+        return losses, updates, State(kept, statistics)
 
-    return Recipe(problem, problem.optimizer(_ANY_RATE).init, update)
+    return _recipe(problem, problem.optimizer(_ANY_RATE), update)
 
 
 def _gathered(
@@ -137,15 +162,30 @@ def _gathered(
     """
     gather = problem.value_and_task_grads
     if not stacked:
-        gather = mtl.value_and_task_grads(problem.task_losses, shared=problem.shared, stacked=False)
+        gather = mtl.value_and_task_grads(
+            problem.losses_and_statistics, has_aux=True, shared=problem.shared, stacked=False
+        )
 
-    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        losses, grads = gather(params, batch)
+    def update(rate: Any, params: PyTree, state: State, batch: PyTree, query: Any) -> Any:
+        (losses, statistics), grads = gather(params, batch, state.statistics)
         extra: dict[str, Any] = {}
         if query is not None:
-            unseen, held_out = problem.value_and_task_grads(params, query)
+            (unseen, _), held_out = problem.value_and_task_grads(params, query, state.statistics)
             extra = {"query_gradients": held_out, "next_losses": unseen}
         step = optax.with_extra_args_support(optimizer(rate)).update
-        return losses, *step(grads, state, params, task_losses=losses, **extra)
+        updates, kept = step(grads, state.optimizer, params, task_losses=losses, **extra)
+        return losses, updates, State(kept, statistics)
 
-    return Recipe(problem, optimizer(_ANY_RATE).init, update, query)
+    return _recipe(problem, optimizer(_ANY_RATE), update, query)
+
+
+def _recipe(
+    problem: Problem, optimizer: optax.GradientTransformation, update: Update, query: bool = False
+) -> Recipe:
+    return Recipe(
+        problem,
+        lambda params: State(optimizer.init(params), problem.statistics),
+        update,
+        query,
+        lambda state: state.statistics,
+    )

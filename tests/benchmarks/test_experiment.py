@@ -1,6 +1,8 @@
 """The protocol: what is chosen by which split, what is kept, and how a run goes on."""
 
 import dataclasses
+import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from benchmarks.train.problem import Baseline
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, goodness, train
-from tests.benchmarks.problems import separate_problem, toy_problem
+from tests.benchmarks.problems import painted_problem, separate_problem, toy_problem
 
 PROTOCOL = Protocol(seeds=3, epochs=4, learning_rates=(1e-3, 0.1, 1e3))
 
@@ -169,8 +171,15 @@ def test_only_missing_seeds_are_trained(tmp_path):
     np.testing.assert_allclose(again["test"], lost["test"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["pcgrad", "meta_weighting", "single_task", "uw"])
-@pytest.mark.parametrize("make", [toy_problem, separate_problem])
+@pytest.mark.parametrize(
+    ("method", "make"),
+    [
+        *itertools.product(
+            ["pcgrad", "meta_weighting", "single_task", "uw"], [toy_problem, separate_problem]
+        ),
+        ("single_task", functools.partial(painted_problem, on_host=True)),
+    ],
+)
 def test_a_training_goes_on_bit_for_bit(tmp_path, method, make):
     """Interrupted in the middle of every training, and taken up again from its checkpoint."""
     whole, _ = run(tmp_path / "whole", method, problem=make())
