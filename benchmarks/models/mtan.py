@@ -64,8 +64,8 @@ class Passage(nnx.Module):
         self, features: Float[Array, "n h w c"], norm: nnx.BatchNorm
     ) -> Float[Array, "n h w d"]:
         """Attended features to those that the attention of the next resolution sees."""
-        normal = norm(self.convolution(features))
-        return nnx.relu(normal * self.scale[...] + self.bias[...])
+        scale, bias = (of_all[...][None, None, None] for of_all in (self.scale, self.bias))
+        return nnx.relu(norm(self.convolution(features)) * scale + bias)
 
 
 class TaskAttention(nnx.Module):
@@ -98,13 +98,14 @@ class MTAN(nnx.Module):
         *,
         outputs: Mapping[str, int],
         channels: Sequence[int] = CHANNELS,
+        inputs: int = 3,
         rngs: nnx.Rngs,
     ) -> None:
-        """``outputs``: how many numbers each task says of a pixel."""
+        """``outputs``: how many numbers each task says of a pixel; ``inputs``: how many it has."""
         coarser, finer = (*channels[1:], channels[-1]), (channels[0], *channels[:-1])
         passage = partial(Passage, rngs=rngs)
         self.trunk: Any = nnx.Dict(
-            network=Trunk(channels, rngs=rngs),
+            network=Trunk(channels, inputs, rngs=rngs),
             encoder=nnx.data(list(map(passage, channels, coarser))),
             decoder=nnx.data(list(map(passage, channels, finer))),
         )
@@ -112,7 +113,7 @@ class MTAN(nnx.Module):
             {task: TaskAttention(channels, number, rngs=rngs) for task, number in outputs.items()}
         )
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n h w o"]]:
+    def __call__(self, images: Float[Array, "n h w i"]) -> dict[str, Float[Array, "n h w o"]]:
         """Images to what each task says of every pixel: logits, a depth, a direction."""
         encoded, decoded = self.trunk.network(images)
         return {task: self._attend(own, encoded, decoded) for task, own in self.heads.items()}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -45,36 +44,6 @@ def max_unpool(
     return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, channels)
 
 
-def convolve(
-    images: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"], *rest: Any, **options: Any
-) -> Float[Array, "n h w f"]:
-    """A drop-in for ``lax.conv_general_dilated``: channels last, with a frame of zeros.
-
-    On a CPU as three matmuls, since XLA runs the convolutions of a loop's body several times
-    slower; other processors have a better way.
-    """
-    del rest, options  # No strides, no dilation and no feature groups in this file.
-    return jax.lax.platform_dependent(
-        images,
-        kernel,
-        cpu=_by_matmul,
-        default=lambda x, k: jax.lax.conv_general_dilated(
-            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        ),
-    )
-
-
-def _by_matmul(
-    images: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"]
-) -> Float[Array, "n h w f"]:
-    height, width = images.shape[1:3]
-    framed = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    triples = jnp.concatenate([framed[:, :, at : at + width] for at in range(3)], axis=-1)
-    rows = kernel.reshape(3, -1, kernel.shape[-1])
-    above, here, below = (triples[:, at : at + height] @ rows[at] for at in range(3))
-    return above + here + below
-
-
 def convolution(inputs: int, width: int, *, rngs: nnx.Rngs) -> nnx.Conv:
     """3 x 3, with a bias, as the public codes have it before a normalisation too."""
     return nnx.Conv(
@@ -82,7 +51,6 @@ def convolution(inputs: int, width: int, *, rngs: nnx.Rngs) -> nnx.Conv:
         width,
         kernel_size=(3, 3),
         kernel_init=xavier,
-        conv_general_dilated=convolve,
         rngs=rngs,
     )
 
@@ -131,13 +99,15 @@ class Trunk(nnx.Module):
     The finest two of the resolutions have two layers, the others three.
     """
 
-    def __init__(self, channels: Sequence[int], *, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: Sequence[int], inputs: int, *, rngs: nnx.Rngs) -> None:
         layers = [2 if level < 2 else 3 for level in range(len(channels))]
         finer = (channels[0], *channels[:-1])
         self.encoder = nnx.data(
             [
                 Stage(inputs, width, number, rngs=rngs)
-                for inputs, width, number in zip((3, *channels[:-1]), channels, layers, strict=True)
+                for inputs, width, number in zip(
+                    (inputs, *channels[:-1]), channels, layers, strict=True
+                )
             ]
         )
         self.decoder = nnx.data(
@@ -147,7 +117,7 @@ class Trunk(nnx.Module):
             ]
         )
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> tuple[list[Seen], list[Seen]]:
+    def __call__(self, images: Float[Array, "n h w i"]) -> tuple[list[Seen], list[Seen]]:
         """Images to the features of encoder and decoder, the finest resolution first in both."""
         step = 2 ** len(self.encoder)
         if images.shape[1] % step or images.shape[2] % step:
@@ -192,15 +162,16 @@ class SegNet(nnx.Module):
         *,
         outputs: Mapping[str, int],
         channels: Sequence[int] = CHANNELS,
+        inputs: int = 3,
         rngs: nnx.Rngs,
     ) -> None:
-        """``outputs``: how many numbers each task says of a pixel."""
-        self.trunk = Trunk(channels, rngs=rngs)
+        """``outputs``: how many numbers each task says of a pixel; ``inputs``: how many it has."""
+        self.trunk = Trunk(channels, inputs, rngs=rngs)
         self.heads: Any = nnx.Dict(
             {task: Head(channels[0], number, rngs=rngs) for task, number in outputs.items()}
         )
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n h w o"]]:
+    def __call__(self, images: Float[Array, "n h w i"]) -> dict[str, Float[Array, "n h w o"]]:
         """Images to what each task says of every pixel: logits, a depth, a direction."""
         _, decoded = self.trunk(images)
         return {task: head(decoded[0].last) for task, head in self.heads.items()}
