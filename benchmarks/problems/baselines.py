@@ -5,6 +5,7 @@ Whatever a model has to choose is chosen on the validation split.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
