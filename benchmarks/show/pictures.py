@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK, UNTRAINED
 from benchmarks.results.cells import Cell
 from benchmarks.results.summary import (
     Cells,
@@ -79,7 +79,7 @@ def _summary(cells: Cells) -> Figure:
         for method, group in networks(cells).items()
     }
     order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))
-    alone = (SIMPLE_MODEL, *BASELINES)
+    alone = (*UNTRAINED, *BASELINES)
     methods = [method for method in reversed(order) if method not in alone]
     for method in methods[1:]:
         label = "other methods" if method == methods[1] else None

@@ -7,7 +7,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import (
+    BASELINES,
+    EQUAL_WEIGHTING,
+    SIMPLE_MODEL,
+    SINGLE_TASK,
+    UNTRAINED,
+)
 from benchmarks.results.gather import Lines
 from benchmarks.results.summary import (
     Cells,
@@ -45,11 +51,14 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         time = step_time(group, cells.get(EQUAL_WEIGHTING, []))
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
-        row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
+        if drop is None or method == SINGLE_TASK or not np.isfinite(drop).all():
+            row.append("–")
+        else:
+            row.append(spread(drop, sign="+"))
         row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
         rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
-        row += ["–", "–"] if method == SIMPLE_MODEL else [f"{rate:g}", f"{epoch:.0f}"]
+        row += ["–", "–"] if method in UNTRAINED else [f"{rate:g}", f"{epoch:.0f}"]
         row.append("–" if time is None else f"{time:.2f}x")
         row += [str(len(group))] if len(seeds) > 1 else []
         rows.append(row)
@@ -96,7 +105,7 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
     for method, row in zip(cells, rows, strict=True):
         result.add_row(
             *(row[i] for i in shown),
-            style="dim" if method in (SIMPLE_MODEL, *BASELINES) else "",
+            style="dim" if method in (*UNTRAINED, *BASELINES) else "",
             end_section=method in (SIMPLE_MODEL, EQUAL_WEIGHTING),
         )
     return result
