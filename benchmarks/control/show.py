@@ -56,7 +56,7 @@ def draw(cells: Cells, folder: Path) -> None:
     trained = networks(cells)
     colours = dict(zip([m for m in trained if m not in LINES], _CYCLE * len(trained), strict=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
         config = first_cell(trained).config
         played = config["steps_per_epoch"] * config["batch_size"] * STEPS / 1000
@@ -68,12 +68,13 @@ def draw(cells: Cells, folder: Path) -> None:
                 cosine = np.stack([np.asarray(cell.curves.cosine) for cell in group])
                 _band(middle, played, cosine, colour, dashes, method)
         left.set(ylabel="success on validation episodes (%)", ylim=(-3, 103))
-        left.legend(loc="upper left", fontsize=7)
         middle.axhline(0, color="black", lw=0.8)
         middle.set(ylabel="mean cosine of the task gradients")
         for axes in (left, middle):
             axes.set(xlabel="thousand steps of each task")
         _by_task(right, cells)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
         save(figure, folder / "control.png")
 
 
