@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Command
+from benchmarks.control.command import Control
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.grid import grid_of
 from benchmarks.show.command import Claims, Report
@@ -23,7 +24,7 @@ from benchmarks.suites import SUITES
 from benchmarks.sweep import sweep_of
 from benchmarks.toy.command import Toy
 
-COMMANDS: tuple[type[Suite] | type[Toy], ...] = (*SUITES, Toy)
+COMMANDS: tuple[type[Suite] | type[Control] | type[Toy], ...] = (*SUITES, Control, Toy)
 INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
 
 

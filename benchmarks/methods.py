@@ -13,7 +13,10 @@ from benchmarks.errors import UserError
 
 SINGLE_TASK = "single_task"
 EQUAL_WEIGHTING = "equal_weighting"
-SIMPLE_MODEL = "baseline"  # A model of scikit-learn for each task: no network.
+SIMPLE_MODEL = "baseline"  # What a network is to beat: of data, a model of scikit-learn per task.
+RANDOM = "random"
+UNTRAINED = (RANDOM, SIMPLE_MODEL)
+"""What is no network."""
 BASELINES = {
     SINGLE_TASK: "One network for each task, trained on its own: the yardstick.",
     EQUAL_WEIGHTING: "One network on the plain sum of the losses: one backward pass, no method.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, SIMPLE_MODEL
+from benchmarks.methods import BASELINES, UNTRAINED
 from benchmarks.results.cells import Cell, read_cell
 from benchmarks.writing import number_of
 from mtl_optax import list_methods
@@ -110,7 +110,7 @@ def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
     ]
     if not kept:
         return None, problems
-    order = {name: i for i, name in enumerate([SIMPLE_MODEL, *BASELINES, *list_methods()])}
+    order = {name: i for i, name in enumerate([*UNTRAINED, *BASELINES, *list_methods()])}
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in sorted(
         kept.values(), key=lambda c: (order.get(c.method, len(order)), c.method, c.seed)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK, UNTRAINED
 from benchmarks.results.cells import Cell
 from benchmarks.results.summary import (
     Cells,
@@ -89,7 +89,7 @@ def _summary(cells: Cells) -> Figure:
         for method, group in networks(cells).items()
     }
     order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))
-    alone = (SIMPLE_MODEL, *BASELINES)
+    alone = (*UNTRAINED, *BASELINES)
     methods = [method for method in reversed(order) if method not in alone]
     for method in methods[1:]:
         label = "other methods" if method == methods[1] else None
@@ -185,7 +185,7 @@ def _tasks(cells: Cells) -> Figure:
     for name, axes in grid:
         reached = panels[name]
         for row, (method, values) in zip(rows, reached.items(), strict=True):
-            colour = GREY if method in (SIMPLE_MODEL, *BASELINES) else TASK_COLOURS[0]
+            colour = GREY if method in (*UNTRAINED, *BASELINES) else TASK_COLOURS[0]
             axes.plot(values, np.full(len(values), row), "o-", ms=2.5, lw=0.8, color=colour)
             axes.plot(np.median(values), row, "|", ms=9, color=colour)
         if EQUAL_WEIGHTING in cells:

@@ -9,7 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import (
+    BASELINES,
+    EQUAL_WEIGHTING,
+    SIMPLE_MODEL,
+    SINGLE_TASK,
+    UNTRAINED,
+)
 from benchmarks.results.gather import Lines
 from benchmarks.results.summary import (
     Cells,
@@ -55,13 +61,16 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
         for one in changes:
-            row.append("–" if one is None or method == SINGLE_TASK else spread(one, sign="+"))
+            if one is None or method == SINGLE_TASK or not np.isfinite(one).all():
+                row.append("–")
+            else:
+                row.append(spread(one, sign="+"))
         row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
         rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
-        row.append("–" if method == SIMPLE_MODEL else f"{rate:g}")
+        row.append("–" if method in UNTRAINED else f"{rate:g}")
         row += [named(group[0].chosen)] if searched else []
-        row.append("–" if method == SIMPLE_MODEL else f"{epoch:.0f}")
+        row.append("–" if method in UNTRAINED else f"{epoch:.0f}")
         row.append("–" if time is None else f"{time:.2f}x")
         row += [str(len(group))] if len(seeds) > 1 else []
         rows.append(row)
@@ -108,7 +117,7 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
     for method, row in zip(cells, rows, strict=True):
         result.add_row(
             *(row[i] for i in shown),
-            style="dim" if method in (SIMPLE_MODEL, *BASELINES) else "",
+            style="dim" if method in (*UNTRAINED, *BASELINES) else "",
             end_section=method in (SIMPLE_MODEL, EQUAL_WEIGHTING),
         )
     return result

@@ -51,8 +51,9 @@ def baseline(cells: Cells) -> str | None:
     if SIMPLE_MODEL not in cells:
         return None
     simple = cells[SIMPLE_MODEL][0]
-    model = simple.config["hyperparameters"]["model"]
-    name = f"The baseline is a model of scikit-learn for each task alone: {model}."
+    told = simple.config["hyperparameters"]
+    what = told.get("what", "a model of scikit-learn for each task alone")
+    name = f"The baseline is {what}: {told['model']}."
     if EQUAL_WEIGHTING not in cells:
         return name
     ours, theirs = (mean_metric(cells, m).mean() for m in (EQUAL_WEIGHTING, SIMPLE_MODEL))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.methods import SIMPLE_MODEL
+from benchmarks.methods import UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Row:
 
     def seeds(self, protocol: "Protocol") -> range:
         """Those it is trained with: simple models draw nothing, and are fitted once."""
-        return range(1 if self.method == SIMPLE_MODEL else protocol.seeds)
+        return range(1 if self.method in UNTRAINED else protocol.seeds)
 
 
 @dataclass(frozen=True)
