@@ -15,7 +15,7 @@ from benchmarks.command import Command
 from benchmarks.control.command import Control
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.grid import grid_of
-from benchmarks.show.command import Report
+from benchmarks.show.command import Claims, Report
 from benchmarks.show.listing import method_list, suite_list
 from benchmarks.speed.command import Speed
 from benchmarks.speed.compiling.command import Compile
@@ -84,7 +84,7 @@ def _parse(args: Sequence[str] | None) -> Command | List:
     else:
         commands = {suite.name: suite for suite in COMMANDS}
         commands |= {"sweep": _Sweep, "grid": _Grid, "speed": Speed, "compile": Compile}
-        commands |= {"report": Report, "list": List}
+        commands |= {"report": Report, "claims": Claims, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

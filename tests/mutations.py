@@ -1654,6 +1654,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "benchmarks/train/training.py": [
         (
+            "running statistics are those of the start",
+            "_Best(score, np.int32(epoch + 1), params, statistics)",
+            "_Best(score, np.int32(epoch + 1), params, bests[number].statistics)",
+            ("tests/benchmarks/test_dense.py",),
+        ),
+        (
             "the last of equal epochs",
             "if score > bests[number].score",
             "if score >= bests[number].score",
@@ -1685,6 +1691,12 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "benchmarks/train/problem.py": [
         (
+            "an evaluation goes by the statistics of its batch",
+            "statistics, training=False)[0]",
+            "statistics, training=True)[0]",
+            ("tests/benchmarks/test_dense.py",),
+        ),
+        (
             "the mean is over padding too",
             "/ jnp.maximum(jnp.sum(batch.present), 1)",
             "/ batch.present.size",
@@ -1701,8 +1713,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/train/experiment.py": [
         (
             "the validation split is reported",
-            "evaluate(problem, params, problem.test)",
-            "evaluate(problem, params, problem.validation)",
+            "evaluate(problem, params, problem.test, statistics)",
+            "evaluate(problem, params, problem.validation, statistics)",
         ),
         (
             "another query fraction is the same cell",
@@ -1714,6 +1726,26 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "unfinished trainings stay",
             "        self.store.discard_unfinished()\n",
             "        pass\n",
+        ),
+        (
+            "a search is at the first rate of the grid",
+            "rates = (found[EQUAL_WEIGHTING][0].learning_rate,)",
+            "rates = rates[:1]",
+        ),
+        (
+            "other seeds train with the first that was searched",
+            "members[number], trials), made",
+            "members[number], trials), tried[0][0]",
+        ),
+        (
+            "what was chosen is searched again",
+            "row.searched if first is None else (first.chosen,)",
+            "row.searched[:1]",
+        ),
+        (
+            "another search is the same cell",
+            '{"searched": row.searched} if row.searched else {}',
+            "{}",
         ),
     ],
     "benchmarks/results/cells.py": [
@@ -1761,8 +1793,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/train/recipes.py": [
         (
             "query gradients are those of the batch",
-            "problem.value_and_task_grads(params, query)",
-            "problem.value_and_task_grads(params, batch)",
+            "problem.value_and_task_grads(params, query, ",
+            "problem.value_and_task_grads(params, batch, ",
         ),
         (
             "DWA's epoch is a step",
@@ -1771,8 +1803,14 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "heads are never weighted, stacked",
-            "mtl.on_shared(transform, problem.shared, heads=info.heads)",
-            'mtl.on_shared(transform, problem.shared, heads="unweighted")',
+            "problem.shared, info.heads, head_tasks=whose",
+            'problem.shared, "unweighted"',
+        ),
+        (
+            "all heads are the first task's",
+            "0 if problem.shared(path) else owner(path)",
+            "0",
+            ("tests/benchmarks/test_dense.py",),
         ),
         (
             "hyper-parameters of optimisers are lost",
@@ -1783,6 +1821,30 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "AdaTask takes the gradients as they were",
             "rows = mtl.get(modified, tasks, combine=False, **given)",
             "rows = optax.identity()",
+        ),
+        (
+            "what is added counts as a sum under weights",
+            "made.objective(params, batch)[1].mean()",
+            "made.objective(params, batch)[1].sum()",
+        ),
+        (
+            "AdvMTL adds nothing",
+            "return losses.sum() + added.sum(), losses",
+            "return losses.sum(), losses",
+        ),
+    ],
+    "benchmarks/problems/shared_private.py": [
+        (
+            "features in common cost nothing",
+            "LAMBDA * told + GAMMA * alike",
+            "LAMBDA * told",
+            ("tests/benchmarks/test_text_models.py",),
+        ),
+        (
+            "the discriminator is weighted with the encoder",
+            "encoder=in_trunk",
+            "encoder=shared",
+            ("tests/benchmarks/test_text_models.py",),
         ),
     ],
     "benchmarks/problems/dominance.py": [

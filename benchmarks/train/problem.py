@@ -28,8 +28,20 @@ class Baseline(NamedTuple):
     """What a network has to beat: a simple model for each task alone."""
 
     name: str
-    answers: Callable[[], tuple[np.ndarray, np.ndarray]]
-    """Fits the models; their outputs on the validation and on the test split, for `scores`."""
+    answers: Callable[[], tuple[Any, Any]]
+    """Fits the models; what they say of the validation and of the test split, for `scores`."""
+
+
+class Adversarial(NamedTuple):
+    """The same tasks for a network with private features, which hides the task in shared ones."""
+
+    problem: "Problem"
+    objective: Callable[[PyTree, PyTree], tuple[Array, Array]]
+    """Parameters and batch to the losses ``(t,)``, and to what training adds to each."""
+    encoder: Callable[[Any], bool]
+    """Whether the leaf at a key path makes the features that all tasks share."""
+    config: Mapping[str, Any]
+    """What it has besides, for the record."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +51,8 @@ class Problem:
     Either all tasks read the same input (joint: leaves of the data are ``(n, ...)``), or each has
     data of its own (separate: leaves are ``(t, n, ...)``, padded to one size, and ``present``
     marks what is no padding). Leaves of the parameters that are not shared have a leading task
-    axis. For separate data, `forward` and `losses` see one task's slice of all that.
+    axis, or `task_of` says whose they are. For separate data, `forward` and `losses` see one task's
+    slice of all that.
 
     Compared by identity, so that a problem can be a static argument of ``jax.jit``.
     """
@@ -52,12 +65,13 @@ class Problem:
     """Key to parameters."""
     shared: Callable[[Any], bool]
     """Whether the leaf at a key path belongs to every task."""
-    forward: Callable[[PyTree, PyTree], Array]
-    """Parameters and batch to outputs ``(n, t, ...)``; separate: ``(n, ...)``."""
-    losses: Callable[[Array, PyTree], Array]
+    forward: Callable[..., PyTree]
+    """Parameters and batch to outputs ``(n, t, ...)``, or ``(n, ...)`` of each task in a mapping by
+    the tasks' names; separate: ``(n, ...)``. See also `statistics`."""
+    losses: Callable[[PyTree, PyTree], Array]
     """Outputs and batch to the mean losses ``(t,)``; separate: ``()``."""
-    scores: Callable[[np.ndarray, PyTree], Float[np.ndarray, " m"]]
-    """Finite outputs ``(n, t, ...)`` (separate: ``(t, n, ...)``) and data to metrics."""
+    scores: Callable[[Any, PyTree], Float[np.ndarray, " m"]]
+    """Finite outputs (separate: ``(t, n, ...)``), or `answers`, and data to metrics."""
     train: PyTree
     """In random order: the last rows serve MetaWeighting as query split."""
     validation: PyTree
@@ -66,6 +80,20 @@ class Problem:
     """Rows in a batch; of each task where data is separate."""
     config: Mapping[str, Any]
     """Everything that made this problem, for the record."""
+    statistics: PyTree = None
+    """Of a model with batch normalisation, the running statistics to start from. `forward` then
+    takes two more arguments, the statistics and whether this is a step of a training, which reads
+    those of its batch instead; and it returns the outputs and the next statistics."""
+    task_of: Callable[[Any], int] | None = None
+    """The number of the task that owns the leaf at a key path, which is not shared."""
+    on_host: bool = False
+    """Whether the loops over steps and chunks run on the host: on a CPU, XLA's convolutions are ten
+    times slower in a loop that is compiled. The losses of a split are then means over its rows."""
+    answers: Callable[[PyTree, PyTree], PyTree] = lambda outputs, batch: outputs
+    """Where loops run on the host, outputs and batch to what `scores` reads instead, leaves
+    ``(n, ...)``: where the outputs on a whole split are too many to keep."""
+    chunk: int = 1000
+    """Rows to evaluate at once, of all tasks; half as many show the cosine of the gradients."""
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
     """Learning rate to optimiser."""
     schedule: Callable[[Array], Array] = jnp.ones_like
@@ -89,6 +117,12 @@ class Problem:
     """Of XLA, for the program of an epoch."""
     baseline: Baseline | None = None
     """Simple models on the same split, if there are any."""
+    adversarial: Callable[[], Adversarial] | None = None
+    """Makes what `methods.ADVERSARIAL` train, where the suite has that."""
+
+    def __post_init__(self) -> None:
+        if self.separate and (self.on_host or self.statistics is not None):
+            raise ValueError("Problem: on_host and statistics are for tasks with the same input")
 
     @property
     def num_tasks(self) -> int:
@@ -120,28 +154,47 @@ class Problem:
         take = jax.vmap(lambda x, r: x[r]) if self.separate else lambda x, r: x[r]
         return jax.tree.map(lambda x: take(x, rows), data)
 
-    def outputs(self, params: PyTree, data: PyTree) -> Array:
-        """Outputs of all tasks: ``(n, t, ...)``, or ``(t, n, ...)`` for separate data."""
-        if not self.separate:
-            return self.forward(params, data)
-        return jax.vmap(self.forward, (self._task_axes(params), 0))(params, data)
+    def run(
+        self, params: PyTree, data: PyTree, statistics: PyTree, *, training: bool
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs of all tasks, of separate data ``(t, n, ...)``, and the next statistics."""
+        if self.separate:
+            return jax.vmap(self.forward, (self._task_axes(params), 0))(params, data), None
+        if self.statistics is None:
+            return self.forward(params, data), None
+        return self.forward(params, data, statistics, training)
+
+    def outputs(self, params: PyTree, data: PyTree, statistics: PyTree = None) -> PyTree:
+        """Outputs of all tasks once trained: ``(n, t, ...)``, or ``(t, n, ...)`` separate."""
+        return self.run(params, data, statistics, training=False)[0]
+
+    def losses_and_statistics(
+        self, params: PyTree, batch: PyTree, statistics: PyTree
+    ) -> tuple[Float[Array, " t"], PyTree]:
+        """The mean loss of each task in a step of the training, and the next statistics."""
+        outputs, statistics = self.run(params, batch, statistics, training=True)
+        losses = jax.vmap(self.losses) if self.separate else self.losses
+        return losses(outputs, batch), statistics
 
     def task_losses(self, params: PyTree, batch: PyTree) -> Float[Array, " t"]:
-        """Parameters and batch to the mean loss of each task."""
-        losses = jax.vmap(self.losses) if self.separate else self.losses
-        return losses(self.outputs(params, batch), batch)
+        """The mean loss of each task in a step of the training."""
+        return self.losses_and_statistics(params, batch, self.statistics)[0]
 
     def value_and_task_grads(
-        self, params: PyTree, batch: PyTree
-    ) -> tuple[Float[Array, " t"], PyTree]:
-        """Losses, and gradients whose shared leaves are stacked over tasks."""
+        self, params: PyTree, batch: PyTree, statistics: PyTree = None
+    ) -> tuple[tuple[Float[Array, " t"], PyTree], PyTree]:
+        """Losses and the next statistics, and gradients whose shared leaves are stacked."""
         if self.separate:
 
             def loss(params: PyTree, batch: PyTree) -> Array:
                 return self.losses(self.forward(params, batch), batch)
 
-            return mtl.per_task_value_and_grad(loss, shared=self.shared)(params, batch)
-        return mtl.value_and_task_grads(self.task_losses, shared=self.shared)(params, batch)
+            losses, grads = mtl.per_task_value_and_grad(loss, shared=self.shared)(params, batch)
+            return (losses, None), grads
+        gather = mtl.value_and_task_grads(
+            self.losses_and_statistics, has_aux=True, shared=self.shared
+        )
+        return gather(params, batch, statistics)
 
     def _task_axes(self, params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(
@@ -163,15 +216,31 @@ def single_task(problem: Problem) -> Problem:
     def init_joint(key: PRNGKeyArray) -> PyTree:
         return jax.tree.map(copies, problem.init(key))
 
-    def own_outputs(params: PyTree, batch: PyTree) -> Array:
-        outputs = jax.vmap(problem.forward, (0, None))(params, batch)
-        return jnp.moveaxis(jnp.diagonal(outputs, axis1=0, axis2=2), -1, 1)
+    def own(params: PyTree, batch: PyTree, statistics: PyTree, training: bool) -> Any:
+        def network(params: PyTree, statistics: PyTree) -> Any:
+            return problem.run(params, batch, statistics, training=training)
 
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], (params, statistics)) for i in tasks]
+        if isinstance(jax.eval_shape(network, *each[0])[0], Mapping):
+            # One by one, so that each leaves out what other tasks alone need.
+            outputs, kept = zip(*(network(*one) for one in each), strict=True)
+            own_outputs = {name: outputs[i][name] for i, name in enumerate(problem.tasks)}
+            return own_outputs, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
+        outputs, statistics = jax.vmap(network)(params, statistics)
+        return jnp.moveaxis(jnp.diagonal(outputs, axis1=0, axis2=2), -1, 1), statistics
+
+    def own_outputs(params: PyTree, batch: PyTree) -> PyTree:
+        return own(params, batch, None, training=True)[0]
+
+    tasks = range(problem.num_tasks)
+    joint = own_outputs if problem.statistics is None else own
     return replace(
         problem,
         init=init_separate if problem.separate else init_joint,
         shared=lambda path: False,
-        forward=problem.forward if problem.separate else own_outputs,
+        task_of=None,
+        statistics=jax.tree.map(copies, problem.statistics),
+        forward=problem.forward if problem.separate else joint,
     )
 
 

@@ -13,6 +13,9 @@ class Row:
 
     method: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    searched: tuple[Mapping[str, Any], ...] = ()
+    """Hyper-parameters to choose from, at equal weighting's learning rate; none: the first seed
+    tries the learning rates."""
 
     @property
     def label(self) -> str:

@@ -3,15 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 import mtl_optax as mtl
-from benchmarks.methods import ADATASK_ON, EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.train.problem import Problem, single_task
+from benchmarks.methods import ADATASK_ON, ADVERSARIAL, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.train.problem import Adversarial, Problem, single_task
 
 
 class Update(Protocol):
@@ -21,6 +22,15 @@ class Update(Protocol):
         self, rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: PyTree | None
     ) -> tuple[Float[Array, " t"], PyTree, PyTree]:
         """Learning rate, parameters, state and batches to losses, updates and state."""
+
+
+class State(NamedTuple):
+    """What a training keeps beside the parameters."""
+
+    optimizer: PyTree
+    """Of method and optimiser."""
+    statistics: PyTree
+    """Running ones of the model, if it has any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +46,8 @@ class Recipe:
     update: Update
     query: bool = False
     """Whether each step also takes a batch of the query split."""
+    statistics: Callable[[PyTree], PyTree] = lambda state: None
+    """The model's running statistics in a state."""
 
 
 def recipe(
@@ -47,7 +59,8 @@ def recipe(
     others see the task gradients of the shared parameters. Heads follow each paper's rule.
 
     Args:
-        method: one of `methods.BASELINES`, of `methods.ADATASK_ON` or of the registry.
+        method: one of `methods.BASELINES`, of `methods.ADATASK_ON`, of `methods.ADVERSARIAL` or of
+            the registry.
         problem: what to train on.
         hyperparameters: those of the method that are not to be the library's defaults.
     """
@@ -55,6 +68,9 @@ def recipe(
         return _plain(single_task(problem))
     if method == EQUAL_WEIGHTING:
         return _plain(problem)
+    if method in ADVERSARIAL:
+        assert problem.adversarial is not None
+        return _adversarial(problem.adversarial(), ADVERSARIAL[method])
     modified = ADATASK_ON.get(method)
     info = mtl.method_info(modified or method)
     tasks = problem.num_tasks
@@ -73,13 +89,15 @@ def recipe(
             return mtl.on_shared(transform, problem.shared, heads=inner)
 
         return _gathered(problem, optimizer)
-    transform = mtl.get(method, tasks, **given)
+    stacked = not info.reads <= {"losses", "next_losses"}
+    whose = _head_tasks(problem) if stacked and info.heads == "weighted" else None
+    on_shared = mtl.on_shared(
+        mtl.get(method, tasks, **given), problem.shared, info.heads, head_tasks=whose
+    )
     return _gathered(
         problem,
-        lambda rate: optax.chain(
-            mtl.on_shared(transform, problem.shared, heads=info.heads), problem.optimizer(rate)
-        ),
-        stacked=not info.reads <= {"losses", "next_losses"},
+        lambda rate: optax.chain(on_shared, problem.optimizer(rate)),
+        stacked=stacked,
         query=bool(info.update_arguments & {"query_gradients", "next_losses"}),
     )
 
@@ -106,6 +124,16 @@ def default_hyperparameters(method: str) -> dict[str, Any]:
     }
 
 
+def _head_tasks(problem: Problem) -> PyTree | None:
+    """Whose each leaf of the parameters is, where they do not tell by a task axis."""
+    if (owner := problem.task_of) is None:
+        return None
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: 0 if problem.shared(path) else owner(path),
+        problem.init(jax.random.key(0)),
+    )
+
+
 # An optimiser's state does not depend on its learning rate: any will do to make the first one.
 _ANY_RATE = 1.0
 
@@ -113,15 +141,17 @@ _ANY_RATE = 1.0
 def _plain(problem: Problem) -> Recipe:
     """The gradient of the summed loss, without this library."""
 
-    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
-        losses = problem.task_losses(params, batch)
-        return losses.sum(), losses
+    def summed(params: PyTree, batch: PyTree, statistics: PyTree) -> Any:
+        losses, statistics = problem.losses_and_statistics(params, batch, statistics)
+        return losses.sum(), (losses, statistics)
 
-    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
-        return losses, *problem.optimizer(rate).update(grads, state, params)
+    def update(rate: Any, params: PyTree, state: State, batch: PyTree, query: Any) -> Any:
+        gradient = jax.grad(summed, has_aux=True)
+        grads, (losses, statistics) = gradient(params, batch, state.statistics)
+        updates, kept = problem.optimizer(rate).update(grads, state.optimizer, params)
+        return losses, updates, State(kept, statistics)
 
-    return Recipe(problem, problem.optimizer(_ANY_RATE).init, update)
+    return _recipe(problem, problem.optimizer(_ANY_RATE), update)
 
 
 def _gathered(
@@ -137,15 +167,67 @@ def _gathered(
     """
     gather = problem.value_and_task_grads
     if not stacked:
-        gather = mtl.value_and_task_grads(problem.task_losses, shared=problem.shared, stacked=False)
+        gather = mtl.value_and_task_grads(
+            problem.losses_and_statistics, has_aux=True, shared=problem.shared, stacked=False
+        )
+
+    def update(rate: Any, params: PyTree, state: State, batch: PyTree, query: Any) -> Any:
+        (losses, statistics), grads = gather(params, batch, state.statistics)
+        extra: dict[str, Any] = {}
+        if query is not None:
+            (unseen, _), held_out = problem.value_and_task_grads(params, query, state.statistics)
+            extra = {"query_gradients": held_out, "next_losses": unseen}
+        step = optax.with_extra_args_support(optimizer(rate)).update
+        updates, kept = step(grads, state.optimizer, params, task_losses=losses, **extra)
+        return losses, updates, State(kept, statistics)
+
+    return _recipe(problem, optimizer(_ANY_RATE), update, query)
+
+
+def _recipe(
+    problem: Problem, optimizer: optax.GradientTransformation, update: Update, query: bool = False
+) -> Recipe:
+    return Recipe(
+        problem,
+        lambda params: State(optimizer.init(params), problem.statistics),
+        update,
+        query,
+        lambda state: state.statistics,
+    )
+
+
+def _adversarial(made: Adversarial, method: str) -> Recipe:
+    """The sum of the losses and of what is added; or the encoder under a method that weights tasks.
+
+    Such weights leave the added terms alone, which then count as their mean over the tasks, and all
+    leaves but the encoder's: those get the plain gradient.
+    """
+    problem = made.problem
+
+    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
+        losses, added = made.objective(params, batch)
+        return losses.sum() + added.sum(), losses
+
+    def plain(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
+        return losses, *problem.optimizer(rate).update(grads, state, params)
+
+    if method == EQUAL_WEIGHTING:
+        return Recipe(problem, problem.optimizer(_ANY_RATE).init, plain)
+    weighted = mtl.on_shared(mtl.get(method, problem.num_tasks), made.encoder)
+    gather = mtl.value_and_task_grads(
+        lambda params, batch: made.objective(params, batch)[0], shared=made.encoder, stacked=False
+    )
 
     def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
         losses, grads = gather(params, batch)
-        extra: dict[str, Any] = {}
-        if query is not None:
-            unseen, held_out = problem.value_and_task_grads(params, query)
-            extra = {"query_gradients": held_out, "next_losses": unseen}
-        step = optax.with_extra_args_support(optimizer(rate)).update
-        return losses, *step(grads, state, params, task_losses=losses, **extra)
+        descent, weighting = weighted.update(grads, state[0], params, task_losses=losses)
+        added = jax.grad(lambda params: made.objective(params, batch)[1].mean())(params)
+        total = jax.tree.map(jnp.add, descent, added)
+        updates, optimizer = problem.optimizer(rate).update(total, state[1], params)
+        return losses, updates, (weighting, optimizer)
 
-    return Recipe(problem, optimizer(_ANY_RATE).init, update, query)
+    def init(params: PyTree) -> PyTree:
+        return weighted.init(params), problem.optimizer(_ANY_RATE).init(params)
+
+    return Recipe(problem, init, update)

@@ -14,15 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import mtl_optax as mtl
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
 from benchmarks.train.recipes import Recipe
-
-CHUNK = 1000  # Rows to evaluate at once, of all tasks.
-PROBE = 500  # Rows whose gradients are compared, of all tasks.
 
 
 class Member(NamedTuple):
@@ -69,6 +66,8 @@ class Run(NamedTuple):
     """What `goodness` says of it."""
     params: PyTree
     """The parameters after that epoch."""
+    statistics: PyTree
+    """The model's running statistics after that epoch, if it has any."""
     states: tuple[PyTree, ...]
     """The state of method and optimiser after the last epoch, of each member."""
     timing: Timing
@@ -84,6 +83,7 @@ class _Best(NamedTuple):
     score: np.float32
     epoch: np.int32
     params: PyTree
+    statistics: PyTree
 
 
 Program = Callable[..., tuple[tuple[PyTree, PyTree], Any]]
@@ -102,23 +102,30 @@ def goodness(problem: Problem, metrics: Float[np.ndarray, "*k m"]) -> Float[np.n
 
 
 def evaluate(
-    problem: Problem, params: PyTree, data: PyTree
+    problem: Problem, params: PyTree, data: PyTree, statistics: PyTree = None
 ) -> tuple[Float[np.ndarray, "k t"], Float[np.ndarray, "k m"]]:
-    """Losses and metrics of ``k`` parameter trees on a split; NaN where an output is not finite."""
-    leaves, structure = jax.tree.flatten(jax.device_get(params))
+    """Losses and metrics of ``k`` parameter trees on a split; NaN where an output is not finite.
+
+    Statistics that the model has running come with them, ``k`` trees as well.
+    """
+    leaves, structure = jax.tree.flatten(jax.device_get((params, statistics)))
     trees = [jax.tree.unflatten(structure, one) for one in zip(*leaves, strict=True)]
-    each = [_evaluate(problem, tree, data) for tree in trees]
+    each = [_evaluate(problem, one, kept, data) for one, kept in trees]
     losses, metrics = zip(*each, strict=True)
     return np.stack(losses), np.stack(metrics)
 
 
 def _evaluate(
-    problem: Problem, params: PyTree, data: PyTree
+    problem: Problem, params: PyTree, statistics: PyTree, data: PyTree
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " m"]]:
-    losses, outputs = jax.device_get(_outputs(problem, params, data))
-    if not np.isfinite(outputs).all():
+    if problem.on_host:
+        losses, told, finite = answers(problem, params, statistics, data)
+    else:
+        losses, told = jax.device_get(_outputs(problem, params, statistics, data))
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(told))
+    if not finite:
         return losses, np.full(len(problem.metrics), np.nan)
-    return losses, problem.scores(outputs, data)
+    return losses, problem.scores(told, data)
 
 
 def lowered(recipe: Recipe) -> jax.stages.Lowered:
@@ -126,12 +133,17 @@ def lowered(recipe: Recipe) -> jax.stages.Lowered:
     params, state, key = _start(recipe, 0)
     steps = _steps.eval_shape(recipe.problem, recipe.query, key)[1]
     rates = jnp.zeros(recipe.problem.steps_per_epoch)
-    return _epoch.lower(recipe, rates, (params, state), steps, recipe.problem.train)
+    start, train = (params, state), recipe.problem.train
+    if not recipe.problem.on_host:
+        return _epoch.lower(recipe, rates, start, steps, train)
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rates, steps))
+    return _step.lower(recipe, start, first, train)
 
 
 def compiled(recipe: Recipe, program: jax.stages.Lowered) -> Program:
     """What `lowered` has given, ready to run."""
-    return program.compile(recipe.problem.compiler_options)
+    made = program.compile(recipe.problem.compiler_options)
+    return partial(_epoch_on_host, made) if recipe.problem.on_host else made
 
 
 def train(
@@ -159,13 +171,16 @@ def train(
     """
     problem = recipe.problem
     carries = [_start(recipe, member.seed) for member in members]
-    bests = [_Best(np.float32(-np.inf), np.int32(0), carry.params) for carry in carries]
+    bests = [
+        _Best(np.float32(-np.inf), np.int32(0), carry.params, recipe.statistics(carry.state))
+        for carry in carries
+    ]
     recorded: list[Curves] = []
     if checkpoint is not None:
         (carries, bests), recorded = _resume(checkpoint, (carries, bests))
         for _ in recorded:
             on_epoch()
-    few = slice(problem.rows_of_each(PROBE))
+    few = slice(problem.rows_of_each(max(1, problem.chunk // 2)))
     probe = jax.tree.map(lambda x: x[:, few] if problem.separate else x[few], problem.train)
     data, held_out, probe = jax.device_put((problem.train, problem.validation, probe))
     # In the middle of each step, in epochs.
@@ -192,10 +207,11 @@ def train(
                 durations.append(seconds)
                 carries[number] = _Carry(params, state, key)
                 cosine = _cosine(problem, params, probe)
-                validation_loss, metrics = _evaluate(problem, params, held_out)
+                statistics = recipe.statistics(state)
+                validation_loss, metrics = _evaluate(problem, params, statistics, held_out)
                 score = np.float32(goodness(problem, metrics))
                 if score > bests[number].score:
-                    bests[number] = _Best(score, np.int32(epoch + 1), params)
+                    bests[number] = _Best(score, np.int32(epoch + 1), params, statistics)
                 (losses, query_losses, weights), cosine = jax.device_get((trace, cosine))
                 points.append(
                     Curves(losses, validation_loss, query_losses, metrics, weights, cosine)
@@ -208,13 +224,14 @@ def train(
         threads.shutdown(wait=False, cancel_futures=True)
 
     later = durations[1 + len(members) :]
+    models = jax.device_get([(best.params, best.statistics) for best in bests])
+    params, statistics = jax.tree.map(lambda *each: np.stack(each), *models)
     return Run(
         curves=_stacked(recorded),
         epoch=np.array([best.epoch for best in bests]),
         best=np.array([best.score for best in bests]),
-        params=jax.tree.map(
-            lambda *each: np.stack(each), *jax.device_get([best.params for best in bests])
-        ),
+        params=params,
+        statistics=statistics,
         states=tuple(carry.state for carry in carries),
         timing=Timing(sum(durations[:2]), min(later) / problem.steps_per_epoch if later else None),
     )
@@ -302,23 +319,47 @@ def _epoch(
     train: PyTree,
 ) -> tuple[tuple[PyTree, PyTree], Any]:
     """Go on for an epoch from parameters and state; also mean losses and weights on the way."""
-    problem = recipe.problem
-
-    def step(carry: tuple[PyTree, PyTree], now: tuple[Array, _Steps]) -> tuple[Any, Any]:
-        (params, state), (rate, (rows, query_rows, key)) = carry, now
-        query = None if query_rows is None else problem.batch(train, query_rows)
-        batch = problem.noise(key, problem.batch(train, rows))
-        losses, updates, state = recipe.update(rate, params, state, batch, query)
-        query_losses = None if query is None else problem.task_losses(params, query)
-        weights = _weights(state)
-        if problem.weight_decay:
-            shrink = rate * problem.weight_decay
-            updates = jax.tree.map(lambda u, p: u - (shrink * p).astype(u.dtype), updates, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (losses, query_losses, weights)
-
-    last, trace = jax.lax.scan(step, start, (rates, steps))
+    step = partial(_take_step, recipe)
+    last, trace = jax.lax.scan(lambda carry, now: step(carry, now, train), start, (rates, steps))
     return last, jax.tree.map(lambda x: x.mean(axis=0), trace)
+
+
+def _take_step(
+    recipe: Recipe, carry: tuple[PyTree, PyTree], now: tuple[Array, _Steps], train: PyTree
+) -> tuple[Any, Any]:
+    """One step from parameters and state; also losses and weights."""
+    problem = recipe.problem
+    (params, state), (rate, (rows, query_rows, key)) = carry, now
+    query = None if query_rows is None else problem.batch(train, query_rows)
+    batch = problem.noise(key, problem.batch(train, rows))
+    losses, updates, state = recipe.update(rate, params, state, batch, query)
+    query_losses = None if query is None else problem.task_losses(params, query)
+    weights = _weights(state)
+    if problem.weight_decay:
+        shrink = rate * problem.weight_decay
+        updates = jax.tree.map(lambda u, p: u - (shrink * p).astype(u.dtype), updates, params)
+    params = optax.apply_updates(params, updates)
+    return (params, state), (losses, query_losses, weights)
+
+
+_step = jax.jit(_take_step, static_argnums=0, donate_argnums=1)
+
+
+def _epoch_on_host(
+    step: Callable[..., Any],
+    rates: Float[Array, " steps"],
+    start: tuple[PyTree, PyTree],
+    steps: _Steps,
+    train: PyTree,
+) -> tuple[tuple[PyTree, PyTree], Any]:
+    """As `_epoch`, step by step."""
+    carry = jax.tree.map(jnp.copy, start)  # A step writes over what it is given.
+    traces = []
+    for number in range(len(rates)):
+        now = jax.tree.map(lambda x, number=number: x[number], (rates, steps))
+        carry, trace = step(carry, now, train)
+        traces.append(trace)
+    return carry, jax.tree.map(lambda *each: np.mean(each, axis=0), *traces)
 
 
 def _weights(state: PyTree) -> Float[Array, " t"] | None:
@@ -330,24 +371,56 @@ def _weights(state: PyTree) -> Float[Array, " t"] | None:
 
 
 @partial(jax.jit, static_argnums=0)
-def _outputs(problem: Problem, params: PyTree, data: PyTree) -> tuple[Array, Array]:
+def _outputs(
+    problem: Problem, params: PyTree, statistics: PyTree, data: PyTree
+) -> tuple[Array, PyTree]:
     """Losses and outputs on a whole split, in chunks of its rows."""
     axis = 1 if problem.separate else 0
-    total = jax.tree.leaves(data)[0].shape[axis]
-    size = min(problem.rows_of_each(CHUNK), total)
-    count = -(-total // size)
-    # The last chunk begins again with the first rows.
-    rows = jnp.arange(count * size) % total
+    total, rows = _chunks(problem, data)
 
-    def chunk(rows: Int[Array, " c"]) -> Array:
-        return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data))
+    def chunk(rows: Int[Array, " c"]) -> PyTree:
+        return problem.outputs(params, jax.tree.map(lambda x: x.take(rows, axis), data), statistics)
 
-    chunks = jax.lax.map(chunk, rows.reshape(count, -1))
-    outputs = jnp.moveaxis(chunks, 0, axis)
-    outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
-    outputs = jax.lax.slice_in_dim(outputs, 0, total, axis=axis)
+    def of_split(chunks: Array) -> Array:
+        outputs = jnp.moveaxis(chunks, 0, axis)
+        outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(outputs, 0, total, axis=axis)
+
+    outputs = jax.tree.map(of_split, jax.lax.map(chunk, jnp.asarray(rows)))
     losses = jax.vmap(problem.losses) if problem.separate else problem.losses
     return losses(outputs, data), outputs
+
+
+def _chunks(problem: Problem, data: PyTree) -> tuple[int, Int[np.ndarray, "chunks c"]]:
+    """How many rows a split has, and chunks of them, of which the last begins again."""
+    total = jax.tree.leaves(data)[0].shape[1 if problem.separate else 0]
+    size = min(problem.rows_of_each(problem.chunk), total)
+    return total, (np.arange(-(-total // size) * size) % total).reshape(-1, size)
+
+
+def answers(
+    problem: Problem, params: PyTree, statistics: PyTree, data: PyTree
+) -> tuple[Float[np.ndarray, " t"], PyTree, bool]:
+    """As `_outputs`, chunk by chunk on the host: `Problem.answers`, and whether all is finite."""
+    total, chunks = _chunks(problem, data)
+    found = []
+    for rows in chunks:
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], data)
+        found.append(jax.device_get(_answers_of_chunk(problem, params, statistics, batch)))
+    losses, told, finite = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *found)
+    return losses.mean(axis=0), told, finite.all()
+
+
+@partial(jax.jit, static_argnums=0)
+def _answers_of_chunk(
+    problem: Problem, params: PyTree, statistics: PyTree, batch: PyTree
+) -> tuple[Float[Array, "c t"], PyTree, Bool[Array, " c"]]:
+    """Each row's losses and answers, and whether its outputs are finite."""
+    outputs = problem.outputs(params, batch, statistics)
+    alone = jax.tree.map(lambda x: x[:, None], (outputs, batch))
+    finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in jax.tree.leaves(outputs)]
+    losses = jax.vmap(problem.losses)(*alone)
+    return losses, problem.answers(outputs, batch), jnp.stack(finite).all(axis=0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -356,7 +429,7 @@ def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, ""]
     shared = [problem.shared(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if not any(shared):
         return None
-    _, grads = problem.value_and_task_grads(params, batch)
+    _, grads = problem.value_and_task_grads(params, batch, problem.statistics)
     stacked = [g for g, use in zip(jax.tree.leaves(grads), shared, strict=True) if use]
     cosines = mtl.conflict(mtl.gram(stacked)).cosines
     return cosines[jnp.triu_indices(problem.num_tasks, k=1)].mean()

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from benchmarks.problems.networks import head_of, in_trunk, normalised_network
 from benchmarks.train.problem import Metric, Problem, mean_present
 
 METRICS = (Metric("sum fit", 0), Metric("first fit", 1))
@@ -95,4 +97,69 @@ def separate_problem() -> Problem:
         batch_size=8,
         sizes=(24, 16),
         config={"suite": "separate"},
+    )
+
+
+class Painted(NamedTuple):
+    """Pictures of four pixels: two numbers of each to tell its class and its height from."""
+
+    pixels: Any
+    classes: Any
+    heights: Any
+
+
+class Painter(nnx.Module):
+    """Three classes and a height for each pixel, on features that are normalised by batch."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.trunk = nnx.Sequential(nnx.Linear(2, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs))
+        self.heads = nnx.Dict(
+            classes=nnx.Linear(4, 3, rngs=rngs), heights=nnx.Linear(4, 1, rngs=rngs)
+        )
+
+    def __call__(self, pixels: Any) -> dict[str, Any]:
+        hidden = nnx.relu(self.trunk(pixels))
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+
+def painted_problem(**changes: Any) -> Problem:
+    """A class and a number for each pixel, by a network with batch normalisation."""
+    rng = np.random.default_rng(11)
+    made = normalised_network(lambda rngs: Painter(rngs=rngs))
+
+    def pictures(number: int) -> Painted:
+        pixels = rng.normal(2, 3, size=(number, 4, 2)).astype(np.float32)
+        classes = (pixels > 2).sum(axis=-1).astype(np.int32)
+        return Painted(pixels, classes, 5 * pixels.sum(axis=-1))
+
+    def losses(outputs: Any, batch: Painted) -> jax.Array:
+        logits = jax.nn.log_softmax(outputs["classes"])
+        told = jnp.take_along_axis(logits, batch.classes[..., None], axis=-1)
+        return jnp.stack([-told.mean(), jnp.abs(outputs["heights"][..., 0] - batch.heights).mean()])
+
+    def scores(outputs: Any, data: Painted) -> np.ndarray:
+        right = np.mean(outputs["classes"].argmax(axis=-1) == data.classes)
+        return np.array([right, np.abs(outputs["heights"][..., 0] - data.heights).mean()])
+
+    tasks = ("classes", "heights")
+    return Problem(
+        **{
+            "tasks": tasks,
+            "metrics": (Metric("accuracy", 0), Metric("height MAE", 1, False, counts=False)),
+            "init": made.init,
+            "statistics": made.statistics,
+            "shared": in_trunk,
+            "task_of": head_of(tasks),
+            "forward": lambda params, batch, statistics, training: made.apply(
+                params, statistics, training, batch.pixels
+            ),
+            "losses": losses,
+            "scores": scores,
+            "train": pictures(24),
+            "validation": pictures(12),
+            "test": pictures(12),
+            "batch_size": 8,
+            "config": {"suite": "painted"},
+            **changes,
+        }
     )

@@ -5,7 +5,7 @@ import math
 import mtl_optax as mtl
 from benchmarks.data.synthetic import TASKS as REGRESSIONS
 from benchmarks.data.tiktok import TASKS as VIDEOS
-from benchmarks.methods import BASELINES
+from benchmarks.methods import BASELINES, COMPOSED
 from benchmarks.problems.canvases import TASKS as DIGITS
 from benchmarks.show.papers import PAPER_RESULTS
 from benchmarks.suites import SUITES
@@ -17,7 +17,7 @@ def test_every_row_is_of_a_suite_and_a_method_and_says_where_it_is_from():
     shown |= {f"{task} loss %" for task in REGRESSIONS}
     for result in PAPER_RESULTS:
         assert result.suite in {suite.name for suite in SUITES}
-        assert result.method in {*BASELINES, *mtl.list_methods()}
+        assert result.method in {*BASELINES, *mtl.list_methods(), *COMPOSED}
         assert result.metric in shown
         assert result.source.strip()
         assert result.protocol.strip()

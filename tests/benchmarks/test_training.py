@@ -206,19 +206,19 @@ def test_padding_is_never_read():
     )
 
 
-def test_evaluation_in_chunks_is_evaluation_at_once(monkeypatch):
+def test_evaluation_in_chunks_is_evaluation_at_once():
     for problem in (toy_problem(), separate_problem()):
         params = jax.tree.map(lambda p: p[None], problem.init(jax.random.key(0)))
         whole = evaluate(problem, params, problem.validation)
-        monkeypatch.setattr(training, "CHUNK", 5)
-        jax.clear_caches()
-        for ours, theirs in zip(evaluate(problem, params, problem.validation), whole, strict=True):
+        in_chunks = dataclasses.replace(problem, chunk=5)
+        for ours, theirs in zip(
+            evaluate(in_chunks, params, problem.validation), whole, strict=True
+        ):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
         expected = problem.task_losses(
             jax.tree.map(lambda p: p[0], params), jax.tree.map(jnp.asarray, problem.validation)
         )
         np.testing.assert_allclose(whole[0][0], expected, rtol=1e-5)
-        monkeypatch.undo()
 
 
 def test_goodness_turns_what_should_be_small():
