@@ -186,7 +186,7 @@ def _tint(text: str) -> str:
 
 
 def markdown_table(table: Lines) -> list[str]:
-    """The lines of a table in Markdown."""
+    """The lines of a table, a bar in a cell escaped."""
 
     def row(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
