@@ -55,7 +55,7 @@ class Control(Command):
     ] = ()
     """Methods to train, or all; what they are compared with comes along."""
     preset: PresetName = "quick"
-    """quick: seconds, too short to tell methods apart. standard: what the published table shows."""
+    """quick: a minute, too short to tell methods apart. standard: what the README shows."""
     seeds: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")] = None
     """How many times to train each method: seeds 0, 1, ..."""
     epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the preset's)")] = (
