@@ -43,14 +43,14 @@ AT_ONCE = 16  # Rooms to render together: what they need stays in a processor's 
 class Scenes(NamedTuple):
     """Pictures and what is to be told of each pixel. A batch of them is a ``Scenes`` too."""
 
-    images: Float[np.ndarray, "n 64 96 3"]
+    images: Float[np.ndarray, "n h w 3"]
     """Red, green and blue, from 0 to 1."""
-    labels: Int[np.ndarray, "n 64 96"]
-    """Places in `CLASSES`; -1 where there is none."""
-    depths: Float[np.ndarray, "n 64 96"]
-    """In metres; 0 where it is not known."""
-    normals: Float[np.ndarray, "n 64 96 3"]
-    """Unit vectors; zeros where they are not known."""
+    labels: Int[np.ndarray, "n h w"]
+    """Places in `CLASSES`, or classes of another data set; -1 where there is none."""
+    depths: Float[np.ndarray, "n h w"]
+    """In metres, or inverse ones; 0 where it is not known."""
+    normals: Float[np.ndarray, "n h w 3"] | None
+    """Unit vectors; zeros where they are not known. None of data without normals."""
 
 
 class Rooms(NamedTuple):

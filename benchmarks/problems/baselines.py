@@ -3,7 +3,6 @@
 Whatever a model has to choose is chosen on the validation split.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -184,6 +183,53 @@ def support_vectors(canvases: Splits, classes: int, *, rows: int) -> Baseline:
     return Baseline(f"a support vector machine with a Gaussian kernel on the pixels{few}", answers)
 
 
+def boosted_pixels(scenes: Splits, *, rows: int) -> Baseline:
+    """Gradient boosting for each number that is to be told of a pixel, on its colour and place.
+
+    Args:
+        scenes: with ``images``, ``labels``, ``depths`` and ``normals``.
+        rows: how many pixels of the training pictures are used at most.
+    """
+
+    def seen(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "p 8"]:
+        places = np.moveaxis(np.indices(images.shape[1:3]), 0, -1)
+        means = images.mean(axis=(1, 2), keepdims=True)
+        parts = [np.broadcast_to(x, (*images.shape[:3], x.shape[-1])) for x in (places, means)]
+        return np.concatenate([images, *parts], axis=-1).reshape(-1, 8)
+
+    def answers() -> tuple[Any, Any]:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+        train = scenes.train
+        inputs = seen(train.images)
+        known = np.flatnonzero(train.labels.reshape(-1) >= 0)
+        some = np.random.default_rng(0).permutation(known)[:rows]
+        how: dict[str, Any] = {"max_iter": 50, "early_stopping": False, "random_state": 0}
+        model = HistGradientBoostingClassifier(**how).fit(
+            inputs[some], train.labels.reshape(-1)[some]
+        )
+        numbers = [train.depths.reshape(-1, 1), train.normals.reshape(-1, 3)]
+        targets = np.concatenate(numbers, axis=1)[some].T
+        models = [HistGradientBoostingRegressor(**how).fit(inputs[some], y) for y in targets]
+
+        def told(split: Any) -> dict[str, np.ndarray]:
+            shape, pixels = split.labels.shape, seen(split.images)
+            depth, *normal = (model.predict(pixels).reshape(shape) for model in models)
+            return {
+                "segmentation": model.predict(pixels).reshape(shape).astype(np.int8),
+                "depth": depth[..., None],
+                "normals": np.stack(normal, axis=-1),
+            }
+
+        return told(scenes.validation), told(scenes.test)
+
+    return Baseline(
+        "HistGradientBoostingClassifier, -Regressor on the colour and place of a pixel and the "
+        f"mean colour of the picture, {rows:,} pixels",
+        answers,
+    )
+
+
 def _each_class(
     scores: np.ndarray, found: np.ndarray, classes: int
 ) -> Float[np.ndarray, "n classes"]:
@@ -217,18 +263,17 @@ def ridge(inputs: Splits, targets: Splits) -> Baseline:
     return Baseline("Ridge on (x, x², x³)", answers)
 
 
-def pairs_of_texts(texts: Splits, targets: Splits, binary: Sequence[bool]) -> Baseline:
+def pairs_of_texts(alike: Splits, targets: Splits, binary: Sequence[bool]) -> Baseline:
     """Gradient boosting on what two texts have in common.
 
     Args:
-        texts: of each split a list of pairs of texts for each task.
+        alike: of each split an array for each task, with a row of `Overlap` for each pair.
         targets: of each split an array for each task.
         binary: whether a task's targets are yes or no, rather than numbers.
     """
 
     def task(number: int) -> Answers:
-        overlap = Overlap([text for pair in texts.train[number] for text in pair])
-        inputs = Splits(*(overlap(part[number]) for part in texts))
+        inputs = Splits(*(part[number] for part in alike))
         wanted = Splits(*(part[number] for part in targets))
         if binary[number]:
             return _boosted_classifier(inputs, wanted, [])
@@ -238,46 +283,3 @@ def pairs_of_texts(texts: Splits, targets: Splits, binary: Sequence[bool]) -> Ba
         "overlap and TF-IDF cosines of the two texts, gradient boosting",
         lambda: separate([task(number) for number in range(len(binary))]),
     )
-
-
-class Overlap:
-    """Numbers that tell how alike two texts are: words, pieces of words, lengths, beginnings."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        kinds: tuple[dict[str, Any], ...] = (
-            {},
-            {"ngram_range": (1, 2), "sublinear_tf": True},
-            {"analyzer": "char_wb", "ngram_range": (3, 4), "sublinear_tf": True},
-        )
-        self.vectorizers = [TfidfVectorizer(**kind).fit(texts) for kind in kinds]
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, "n f"]:
-        """A row for each pair."""
-        first, second = zip(*pairs, strict=True)
-        cosines = [
-            np.asarray(v.transform(first).multiply(v.transform(second)).sum(axis=1)).ravel()
-            for v in self.vectorizers
-        ]
-        return np.column_stack([*cosines, np.array([_alike(*pair) for pair in pairs])])
-
-
-def _alike(first: str, second: str) -> list[float]:
-    one, two = first.lower().split(), second.lower().split()
-    common, either = len({*one} & {*two}), len({*one} | {*two})
-    shorter, longer = sorted((len(one), len(two)))
-    return [
-        common / max(either, 1),
-        common / max(min(len({*one}), len({*two})), 1),
-        common,
-        shorter,
-        longer,
-        longer - shorter,
-        _same_beginning(one, two),
-        _same_beginning(one[::-1], two[::-1]),
-    ]
-
-
-def _same_beginning(one: Sequence[str], two: Sequence[str]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, two)))  # noqa: B905

@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from benchmarks.models.text_cnn import SharedPrivateTextCNN
-from benchmarks.problems.networks import in_trunk, network
+from benchmarks.problems.networks import in_trunk, merged, network
 from benchmarks.train.problem import Adversarial, Problem
 from mtl_optax.adversarial import orthogonality_penalty, task_discriminator_loss
 
@@ -43,7 +44,11 @@ def shared_private(
         noise_of: the number of features to `Problem.noise`.
     """
     private = sizes["channels"] // 2
-    made = network(lambda rngs: SharedPrivateTextCNN(**sizes, private=private, rngs=rngs))
+
+    def make(rngs: nnx.Rngs) -> SharedPrivateTextCNN:
+        return SharedPrivateTextCNN(**sizes, private=private, rngs=rngs)
+
+    made, module = network(make), merged(make)
     windows = len(sizes["widths"]) * (sizes["channels"] + private)
 
     def shared(path: Any) -> bool:
@@ -52,7 +57,7 @@ def shared_private(
     def of_one(
         params: PyTree, batch: Any, task: Int[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        model = made.module(params)
+        model = module(params)
         common, own = model.features(batch.tokens, given)
         loss = problem.losses(model.answer(common, own, batch.kept), batch)
         tasks = jnp.full(len(batch.tokens), task)

@@ -9,6 +9,7 @@ from benchmarks.suites.multimnist import MultiMNIST
 from benchmarks.suites.paraphrase import Paraphrase
 from benchmarks.suites.ranking import Ranking
 from benchmarks.suites.reviews import Reviews
+from benchmarks.suites.scenes import Scenes
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
@@ -21,6 +22,7 @@ SUITES: tuple[type[Suite], ...] = (
     Reviews,
     Paraphrase,
     MultiMNIST,
+    Scenes,
     Census,
     Molecules,
     AliExpress,

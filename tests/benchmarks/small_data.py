@@ -6,7 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import aliexpress, census, reviews, tiktok, topics, wechat
+from benchmarks.data import (
+    aliexpress,
+    census,
+    cityscapes,
+    nyuv2,
+    reviews,
+    tiktok,
+    topics,
+    wechat,
+)
+from benchmarks.data.folders import PARTS, Layout
 
 WORDS = ("good", "bad", "fast", "slow", "red", "green", "one", "two", "up", "down")
 
@@ -22,6 +32,8 @@ def write_all(folder: Path, *, rows: int = 12) -> None:
     write_aliexpress(folder, rows)
     write_tiktok(folder, rows)
     write_wechat(folder, rows)
+    for layout in (nyuv2.LAYOUT, cityscapes.LAYOUT):
+        write_pictures(folder, layout, rows // 2)
 
 
 def write_topics(folder: Path, rows: int) -> None:
@@ -165,6 +177,29 @@ def write_wechat(folder: Path, rows: int) -> None:
         "bgm_singer_id": ["", "", "2.0", "3.0"],
     }
     write_csv(where / wechat.FEED_FILE, feeds)
+
+
+def write_pictures(folder: Path, layout: Layout, number: int) -> None:
+    """In both parts; a class that none has, and a frame that nothing is known of."""
+    rng = np.random.default_rng(6)
+    shape = (32, 64)
+    for part in PARTS:
+        for place in range(number):
+            frame = np.ones(shape, bool)
+            frame[1:-2, 3:-1] = False
+            normals = rng.normal(size=(*shape, 3))
+            normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+            content = {
+                "images": rng.random((*shape, 3)),
+                "labels": np.where(frame, -1, rng.integers(1, layout.classes, shape)),
+                "depths": np.where(frame, 0, rng.random(shape) + 0.5)[..., None],
+                "normals": np.where(frame[..., None], 0, normals),
+            }
+            for field, name in layout.folders.items():
+                where = folder / layout.name.lower() / part / name
+                where.mkdir(parents=True, exist_ok=True)
+                kind = {"images": np.float64, "labels": np.float32}.get(field, np.float16)
+                np.save(where / f"{place}.npy", content[field].astype(kind))
 
 
 def words(number: int, count: int) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,16 @@ from benchmarks.data import files
 from benchmarks.errors import UserError
 from benchmarks.methods import ADATASK_ON, ADVERSARIAL, COMPOSED, PAPERS, SEARCHED, check_names
 from benchmarks.problems import dominance
+from benchmarks.problems import scenes as of_scenes
 from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, digits, multimnist, ranking
+from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.experiment import configuration
+from benchmarks.train.problem import single_task
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
@@ -32,7 +35,7 @@ from tests.benchmarks.problems import toy_problem
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
 SMALL = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
-READ_FILES = [suite for suite in SMALL if suite.name != "ranking"]
+READ_FILES = [suite for suite in SMALL if suite.name not in ("ranking", "scenes")]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,8 @@ def small_sizes(monkeypatch):
     sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
     monkeypatch.setitem(ranking.DATA, "quick", {"users": 5, "videos": 8, "shown": 160})
+    monkeypatch.setitem(scenes.DATA, "quick", {"train": 16, "validation": 4, "test": 4, "seed": 0})
+    monkeypatch.setitem(scenes.MODEL, "quick", {"channels": (4,), "patch": 8})
 
 
 @pytest.mark.parametrize("suite", SMALL, ids=lambda suite: suite.name)
@@ -56,7 +61,7 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     assert run.curves.loss.shape == (1, 2, len(problem.tasks))
     assert (run.curves.loss[:, 1].sum(axis=1) < run.curves.loss[:, 0].sum(axis=1)).all()
     assert -1 <= run.curves.cosine[0, 0] <= 1
-    losses, metrics = evaluate(problem, run.params, problem.test)
+    losses, metrics = evaluate(problem, run.params, problem.test, run.statistics)
     assert metrics.shape == (1, len(problem.metrics))
     assert np.isfinite(losses).all()
     assert np.isfinite(metrics).all()
@@ -86,6 +91,8 @@ def test_texts_are_told_apart_by_what_hides_their_task(folder):
 def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
     """Outputs made of the targets themselves; the worst answer is worse."""
     for suite in SMALL:
+        if suite.name == "scenes":  # Its answers have other shapes: see test_scenes.py.
+            continue
         problem = suite(data_dir=folder, batch_size=8).problem()
         test = problem.test
         if hasattr(test, "repeated") or suite.name in ("topic", "multimnist"):
@@ -138,6 +145,47 @@ def test_a_backbone_is_chosen(backbone, folder):
     assert set(params["trunk"]) == names[backbone]
     losses = problem.task_losses(params, jax.tree.map(lambda x: x[:4], problem.train))
     assert losses.shape == (3,)
+
+
+def test_members_are_networks_of_their_own(folder, monkeypatch):
+    """Each learns by its own loss; what is scored is their mean, for single-task networks too."""
+    sizes = {"embedding": 2, "widths": (8,), "tower": (8,)}
+    monkeypatch.setitem(census.Census.model, "standard", sizes)
+    problem = census.Census(preset="standard", data_dir=folder, batch_size=8).problem()
+    members = census.MEMBERS["standard"]
+    assert members > 1
+    params, few = problem.init(jax.random.key(0)), jax.tree.map(lambda x: x[:6], problem.test)
+    outputs = problem.outputs(params, few)
+    assert outputs.shape == (6, 3, members)
+    assert outputs.std(axis=-1).max() > 1e-2  # Each has a draw of its own.
+
+    def changed(path, leaf):
+        one = (0,) if problem.shared(path) else (slice(None), 0)
+        return leaf.at[one].add(1.0)
+
+    other = problem.outputs(jax.tree_util.tree_map_with_path(changed, params), few)
+    assert (jnp.abs(other - outputs)[..., 0] > 1e-3).all()
+    np.testing.assert_array_equal(other[..., 1:], outputs[..., 1:])
+    each = [problem.losses(outputs[..., one], few) for one in range(members)]
+    np.testing.assert_allclose(problem.losses(outputs, few), np.mean(each, axis=0), rtol=1e-5)
+    outputs = np.asarray(outputs)
+    np.testing.assert_array_equal(
+        problem.scores(outputs, few), problem.scores(outputs.mean(axis=-1), few)
+    )
+    alone = single_task(problem)
+    assert alone.outputs(alone.init(jax.random.key(0)), few).shape == outputs.shape
+
+
+def test_a_part_of_the_categories_is_made_unknown(folder):
+    problem = census.Census(preset="standard", data_dir=folder).problem()
+    batch = jax.tree.map(lambda x: np.concatenate([x] * 40), problem.train)
+    disturbed = problem.noise(jax.random.key(0), batch)
+    gone = disturbed.categories != batch.categories
+    assert not disturbed.categories[gone].any()
+    part = census.TRAINING["standard"]["unknown"]
+    np.testing.assert_allclose(gone.mean(), part, atol=0.01)
+    np.testing.assert_array_equal(disturbed.numeric, batch.numeric)
+    np.testing.assert_array_equal(disturbed.labels, batch.labels)
 
 
 def test_a_suite_runs_from_its_command(folder, tmp_path, monkeypatch):
@@ -360,3 +408,32 @@ def test_dominance_is_drawn_and_kept(tmp_path, capsys):
     path.write_text("[]")
     assert command_line.main(["synthetic", *options]) == 2
     assert "dominance-adatask.json: not a finished file" in capsys.readouterr().err
+
+
+def test_answers_are_drawn_and_kept(small_sizes, tmp_path, monkeypatch, capsys):
+    """From the command to the picture; a second call reads what the first has kept."""
+    trained = []
+
+    def begin(made, members, *, epochs):
+        trained.append((members, epochs))
+        models = made.problem.init(jax.random.key(0)), made.problem.statistics
+        params, statistics = jax.tree.map(lambda leaf: leaf[None], models)
+        return SimpleNamespace(params=params, statistics=statistics)
+
+    monkeypatch.setattr(of_scenes, "train", begin)
+    arguments = ["scenes", *TINY, "--no-baseline", "--out", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    cell = read_cell(tmp_path / "mgda-seed0.json")
+    assert len(cell.test) == 9
+    paths = [tmp_path / f"answers-{m}.json" for m in ("equal_weighting", "mgda", "single_task")]
+    kept = json.loads(paths[0].read_text())
+    assert np.shape(kept["normals"]) == (2, 64, 96, 3)
+    assert trained == [([Member(0, 0.01)], 1)] * 3
+    assert (tmp_path / "answers.png").read_bytes().startswith(b"\x89PNG")
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert command_line.main(arguments) == 0
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert len(trained) == 3
+    paths[0].write_text("[]")
+    assert command_line.main(arguments) == 2
+    assert "answers-equal_weighting.json: not a finished file" in capsys.readouterr().err

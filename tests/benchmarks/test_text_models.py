@@ -25,6 +25,7 @@ def padded(length):
 
 
 GIVEN = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)), jnp.float32).at[0].set(100.0)
+ALIKE = jnp.array([[0.5, -1.0]] * 4)
 
 
 def text_cnn():
@@ -47,6 +48,8 @@ def transformer():
         attention_heads=2,
         width=4,
         hidden=8,
+        alike=2,
+        side=3,
         rngs=nnx.Rngs(0),
     )
 
@@ -56,7 +59,7 @@ def read_texts(model, length):
     texts = padded(length)
     if isinstance(model, MultiTaskTextCNN):
         return model.trunk(texts, GIVEN)
-    return model.trunk(texts, jnp.roll(texts, -1, axis=0), GIVEN)
+    return model.trunk(texts, jnp.roll(texts, -1, axis=0), ALIKE, GIVEN)
 
 
 def dense(model, text):
@@ -120,10 +123,11 @@ def test_padding_changes_nothing(build):
 @pytest.mark.parametrize("build", [text_cnn, transformer])
 def test_texts_without_a_word_have_finite_gradients(build):
     graph, params = nnx.split(build())
-    texts = [jnp.zeros((2, 6), jnp.int32)] * (2 if build is transformer else 1)
-    grads = jax.jit(jax.grad(lambda params: jnp.sum(nnx.merge(graph, params)(*texts, GIVEN) ** 2)))(
-        params
-    )
+    text = jnp.zeros((2, 6), jnp.int32)
+    inputs = (text, text, ALIKE[:2]) if build is transformer else (text,)
+    grads = jax.jit(
+        jax.grad(lambda params: jnp.sum(nnx.merge(graph, params)(*inputs, GIVEN) ** 2))
+    )(params)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -134,8 +138,12 @@ def test_features_that_are_dropped_do_not_count():
     wanted = 2 * features[:, 3:4] * np.asarray(model.heads.kernel[1])[3]
     np.testing.assert_allclose(model(padded(9), GIVEN, kept)[:, 1], wanted, rtol=1e-5, atol=1e-6)
     pairs = transformer()
-    nothing = pairs(padded(9), padded(9), GIVEN, jnp.zeros((4, 24)))
+    texts = padded(9), padded(9)
+    nothing = pairs(*texts, ALIKE, GIVEN, jnp.zeros((4, 24)))
     np.testing.assert_array_equal(nothing, jnp.broadcast_to(nothing[:1], nothing.shape))
+    other = pairs(*texts, ALIKE.at[0].set(1.0), GIVEN, jnp.zeros((4, 24)))
+    assert (jnp.abs(other - nothing)[0] > 1e-3).all()
+    np.testing.assert_array_equal(other[1:], nothing[1:])
 
 
 class Texts(NamedTuple):
@@ -242,9 +250,11 @@ def test_the_encoder_learns_against_the_discriminator():
 def test_transformer_reads_the_order_of_words_but_not_of_sentences():
     model = transformer()
     first, second = jnp.array([[1, 2, 3], [3, 2, 1]]), jnp.array([[4, 5, 0], [4, 5, 0]])
-    outputs = model(first, second, GIVEN)
+    outputs = model(first, second, ALIKE[:2], GIVEN)
     assert jnp.abs(outputs[0] - outputs[1]).max() > 1e-3
-    np.testing.assert_allclose(model(second, first, GIVEN), outputs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model(second, first, ALIKE[:2], GIVEN), outputs, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_transformer_attends_between_words():
