@@ -219,19 +219,21 @@ def _searched(cells: Cells) -> Figure | None:
     searched = [method for method, group in cells.items() if group[0].chosen]
     if not searched:
         return None
-    figure, panels = _panels(searched, "tried", "validation split, first seed", epochs=False)
+    sign = 1 if higher_is_better(cells) else -1  # Trials hold errors negated.
+    label = "mean metric on the validation split, first seed"
+    figure, panels = _panels(searched, "tried", label, epochs=False)
     for method, axes in panels:
         first = cells[method][0]
         rows = np.arange(len(first.trials))
         for row, trial in zip(rows, first.trials, strict=True):
             chosen = trial.hyperparameters == first.chosen
             style = TASK_COLOURS[0] if chosen else "white"
-            axes.plot(row, trial.validation, "o", mec=TASK_COLOURS[0], mfc=style)
+            axes.plot(row, sign * trial.validation, "o", mec=TASK_COLOURS[0], mfc=style)
         tried = [named(trial.hyperparameters) for trial in first.trials]
         axes.set_xticks(rows, tried, rotation=20, ha="right")
         if EQUAL_WEIGHTING in cells:
             plain = max(trial.validation for trial in cells[EQUAL_WEIGHTING][0].trials)
-            axes.axhline(plain, color=GREY, ls=":", lw=1)
+            axes.axhline(sign * plain, color=GREY, ls=":", lw=1)
     figure.suptitle(f"filled: chosen; dotted: {EQUAL_WEIGHTING}", fontsize=9)
     return figure
 

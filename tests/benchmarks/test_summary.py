@@ -296,6 +296,11 @@ def test_what_was_tried_is_drawn_and_what_was_chosen_filled() -> None:
     assert [point.get_markerfacecolor() != "white" for point in points] == [False, True, False]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["c=0.5", "c=0.2", "c=0.8"]
     assert _searched(CELLS) is None
+    errors = [metric._replace(higher_is_better=False)._asdict() for metric in METRICS]
+    config = {**group[0].config, "metrics": errors}
+    figure = _searched({"pcgrad": [dataclasses.replace(one, config=config) for one in group]})
+    assert figure is not None
+    assert [float(point.get_ydata()[0]) for point in figure.axes[0].lines] == [-4, -6, -5]
 
 
 def test_boxes_show_quartiles_and_points() -> None:
