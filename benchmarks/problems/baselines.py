@@ -184,6 +184,53 @@ def support_vectors(canvases: Splits, classes: int, *, rows: int) -> Baseline:
     return Baseline(f"a support vector machine with a Gaussian kernel on the pixels{few}", answers)
 
 
+def boosted_pixels(scenes: Splits, *, rows: int) -> Baseline:
+    """Gradient boosting for each number that is to be told of a pixel, on its colour and place.
+
+    Args:
+        scenes: with ``images``, ``labels``, ``depths`` and ``normals``.
+        rows: how many pixels of the training pictures are used at most.
+    """
+
+    def seen(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "p 8"]:
+        places = np.moveaxis(np.indices(images.shape[1:3]), 0, -1)
+        means = images.mean(axis=(1, 2), keepdims=True)
+        parts = [np.broadcast_to(x, (*images.shape[:3], x.shape[-1])) for x in (places, means)]
+        return np.concatenate([images, *parts], axis=-1).reshape(-1, 8)
+
+    def answers() -> tuple[Any, Any]:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+        train = scenes.train
+        inputs = seen(train.images)
+        known = np.flatnonzero(train.labels.reshape(-1) >= 0)
+        some = np.random.default_rng(0).permutation(known)[:rows]
+        how: dict[str, Any] = {"max_iter": 50, "early_stopping": False, "random_state": 0}
+        model = HistGradientBoostingClassifier(**how).fit(
+            inputs[some], train.labels.reshape(-1)[some]
+        )
+        numbers = [train.depths.reshape(-1, 1), train.normals.reshape(-1, 3)]
+        targets = np.concatenate(numbers, axis=1)[some].T
+        models = [HistGradientBoostingRegressor(**how).fit(inputs[some], y) for y in targets]
+
+        def told(split: Any) -> dict[str, np.ndarray]:
+            shape, pixels = split.labels.shape, seen(split.images)
+            depth, *normal = (model.predict(pixels).reshape(shape) for model in models)
+            return {
+                "segmentation": model.predict(pixels).reshape(shape).astype(np.int8),
+                "depth": depth[..., None],
+                "normals": np.stack(normal, axis=-1),
+            }
+
+        return told(scenes.validation), told(scenes.test)
+
+    return Baseline(
+        "HistGradientBoostingClassifier, -Regressor on the colour and place of a pixel and the "
+        f"mean colour of the picture, {rows:,} pixels",
+        answers,
+    )
+
+
 def _each_class(
     scores: np.ndarray, found: np.ndarray, classes: int
 ) -> Float[np.ndarray, "n classes"]:

@@ -10,7 +10,8 @@ from scipy import optimize, stats
 
 from benchmarks.methods import BASELINES, SIMPLE_MODEL, SINGLE_TASK
 from benchmarks.results.cells import Cell
-from mtl_optax.metrics import delta_m
+from benchmarks.train.problem import Metric
+from mtl_optax.metrics import delta_m, delta_p
 
 Cells = Mapping[str, Sequence[Cell]]
 LEVEL = 0.05  # Of every test.
@@ -51,14 +52,21 @@ def test_metrics(group: Sequence[Cell]) -> Float[np.ndarray, "s m"]:
 
 
 def mean_metric(cells: Cells, method: str) -> Float[np.ndarray, " s"]:
-    """The mean of the metrics that count."""
-    return test_metrics(cells[method])[:, counted(cells)].mean(axis=1)
+    """The mean of the metrics that count, on the test split."""
+    return mean_of(cells, test_metrics(cells[method]))
+
+
+def mean_of(cells: Cells, values: Float[np.ndarray, "*k m"]) -> Float[np.ndarray, "*k"]:
+    """The mean of the metrics that count; errors are negated where they stand beside others."""
+    columns, more = counted(cells), higher_is_better(cells)
+    alike = [first_cell(cells).metrics[i].higher_is_better == more for i in columns]
+    return (np.where(alike, 1, -1) * values[..., columns]).mean(axis=-1)
 
 
 def higher_is_better(cells: Cells) -> bool:
-    """Whether more is better in the mean of the metrics."""
+    """Whether more is better in the mean of the metrics: where it is in any of them."""
     metrics = first_cell(cells).metrics
-    return all(metrics[i].higher_is_better for i in counted(cells))
+    return any(metrics[i].higher_is_better for i in counted(cells))
 
 
 def with_common_seeds(cells: Cells, methods: Iterable[str]) -> dict[str, list[Cell]]:
@@ -71,16 +79,40 @@ def with_common_seeds(cells: Cells, methods: Iterable[str]) -> dict[str, list[Ce
 def change(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
     """Δm in percent against the single-task networks, seed against the same seed; less is better.
 
-    None where these are not among the cells, or have no seed in common with the method.
+    Over all metrics alike, as in Nash-MTL's code. None where these are not among the cells, or have
+    no seed in common with the method.
     """
+    if (pair := _beside_single_task(cells, method)) is None:
+        return None
+    ours, theirs, metrics = pair
+    return np.asarray(delta_m(ours, theirs, [metric.higher_is_better for metric in metrics]))
+
+
+def improvement(cells: Cells, method: str) -> Float[np.ndarray, " s"] | None:
+    """Δp in percent as `change`, over tasks and then their metrics, as LibMTL; more is better."""
+    if (pair := _beside_single_task(cells, method)) is None:
+        return None
+    ours, theirs, metrics = pair
+    better, tasks = zip(*((m.higher_is_better, m.task) for m in metrics), strict=True)
+    return np.asarray(delta_p(ours, theirs, better, tasks))
+
+
+def several_metrics(cells: Cells) -> bool:
+    """Whether a task has more than one metric that counts; otherwise Δp is -Δm."""
+    tasks = [first_cell(cells).metrics[i].task for i in counted(cells)]
+    return len(set(tasks)) < len(tasks)
+
+
+def _beside_single_task(
+    cells: Cells, method: str
+) -> tuple[Float[np.ndarray, "s m"], Float[np.ndarray, "s m"], list[Metric]] | None:
     if SINGLE_TASK not in cells:
         return None
-    columns, metrics = counted(cells), first_cell(cells).metrics
-    pair = with_common_seeds(cells, (method, SINGLE_TASK))
+    pair, columns = with_common_seeds(cells, (method, SINGLE_TASK)), counted(cells)
     if not pair[method]:
         return None
     ours, theirs = (test_metrics(pair[m])[:, columns] for m in (method, SINGLE_TASK))
-    return np.asarray(delta_m(ours, theirs, [metrics[i].higher_is_better for i in columns]))
+    return ours, theirs, [first_cell(cells).metrics[i] for i in columns]
 
 
 def mean_ranks(cells: Cells) -> dict[str, float]:

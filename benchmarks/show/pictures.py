@@ -23,6 +23,7 @@ from benchmarks.results.summary import (
     first_cell,
     higher_is_better,
     mean_metric,
+    mean_of,
     networks,
     test_metrics,
 )
@@ -75,7 +76,7 @@ def _summary(cells: Cells) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     columns, more = counted(cells), higher_is_better(cells)
     curves = {
-        method: _recorded(group, "validation")[..., columns].mean(axis=-1)
+        method: mean_of(cells, _recorded(group, "validation"))
         for method, group in networks(cells).items()
     }
     order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))

@@ -10,14 +10,16 @@ from benchmarks.errors import UserError
 from benchmarks.results.gather import Lines, Results, SuiteResults
 from benchmarks.show import tell
 from benchmarks.show.heatmap import heatmap
-from benchmarks.show.table import results_table
+from benchmarks.show.table import MOST_COLUMNS, results_table
 
 LEGEND = (
     "± is the standard deviation over seeds. Δm is the mean drop against single-task networks in "
-    "percent, less is better. Rank is the mean place over metrics and seeds. Against equal "
-    "weighting: the difference of the mean metric, positive is better, with the half width of its "
-    "95 % confidence interval; * marks what is larger than noise. Rate and epoch are those chosen "
-    "on the validation split. Time is per step, against equal weighting on the same machine."
+    "percent, over all metrics alike, less is better; Δp, where tasks have several metrics, the "
+    "mean gain over tasks of the mean over a task's metrics, more is better. Rank is the mean "
+    "place over metrics and seeds. Against equal weighting: the difference of the mean metric, "
+    "positive is better, with the half width of its 95 % confidence interval; * marks what is "
+    "larger than noise. Rate and epoch are those chosen on the validation split. Time is per step, "
+    "against equal weighting on the same machine."
 )
 
 _PAGE = Template(
@@ -151,7 +153,7 @@ def _section(suite: SuiteResults, anchor: str) -> str:
 
 
 def _few(suite: SuiteResults) -> bool:
-    return len(next(iter(suite.cells.values()))[0].metrics) <= 4
+    return len(next(iter(suite.cells.values()))[0].metrics) <= MOST_COLUMNS
 
 
 def _picture(path: Path) -> str:

@@ -16,16 +16,19 @@ from benchmarks.results.summary import (
     compare,
     counted,
     first_cell,
+    improvement,
     mean_metric,
     mean_ranks,
     networks,
+    several_metrics,
     spread,
     step_time,
     test_metrics,
 )
 from benchmarks.writing import spread_over
 
-MOST_COLUMNS = 4  # Where a suite has more metrics, a terminal shows their mean alone.
+MOST_COLUMNS = 9  # Where a suite has more metrics, their mean alone is shown.
+DELTA_P = ", over metrics; Δp the mean gain, over tasks and then their metrics, more is better"
 IN_REPORTS = ("against equal weighting", "epoch")  # A terminal has no room for them.
 
 
@@ -34,18 +37,21 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
     metrics, columns = first_cell(cells).metrics, counted(cells)
     shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
     seeds = {len(group) for group in networks(cells).values()}
-    heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %", "rank"]
+    several = several_metrics(cells)
+    heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %"]
+    heading += [*(["Δp %"] if several else []), "rank"]
     heading += ["against equal weighting", "rate", "epoch", "time"]
     heading += ["seeds"] if len(seeds) > 1 else []
     ranks = mean_ranks(cells)
     compared = compare(cells, EQUAL_WEIGHTING)
     rows = []
     for method, group in cells.items():
-        drop = change(cells, method)
+        changes = [change(cells, method), *([improvement(cells, method)] if several else [])]
         time = step_time(group, cells.get(EQUAL_WEIGHTING, []))
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
-        row.append("–" if drop is None or method == SINGLE_TASK else spread(drop, sign="+"))
+        for one in changes:
+            row.append("–" if one is None or method == SINGLE_TASK else spread(one, sign="+"))
         row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
         rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
@@ -80,9 +86,9 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
         ),
         caption=(
             f"{spread_over(max(map(len, cells.values())))} Δm is the mean drop against "
-            f"{SINGLE_TASK} in percent, less is better; rank is the mean place over metrics and "
-            f"seeds; rate is the learning rate chosen; time is per step, against "
-            f"{EQUAL_WEIGHTING}."
+            f"{SINGLE_TASK} in percent, less is better{DELTA_P * several_metrics(cells)}; rank is "
+            "the mean place over metrics and seeds; rate is the learning rate chosen; time is per "
+            f"step, against {EQUAL_WEIGHTING}."
         ),
         box=box.SIMPLE_HEAD,
         title_justify="left",

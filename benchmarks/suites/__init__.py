@@ -11,6 +11,7 @@ from benchmarks.suites.nyuv2 import NYUv2
 from benchmarks.suites.paraphrase import Paraphrase
 from benchmarks.suites.ranking import Ranking
 from benchmarks.suites.reviews import Reviews
+from benchmarks.suites.scenes import Scenes
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
@@ -23,6 +24,7 @@ SUITES: tuple[type[Suite], ...] = (
     Reviews,
     Paraphrase,
     MultiMNIST,
+    Scenes,
     NYUv2,
     CityScapes,
     Census,

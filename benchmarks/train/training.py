@@ -119,13 +119,13 @@ def _evaluate(
     problem: Problem, params: PyTree, statistics: PyTree, data: PyTree
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " m"]]:
     if problem.on_host:
-        losses, answers, finite = _answers(problem, params, statistics, data)
+        losses, told, finite = answers(problem, params, statistics, data)
     else:
-        losses, answers = jax.device_get(_outputs(problem, params, statistics, data))
-        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(answers))
+        losses, told = jax.device_get(_outputs(problem, params, statistics, data))
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(told))
     if not finite:
         return losses, np.full(len(problem.metrics), np.nan)
-    return losses, problem.scores(answers, data)
+    return losses, problem.scores(told, data)
 
 
 def lowered(recipe: Recipe) -> jax.stages.Lowered:
@@ -398,7 +398,7 @@ def _chunks(problem: Problem, data: PyTree) -> tuple[int, Int[np.ndarray, "chunk
     return total, (np.arange(-(-total // size) * size) % total).reshape(-1, size)
 
 
-def _answers(
+def answers(
     problem: Problem, params: PyTree, statistics: PyTree, data: PyTree
 ) -> tuple[Float[np.ndarray, " t"], PyTree, bool]:
     """As `_outputs`, chunk by chunk on the host: `Problem.answers`, and whether all is finite."""
@@ -407,8 +407,8 @@ def _answers(
     for rows in chunks:
         batch = jax.tree.map(lambda x, rows=rows: x[rows], data)
         found.append(jax.device_get(_answers_of_chunk(problem, params, statistics, batch)))
-    losses, answers, finite = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *found)
-    return losses.mean(axis=0), answers, finite.all()
+    losses, told, finite = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *found)
+    return losses.mean(axis=0), told, finite.all()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -419,8 +419,8 @@ def _answers_of_chunk(
     outputs = problem.outputs(params, batch, statistics)
     alone = jax.tree.map(lambda x: x[:, None], (outputs, batch))
     finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in jax.tree.leaves(outputs)]
-    answers = problem.answers(outputs, batch)
-    return jax.vmap(problem.losses)(*alone), answers, jnp.stack(finite).all(axis=0)
+    losses = jax.vmap(problem.losses)(*alone)
+    return losses, problem.answers(outputs, batch), jnp.stack(finite).all(axis=0)
 
 
 @partial(jax.jit, static_argnums=0)

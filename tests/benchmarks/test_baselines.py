@@ -1,5 +1,6 @@
 """Simple models: what they answer, in which shape, and by which split they are chosen."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -8,7 +9,8 @@ from benchmarks.data.digits import Slanted
 from benchmarks.data.splits import Splits
 from benchmarks.data.tables import Table
 from benchmarks.problems import baselines
-from benchmarks.suites import SUITES, multimnist, ranking
+from benchmarks.problems import scenes as of_scenes
+from benchmarks.suites import SUITES, multimnist, ranking, scenes
 from tests.benchmarks import small_data
 
 SIZES = Splits(60, 20, 30)
@@ -39,12 +41,15 @@ def test_every_suites_baseline_answers_what_its_problem_scores(suite, folder, mo
     sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
     monkeypatch.setitem(ranking.DATA, "quick", {"users": 5, "videos": 8, "shown": 160})
+    monkeypatch.setitem(scenes.DATA, "quick", {"train": 8, "validation": 1, "test": 1, "seed": 0})
+    monkeypatch.setattr(of_scenes, "FEW", 300)
     problem = suite(data_dir=folder, batch_size=8).problem()
     validation, test = problem.baseline.answers()
     for answers, split in ((validation, problem.validation), (test, problem.test)):
         scores = problem.scores(answers, split)
         assert len(scores) == len(problem.metrics)
-        guesses = problem.scores(RNG.normal(size=answers.shape), split)
+        drawn = jax.tree.map(lambda x: RNG.normal(size=x.shape).astype(x.dtype), answers)
+        guesses = problem.scores(drawn, split)
         np.testing.assert_array_equal(np.isfinite(scores), np.isfinite(guesses))
         if suite.name in ("topic", "reviews"):  # Their labels follow from their words.
             np.testing.assert_array_equal(scores, 100)

@@ -98,7 +98,7 @@ def test_help_lists_and_mistakes_import_nothing_slow(tmp_path):
     cases += [
         (2, suite.name, "--data-dir", nowhere, "--out", str(tmp_path / "out"))
         for suite in SUITES
-        if suite.name not in ("digits", "synthetic", "ranking")
+        if suite.name not in ("digits", "synthetic", "ranking", "scenes")
     ]
     script = SWIFT.format(cases=cases, slow=SLOW)
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -1,10 +1,17 @@
-"""Rendered rooms: geometry by hand, and depths, normals and labels that agree with each other."""
+"""Rendered rooms: geometry by hand, and depths, normals and labels that agree with each other.
 
+And what networks learn from them: losses and figures by NumPy.
+"""
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.data import scenes as s
 from benchmarks.data.scenes import Rooms, draw, meet_balls, meet_boxes, meet_room, render, scenes
+from benchmarks.models.patches import into_patches, out_of_patches
+from benchmarks.problems import pixels
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +163,73 @@ def test_light_falls_by_the_angle_and_the_square_of_the_distance(monkeypatch):
     wanted = rooms.colours[0, 5] * (0.1 + lit * np.array([1, 0.5, 0]))
     np.testing.assert_allclose(found.images[0, 32, 48], wanted, rtol=1e-4)
     np.testing.assert_allclose(found.depths[0, 32, 48], 5, rtol=1e-6)
+
+
+def test_patches_are_squares_and_come_back():
+    images = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    squares = into_patches(images, 2)
+    assert squares.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(squares[1, 1, 2], images[1, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(out_of_patches(squares, 2), images)
+
+
+def test_losses_are_means_over_the_pixels_that_have_a_target(some):
+    few = jax.tree.map(lambda x: x[:3], some)
+    rng = np.random.default_rng(5)
+    outputs = {
+        name: rng.normal(size=(*few.labels.shape, number))
+        for name, number in pixels.outputs_of(len(s.CLASSES)).items()
+    }
+    there = few.labels >= 0
+    assert not there.all()
+    logits = outputs["segmentation"][there]
+    chances = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    told = chances[np.arange(len(chances)), few.labels[there]]
+    normals = outputs["normals"][there]
+    cosines = (normals * few.normals[there]).sum(axis=-1) / np.linalg.norm(normals, axis=-1)
+    wanted = [
+        -np.log(told).mean(),
+        np.abs(outputs["depth"][there][:, 0] - few.depths[there]).mean(),
+        (1 - cosines).mean(),
+    ]
+    np.testing.assert_allclose(pixels.losses(outputs, few), wanted, rtol=1e-4)
+    dark = jax.tree.map(jnp.zeros_like, outputs)
+    gradient = jax.jacrev(pixels.losses)(dark, few)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    empty = few._replace(labels=0 * few.labels - 1, depths=0 * few.depths, normals=0 * few.normals)
+    np.testing.assert_array_equal(pixels.losses(outputs, empty), 0)
+
+
+def test_figures_of_what_is_half_right(some):
+    """The left half is right; on the right the class is another, depth 10 % off, the normal 20°."""
+    few = jax.tree.map(lambda x: x[:4], some)
+    right = {
+        "segmentation": few.labels.astype(np.int8),
+        "depth": few.depths[..., None],
+        "normals": few.normals,
+    }
+    figures = pixels.scores(len(s.CLASSES))
+    np.testing.assert_allclose(figures(right, few), [100, 100, 0, 0, 0, 0, 100, 100, 100], atol=0.1)
+    half = np.arange(s.WIDTH) >= 48
+    there = few.labels >= 0
+    side = np.cross(few.normals, [0.3, 0.5, 0.8])
+    side /= np.linalg.norm(side, axis=-1, keepdims=True) + 1e-9
+    turned = np.cos(np.pi / 9) * few.normals + np.sin(np.pi / 9) * side
+    wrong = {
+        "segmentation": np.where(half, (few.labels + 1) % 7, few.labels).astype(np.int8),
+        "depth": np.where(half, 1.1, 1)[:, None] * few.depths[..., None],
+        "normals": np.where(half[:, None], turned, few.normals),
+    }
+    part = (there & half).sum() / there.sum()
+    found = figures(wrong, few)
+    depth = 10 * few.depths[there & half].sum() / there.sum()
+    expected = [100 * (1 - part), depth, 10 * part, 20 * part]
+    np.testing.assert_allclose(found[1:5], expected, rtol=1e-3)
+    within = [100 * (1 - part), 100, 100]
+    np.testing.assert_allclose(found[6:], within, rtol=1e-4)
+    met, either = [], []
+    for label in range(7):
+        is_label, told = few.labels == label, (wrong["segmentation"] == label) & there
+        met.append((is_label & told).sum())
+        either.append((is_label | told).sum())
+    np.testing.assert_allclose(found[0], 100 * np.mean(np.divide(met, either)), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,12 @@ from benchmarks.data import files
 from benchmarks.errors import UserError
 from benchmarks.methods import ADATASK_ON, PAPERS, check_names
 from benchmarks.problems import dominance
+from benchmarks.problems import scenes as of_scenes
 from benchmarks.problems.dominance import watch
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, digits, multimnist, ranking
+from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
 from benchmarks.train.recipes import recipe
@@ -29,7 +31,7 @@ from tests.benchmarks.problems import toy_problem
 TINY = ["--methods", "mgda", "--seeds", "1", "--epochs", "1", "--batch-size", "24"]
 TINY += ["--learning-rates", "0.01", "--quiet"]
 SMALL = [suite for suite in SUITES if suite.name not in ("digits", "synthetic")]
-READ_FILES = [suite for suite in SMALL if suite.name != "ranking"]
+READ_FILES = [suite for suite in SMALL if suite.name not in ("ranking", "scenes")]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,8 @@ def small_sizes(monkeypatch):
     sizes = {"train": 40, "validation": 10, "test": 10, "seed": 0, "side": 18}
     monkeypatch.setitem(multimnist.DATA, "quick", sizes)
     monkeypatch.setitem(ranking.DATA, "quick", {"users": 5, "videos": 8, "shown": 160})
+    monkeypatch.setitem(scenes.DATA, "quick", {"train": 16, "validation": 4, "test": 4, "seed": 0})
+    monkeypatch.setitem(scenes.MODEL, "quick", {"channels": (4,), "patch": 8})
 
 
 @pytest.mark.parametrize("suite", SMALL, ids=lambda suite: suite.name)
@@ -53,7 +57,7 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     assert run.curves.loss.shape == (1, 2, len(problem.tasks))
     assert (run.curves.loss[:, 1].sum(axis=1) < run.curves.loss[:, 0].sum(axis=1)).all()
     assert -1 <= run.curves.cosine[0, 0] <= 1
-    losses, metrics = evaluate(problem, run.params, problem.test)
+    losses, metrics = evaluate(problem, run.params, problem.test, run.statistics)
     assert metrics.shape == (1, len(problem.metrics))
     assert np.isfinite(losses).all()
     assert np.isfinite(metrics).all()
@@ -62,6 +66,8 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
 def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
     """Outputs made of the targets themselves; the worst answer is worse."""
     for suite in SMALL:
+        if suite.name == "scenes":  # Its answers have other shapes: see test_scenes.py.
+            continue
         problem = suite(data_dir=folder, batch_size=8).problem()
         test = problem.test
         if hasattr(test, "repeated") or suite.name in ("topic", "multimnist"):
@@ -295,3 +301,32 @@ def test_dominance_is_drawn_and_kept(tmp_path, capsys):
     path.write_text("[]")
     assert command_line.main(["synthetic", *options]) == 2
     assert "dominance-adatask.json: not a finished file" in capsys.readouterr().err
+
+
+def test_answers_are_drawn_and_kept(small_sizes, tmp_path, monkeypatch, capsys):
+    """From the command to the picture; a second call reads what the first has kept."""
+    trained = []
+
+    def begin(made, members, *, epochs):
+        trained.append((members, epochs))
+        models = made.problem.init(jax.random.key(0)), made.problem.statistics
+        params, statistics = jax.tree.map(lambda leaf: leaf[None], models)
+        return SimpleNamespace(params=params, statistics=statistics)
+
+    monkeypatch.setattr(of_scenes, "train", begin)
+    arguments = ["scenes", *TINY, "--no-baseline", "--out", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    cell = read_cell(tmp_path / "mgda-seed0.json")
+    assert len(cell.test) == 9
+    paths = [tmp_path / f"answers-{m}.json" for m in ("equal_weighting", "mgda", "single_task")]
+    kept = json.loads(paths[0].read_text())
+    assert np.shape(kept["normals"]) == (2, 64, 96, 3)
+    assert trained == [([Member(0, 0.01)], 1)] * 3
+    assert (tmp_path / "answers.png").read_bytes().startswith(b"\x89PNG")
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert command_line.main(arguments) == 0
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert len(trained) == 3
+    paths[0].write_text("[]")
+    assert command_line.main(arguments) == 2
+    assert "answers-equal_weighting.json: not a finished file" in capsys.readouterr().err

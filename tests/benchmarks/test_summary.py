@@ -255,3 +255,19 @@ def test_pictures(tmp_path: Path, seeds: int, methods: list[str]) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in expected}
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_both_directions_by_hand() -> None:
+    """Two metrics of the first task, of which one is an error, and one of the second."""
+    metrics = (Metric("accuracy", 0), Metric("error", 0, False), Metric("fit", 1))
+    cells = {
+        name: [cell(name, 0, test, metrics=metrics)]
+        for name, test in (("single_task", [50.0, 20.0, 10.0]), ("pcgrad", [60.0, 25.0, 9.0]))
+    }
+    assert summary.higher_is_better(cells)
+    np.testing.assert_allclose(summary.mean_metric(cells, "pcgrad"), [(60 - 25 + 9) / 3])
+    # Gains of 20, -25 and -10 percent.
+    np.testing.assert_allclose(summary.change(cells, "pcgrad"), [5], rtol=1e-5)
+    np.testing.assert_allclose(summary.improvement(cells, "pcgrad"), [-6.25], rtol=1e-5)
+    assert summary.several_metrics(cells)
+    assert not summary.several_metrics(CELLS)
