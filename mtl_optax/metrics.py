@@ -211,6 +211,8 @@ def confusion_matrix(
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "ignored"))
 def _count(found: Array, wanted: Array, num_classes: int, ignored: int) -> Int[Array, "C C"]:
+    # Neither the number of classes nor its square need fit into the type of the labels.
+    found, wanted = (x.astype(jnp.promote_types(x.dtype, jnp.int32)) for x in (found, wanted))
     is_class = lambda x: (x >= 0) & (x < num_classes)
     counted = is_class(found) & is_class(wanted) & (wanted != ignored)
     places = jnp.where(counted, wanted * num_classes + found, num_classes**2)

@@ -77,6 +77,16 @@ def test_confusion_matrices_are_scikit_learns_and_add_up():
     np.testing.assert_array_equal(metrics.confusion_matrix(predicted + 9, labels, 4), 0)
 
 
+@pytest.mark.parametrize(("kind", "classes"), [("int8", 13), ("uint8", 19), ("int8", 200)])
+def test_a_confusion_matrix_of_small_integers_may_have_many_classes(kind, classes):
+    """Their square does not fit into the type of the labels, nor need their number."""
+    labels = np.array([12, 3, 12], kind)
+    wanted = np.zeros((classes, classes), int)
+    wanted[12, 12], wanted[3, 12], wanted[12, 3] = 1, 1, 1
+    found = metrics.confusion_matrix(np.array([12, 12, 3], kind), labels, classes)
+    np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.nans
 def test_iou_and_pixel_accuracy_are_scikit_learns():
     predicted, labels = scenes()

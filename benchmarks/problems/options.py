@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Backbone = Literal["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"]
 """What the tasks of a table share."""
+SceneModel = Literal["segnet", "mtan"]
+"""A network that all tasks share, or attention to it for each task as well."""
 Inputs = Literal["normal", "uniform"]
 Spread = Literal["deviation", "variance"]
 """What the second number of N(10, 10) is."""
@@ -112,3 +114,17 @@ class VideoSuite(TableSuite):
 
         given = {"rare": self.rare[self.preset]}
         return self.of_table(tasks, given, weights=self.name, optimizer=optax.rmsprop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographSuite(Suite):
+    """Several numbers about each pixel of photographs, by MTAN's networks."""
+
+    channels: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "quick": (8, 16),
+        "standard": (64, 128, 256, 512, 512),
+        "paper": (64, 128, 256, 512, 512),
+    }
+    """Of each resolution, for each preset."""
+    model: SceneModel = "mtan"
+    """A SegNet with a head for each task, or attention to it for each task as well."""

@@ -3,9 +3,11 @@
 from benchmarks.suite import Suite
 from benchmarks.suites.aliexpress import AliExpress
 from benchmarks.suites.census import Census
+from benchmarks.suites.cityscapes import CityScapes
 from benchmarks.suites.digits import Digits
 from benchmarks.suites.molecules import Molecules
 from benchmarks.suites.multimnist import MultiMNIST
+from benchmarks.suites.nyuv2 import NYUv2
 from benchmarks.suites.paraphrase import Paraphrase
 from benchmarks.suites.ranking import Ranking
 from benchmarks.suites.reviews import Reviews
@@ -23,6 +25,8 @@ SUITES: tuple[type[Suite], ...] = (
     Paraphrase,
     MultiMNIST,
     Scenes,
+    NYUv2,
+    CityScapes,
     Census,
     Molecules,
     AliExpress,
