@@ -179,8 +179,8 @@ PAPER_RESULTS: tuple[PaperResult, ...] = (
             metric,
             "Yuan and Zhang 2023 (EMTL), https://arxiv.org/abs/2306.09373, Table 2",
             "Nash-MTL's program: MTAN, Adam at 1e-4, batches of 2, 200 epochs on all training "
-            "pictures, of bandit_mtl and emtl the epoch with the best Δm on the test split; SegNets "
-            "of single tasks; mean of 3 seeds",
+            "pictures, of bandit_mtl and emtl the epoch with the best Δm on the test split; "
+            "SegNets of single tasks; mean of 3 seeds",
             {name: row[place] for name, row in _ROOMS.items() if place < len(row)},
         )
     ),
