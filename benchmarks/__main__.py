@@ -12,9 +12,10 @@ import tyro
 from rich.console import Console
 
 from benchmarks.command import Command
+from benchmarks.control.command import Control
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.grid import grid_of
-from benchmarks.show.command import Report
+from benchmarks.show.command import Claims, Report
 from benchmarks.show.listing import method_list, suite_list
 from benchmarks.speed.command import Speed
 from benchmarks.speed.compiling.command import Compile
@@ -23,7 +24,7 @@ from benchmarks.suites import SUITES
 from benchmarks.sweep import sweep_of
 from benchmarks.toy.command import Toy
 
-COMMANDS: tuple[type[Suite] | type[Toy], ...] = (*SUITES, Toy)
+COMMANDS: tuple[type[Suite] | type[Control] | type[Toy], ...] = (*SUITES, Control, Toy)
 INTERRUPTED = 130  # What a shell gives a command that Ctrl-C ended.
 
 
@@ -83,7 +84,7 @@ def _parse(args: Sequence[str] | None) -> Command | List:
     else:
         commands = {suite.name: suite for suite in COMMANDS}
         commands |= {"sweep": _Sweep, "grid": _Grid, "speed": Speed, "compile": Compile}
-        commands |= {"report": Report, "list": List}
+        commands |= {"report": Report, "claims": Claims, "list": List}
         prog = "python -m benchmarks"
         description = (
             "Train multi-task models on real data with every method of mtl_optax, and compare "

@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, BASELINES, SIMPLE_MODEL, check_names, chosen
+from benchmarks.methods import ADATASK_ON, BASELINES, SEARCHED, SIMPLE_MODEL, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import check_writable, number_of
 
@@ -51,6 +51,8 @@ class Suite(Command):
     presets: ClassVar[Mapping[PresetName, Preset]]
     compared: ClassVar[tuple[str, ...]] = ()
     """The methods that the suite's papers compare; none: those of all the papers."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Rows that this suite has and others have not."""
 
     methods: Annotated[
         tuple[str, ...],
@@ -145,7 +147,7 @@ class Suite(Command):
         methods = dict.fromkeys([*BASELINES, *chosen(given)])
         if not self.no_baseline:
             methods = {SIMPLE_MODEL: None, **methods}
-        cells = self.train([Row(method) for method in methods], self.folder)
+        cells = self.train([self.row(method) for method in methods], self.folder)
         draw(cells, self.folder)
         self.draw_more(cells)
         if not self.quiet:
@@ -155,9 +157,15 @@ class Suite(Command):
             show(console, cells)
             console.print(f"Results and pictures are in {self.folder}/", highlight=False)
 
+    def row(self, method: str) -> Row:
+        """The method, and what it searches where the others have more than one learning rate."""
+        tries = len(self.protocol.learning_rates)
+        searches = self.preset != "quick" and tries > 1
+        return Row(method, searched=SEARCHED.get(method, ())[:tries] if searches else ())
+
     def check(self) -> None:
         """Raise for every mistake in the options and in the files of data."""
-        check_names("--methods", self.methods, also=(*ADATASK_ON, *BASELINES))
+        check_names("--methods", self.methods, also=(*ADATASK_ON, *self.own, *BASELINES))
         protocol = self.protocol
         for option, number in (
             ("--seeds", protocol.seeds),

@@ -1727,6 +1727,26 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "        self.store.discard_unfinished()\n",
             "        pass\n",
         ),
+        (
+            "a search is at the first rate of the grid",
+            "rates = (found[EQUAL_WEIGHTING][0].learning_rate,)",
+            "rates = rates[:1]",
+        ),
+        (
+            "other seeds train with the first that was searched",
+            "members[number], trials), made",
+            "members[number], trials), tried[0][0]",
+        ),
+        (
+            "what was chosen is searched again",
+            "row.searched if first is None else (first.chosen,)",
+            "row.searched[:1]",
+        ),
+        (
+            "another search is the same cell",
+            '{"searched": row.searched} if row.searched else {}',
+            "{}",
+        ),
     ],
     "benchmarks/results/cells.py": [
         (
@@ -1801,6 +1821,30 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
             "AdaTask takes the gradients as they were",
             "rows = mtl.get(modified, tasks, combine=False, **given)",
             "rows = optax.identity()",
+        ),
+        (
+            "what is added counts as a sum under weights",
+            "made.objective(params, batch)[1].mean()",
+            "made.objective(params, batch)[1].sum()",
+        ),
+        (
+            "AdvMTL adds nothing",
+            "return losses.sum() + added.sum(), losses",
+            "return losses.sum(), losses",
+        ),
+    ],
+    "benchmarks/problems/shared_private.py": [
+        (
+            "features in common cost nothing",
+            "LAMBDA * told + GAMMA * alike",
+            "LAMBDA * told",
+            ("tests/benchmarks/test_text_models.py",),
+        ),
+        (
+            "the discriminator is weighted with the encoder",
+            "encoder=in_trunk",
+            "encoder=shared",
+            ("tests/benchmarks/test_text_models.py",),
         ),
     ],
     "benchmarks/problems/dominance.py": [

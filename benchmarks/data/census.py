@@ -16,7 +16,6 @@ NUMERIC = ("age", "num_emp", "weeks_worked", *MONEY)
 # The first two give labels away, the third is how many people a row stands for.
 DROPPED = ("marital_stat", "education", "instance_weight", "split", *LABELS)
 FILE = "census_income.csv.gz"
-BINS = 32  # Of each number.
 
 
 def census(
@@ -59,4 +58,4 @@ def census(
     if len(train) < 2 or not len(test):
         raise UserError(f"{path}: column 'split' must have rows of 'train' and of 'test'")
     held_out = max(1, round(validation * len(train)))
-    return fitted(raw, (train[held_out:], train[:held_out], test), bins=BINS)
+    return fitted(raw, (train[held_out:], train[:held_out], test))

@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float, Int
 
 from benchmarks.data import texts
 from benchmarks.data.files import locate, read_jsonl
-from benchmarks.data.splits import LoadedTexts, Splits
+from benchmarks.data.splits import Splits
 from benchmarks.errors import UserError
 
 TASKS = ("quora", "sts")
 FILE = "sst_quora_sts.jsonl.gz"
+PIECES = 12  # Of a text of another task, at most.
 
 
 class Pairs(NamedTuple):
@@ -26,6 +27,17 @@ class Pairs(NamedTuple):
     """What is no padding: the first rows of each task."""
 
 
+class LoadedPairs(NamedTuple):
+    """What `pairs` returns."""
+
+    splits: Splits
+    vocabulary: list[str]
+    raw: Splits
+    """The texts themselves: of each split a list of pairs for each task."""
+    others: Int[np.ndarray, "k l"]
+    """Pieces of the texts of the file's other tasks, for word vectors need no label."""
+
+
 def pairs(
     folder: Path | None,
     *,
@@ -35,7 +47,7 @@ def pairs(
     limit: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
-) -> LoadedTexts:
+) -> LoadedPairs:
     """Both tasks, and the vocabulary; the published development sets are the test split.
 
     Args:
@@ -66,6 +78,7 @@ def pairs(
         split["train"].append(kept)
         split["validation"].append(held_out)
         split["test"].append(texts.limited(test, limit, seed))
+    others = [row["text"] for row in rows if row["task"] not in TASKS]
     words = texts.vocabulary(
         (r[side] for rows in split["train"] for r in rows for side in ("text", "text2")),
         vocabulary,
@@ -85,7 +98,7 @@ def pairs(
         )
         return Pairs(sentences("text")[0], sentences("text2")[0], targets, present)
 
-    return LoadedTexts(
+    return LoadedPairs(
         Splits(*(arrays(tasks) for tasks in split.values())),
         [*words, *(f"<unknown {number}>" for number in range(buckets))],
         Splits(
@@ -94,4 +107,5 @@ def pairs(
                 for tasks in split.values()
             )
         ),
+        texts.encode(others, words, PIECES * length, buckets=buckets).reshape(-1, length),
     )

@@ -1,5 +1,9 @@
 """Texts as rows of token numbers."""
 
+import contextlib
+import hashlib
+import inspect
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -60,7 +64,38 @@ def encode(
 def prepared(
     texts: Int[np.ndarray, "n length"], size: int, width: int, *, window: int, seed: int = 0
 ) -> Float[np.ndarray, "v width"]:
-    """Word vectors from which words stand near each other, without any label.
+    """What `word_vectors` gives, which is kept among scikit-learn's data sets for the next run."""
+    from sklearn.datasets import get_data_home
+
+    options = texts.shape, str(texts.dtype), size, width, window, seed
+    made_of = hashlib.sha256(repr((options, inspect.getsource(word_vectors))).encode())
+    made_of.update(np.ascontiguousarray(texts).data)
+    try:
+        path = Path(get_data_home()) / f"mtl_optax-{made_of.hexdigest()[:32]}.npy"
+    except OSError:  # There is no place to keep it, which costs seconds and no more.
+        return word_vectors(texts, size, width, window=window, seed=seed)
+    try:
+        kept = np.load(path, allow_pickle=False)
+        if kept.shape == (size, width) and kept.dtype == np.float32:
+            return kept
+    except (OSError, ValueError, EOFError):
+        pass  # It is not there, or not whole.
+    vectors = word_vectors(texts, size, width, window=window, seed=seed)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        os.replace(unfinished, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    return vectors
+
+
+def word_vectors(
+    texts: Int[np.ndarray, "n length"], size: int, width: int, *, window: int, seed: int = 0
+) -> Float[np.ndarray, "v width"]:
+    """Numbers for each word, from which words stand near each other, without any label.
 
     Positive pointwise mutual information of words up to ``window`` apart, each pair by one over
     its distance, and its truncated singular value decomposition (Levy, Goldberg and Dagan 2015).

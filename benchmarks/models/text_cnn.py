@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from benchmarks.models.heads import Heads
+from mtl_optax.adversarial import gradient_reversal
 
 
 class TextTrunk(nnx.Module):
@@ -34,7 +35,6 @@ class TextTrunk(nnx.Module):
         self.embed = nnx.Embed(
             vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
         )
-        self.widths = tuple(widths)
         self.convolutions = nnx.data(
             [
                 nnx.Conv(
@@ -52,30 +52,41 @@ class TextTrunk(nnx.Module):
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
     ) -> Float[Array, "n d"]:
         """Tokens, 0 for padding, to features: zeros for a text without a word."""
-        words = (tokens > 0)[..., None]
-        parts = [jnp.where(words, part, 0) for part in (given[tokens], self.embed(tokens))]
+        words, parts = self.read(tokens, given)
         count = jnp.maximum(words.sum(axis=1), 1)
         features = [part.sum(axis=1) / jnp.sqrt(count) for part in parts]
-        for width, convolution in zip(self.widths, self.convolutions, strict=True):
-            frame = ((0, 0), (width - 1, width - 1), (0, 0))
-            framed = jnp.pad(words, frame)
-            length = framed.shape[1] - width + 1
-            holds_word = jnp.any(jnp.stack([framed[:, i : i + length] for i in range(width)]), 0)
-            vectors = [jnp.pad(part, frame) for part in parts]
-            features.append(_maximum(convolution, vectors, holds_word))
+        for convolution in self.convolutions:
+            features.append(_maximum(convolution.kernel, convolution.bias, words, parts))
         return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
+
+    def read(
+        self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
+    ) -> tuple[Bool[Array, "n l 1"], list[Float[Array, "n l _"]]]:
+        """Which tokens are words, and their vectors in parts: what is given, what is learned."""
+        words = (tokens > 0)[..., None]
+        parts = [jnp.where(words, part, 0) for part in (given[tokens], self.embed(tokens))]
+        return words, parts
 
 
 def _maximum(
-    convolution: Any, parts: Sequence[Float[Array, "n l _"]], allowed: Bool[Array, "n m 1"]
+    kernel: Any,
+    bias: Any,
+    words: Bool[Array, "n l 1"],
+    parts: Sequence[Float[Array, "n l _"]],
 ) -> Float[Array, "n c"]:
-    """ReLU of the largest output over time.
+    """ReLU of the largest output over the windows that hold a word.
 
     Where it is the largest is found without a derivative, and that window alone is looked at with
     one: the backward pass through all other windows, nearly all of the work, would carry zeros.
     The parts of the vectors are kept apart, so that what is given has no derivative at all.
     """
-    kernel, bias = convolution.kernel[...], convolution.bias[...]
+    kernel, bias = kernel[...], bias[...]
+    width = len(kernel)
+    frame = ((0, 0), (width - 1, width - 1), (0, 0))
+    framed = jnp.pad(words, frame)
+    length = framed.shape[1] - width + 1
+    allowed = jnp.any(jnp.stack([framed[:, i : i + length] for i in range(width)]), 0)
+    parts = [jnp.pad(part, frame) for part in parts]
     fixed = jax.lax.stop_gradient((jnp.concatenate(parts, axis=-1), kernel))
     outputs = jnp.where(allowed, _convolved(*fixed), -jnp.inf)
     largest = outputs.max(axis=1, keepdims=True)
@@ -84,7 +95,7 @@ def _maximum(
     first = jnp.minimum(first, outputs.shape[1] - 1)  # None is equal where one is NaN.
     maximum, begin = bias[None], 0
     for part in parts:
-        windows = _windows(part, first, len(kernel))
+        windows = _windows(part, first, width)
         weights = kernel[:, begin : begin + part.shape[-1]].reshape(-1, len(bias))
         maximum = maximum + jnp.sum(windows * weights.T[None], axis=-1)
         begin += part.shape[-1]
@@ -149,3 +160,81 @@ class MultiTaskTextCNN(nnx.Module):
         """
         features = self.trunk(tokens, given)
         return self.heads(features if kept is None else features * kept)
+
+
+class PrivateTrunks(nnx.Module):
+    """Convolutions of each task's own, as those of `TextTrunk`, in leaves with a task axis."""
+
+    def __init__(
+        self, num_tasks: int, vector: int, widths: Sequence[int], channels: int, *, rngs: nnx.Rngs
+    ) -> None:
+        init = nnx.initializers.lecun_normal(batch_axis=0)
+        shapes = [(num_tasks, width, vector, channels) for width in widths]
+        self.kernels = nnx.data([nnx.Param(init(rngs.params(), shape)) for shape in shapes])
+        self.biases = nnx.data([nnx.Param(jnp.zeros((num_tasks, channels))) for _ in widths])
+
+    def __call__(
+        self, words: Bool[Array, "n l 1"], parts: Sequence[Float[Array, "n l _"]]
+    ) -> Float[Array, "n d"]:
+        """The features of one task, whose slice of the leaves is there."""
+        kernels = zip(self.kernels, self.biases, strict=True)
+        features = [_maximum(kernel, bias, words, parts) for kernel, bias in kernels]
+        return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
+
+
+class SharedPrivateTextCNN(nnx.Module):
+    """A TextCNN that all tasks share, a small one for each task, and a guess at the task.
+
+    Leaves under ``trunk`` and ``discriminator`` are shared, those under ``private`` and ``heads``
+    belong to the tasks: each call is of one task, with its slice of these. The private convolutions
+    read the word vectors of the trunk. The heads see all features, the discriminator the shared
+    ones, through a reversal of the gradient.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        given: int,
+        embedding: int,
+        num_tasks: int,
+        classes: int,
+        channels: int,
+        private: int,
+        widths: Sequence[int] = (3, 5, 7),
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.trunk = TextTrunk(vocabulary, given, embedding, widths, channels, rngs=rngs)
+        self.private = PrivateTrunks(num_tasks, given + embedding, widths, private, rngs=rngs)
+        shared = given + embedding + len(widths) * channels
+        self.heads = Heads(num_tasks, shared + len(widths) * private, classes, rngs=rngs)
+        self.discriminator = nnx.Linear(shared, num_tasks, rngs=rngs)
+
+    def features(
+        self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
+    ) -> tuple[Float[Array, "n s"], Float[Array, "n p"]]:
+        """Tokens to shared and private features."""
+        return self.trunk(tokens, given), self.private(*self.trunk.read(tokens, given))
+
+    def answer(
+        self,
+        shared: Float[Array, "n s"],
+        private: Float[Array, "n p"],
+        kept: Float[Array, "n d"] | None = None,
+    ) -> Float[Array, "n c"]:
+        """Features to the task's logits."""
+        features = jnp.concatenate([shared, private], axis=-1)
+        return self.heads(features if kept is None else features * kept)
+
+    def guess(self, shared: Float[Array, "n s"]) -> Float[Array, "n t"]:
+        """Shared features to the logits of which task their text is of."""
+        return self.discriminator(gradient_reversal(shared))
+
+    def __call__(
+        self,
+        tokens: Int[Array, "n l"],
+        given: Float[Array, "v g"],
+        kept: Float[Array, "n d"] | None = None,
+    ) -> Float[Array, "n c"]:
+        """Tokens to the task's logits; see `MultiTaskTextCNN`."""
+        return self.answer(*self.features(tokens, given), kept)

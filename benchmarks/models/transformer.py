@@ -28,11 +28,12 @@ class Block(nnx.Module):
 
 
 class PairEncoder(nnx.Module):
-    """Two sentences, each read with the other in view, to symmetric features of the pair.
+    """Two sentences, each read with the other in view, to features of the pair.
 
     A word comes with the words of the other sentence that its given vector is closest to, and with
     whether it stands there too. Transformer blocks read each sentence; its mean and its maximum
-    over the words are compared with those of the other.
+    over the words are compared with those of the other. Beside them stands a dense layer over
+    numbers that tell how alike the sentences are.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class PairEncoder(nnx.Module):
         attention_heads: int,
         width: int,
         hidden: int,
+        alike: int,
+        side: int,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -58,15 +61,17 @@ class PairEncoder(nnx.Module):
         )
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.pair = nnx.Linear(6 * width, hidden, rngs=rngs)
+        self.side = nnx.Linear(alike, side, rngs=rngs)
 
     def __call__(
         self,
         first: Int[Array, "n l"],
         second: Int[Array, "n l"],
+        alike: Float[Array, "n a"],
         given: Float[Array, "v g"],
         kept: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "n h"]:
-        """Tokens, 0 for padding, to features; ``kept`` are factors for dropout."""
+        """Tokens, 0 for padding, to features; ``kept`` are factors of the words' for dropout."""
         if first.shape[1] > self.length:
             raise ValueError(f"PairEncoder: at most {self.length} tokens, not {first.shape[1]}")
         tokens, others = jnp.concatenate([first, second]), jnp.concatenate([second, first])
@@ -86,7 +91,7 @@ class PairEncoder(nnx.Module):
         features = jnp.concatenate([u + v, jnp.abs(u - v), u * v], axis=-1)
         if kept is not None:
             features = features * kept
-        return nnx.gelu(self.pair(features))
+        return nnx.gelu(jnp.concatenate([self.pair(features), self.side(alike)], axis=-1))
 
 
 def _in_view(
@@ -129,19 +134,32 @@ class MultiTaskPairTransformer(nnx.Module):
         attention_heads: int,
         width: int,
         hidden: int,
+        alike: int,
+        side: int,
         rngs: nnx.Rngs,
     ) -> None:
         self.trunk = PairEncoder(
-            vocabulary, length, given, embedding, layers, attention_heads, width, hidden, rngs=rngs
+            vocabulary,
+            length,
+            given,
+            embedding,
+            layers,
+            attention_heads,
+            width,
+            hidden,
+            alike,
+            side,
+            rngs=rngs,
         )
-        self.heads = Heads(num_tasks, hidden, 1, rngs=rngs)
+        self.heads = Heads(num_tasks, hidden + side, 1, rngs=rngs)
 
     def __call__(
         self,
         first: Int[Array, "n l"],
         second: Int[Array, "n l"],
+        alike: Float[Array, "n a"],
         given: Float[Array, "v g"],
         kept: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "n *t 1"]:
         """Tokens, 0 for padding, to the output of every task, or of one (see `Heads`)."""
-        return self.heads(self.trunk(first, second, given, kept))
+        return self.heads(self.trunk(first, second, alike, given, kept))

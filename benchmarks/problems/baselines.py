@@ -3,7 +3,6 @@
 Whatever a model has to choose is chosen on the validation split.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -264,18 +263,17 @@ def ridge(inputs: Splits, targets: Splits) -> Baseline:
     return Baseline("Ridge on (x, x², x³)", answers)
 
 
-def pairs_of_texts(texts: Splits, targets: Splits, binary: Sequence[bool]) -> Baseline:
+def pairs_of_texts(alike: Splits, targets: Splits, binary: Sequence[bool]) -> Baseline:
     """Gradient boosting on what two texts have in common.
 
     Args:
-        texts: of each split a list of pairs of texts for each task.
+        alike: of each split an array for each task, with a row of `Overlap` for each pair.
         targets: of each split an array for each task.
         binary: whether a task's targets are yes or no, rather than numbers.
     """
 
     def task(number: int) -> Answers:
-        overlap = Overlap([text for pair in texts.train[number] for text in pair])
-        inputs = Splits(*(overlap(part[number]) for part in texts))
+        inputs = Splits(*(part[number] for part in alike))
         wanted = Splits(*(part[number] for part in targets))
         if binary[number]:
             return _boosted_classifier(inputs, wanted, [])
@@ -285,46 +283,3 @@ def pairs_of_texts(texts: Splits, targets: Splits, binary: Sequence[bool]) -> Ba
         "overlap and TF-IDF cosines of the two texts, gradient boosting",
         lambda: separate([task(number) for number in range(len(binary))]),
     )
-
-
-class Overlap:
-    """Numbers that tell how alike two texts are: words, pieces of words, lengths, beginnings."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        kinds: tuple[dict[str, Any], ...] = (
-            {},
-            {"ngram_range": (1, 2), "sublinear_tf": True},
-            {"analyzer": "char_wb", "ngram_range": (3, 4), "sublinear_tf": True},
-        )
-        self.vectorizers = [TfidfVectorizer(**kind).fit(texts) for kind in kinds]
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, "n f"]:
-        """A row for each pair."""
-        first, second = zip(*pairs, strict=True)
-        cosines = [
-            np.asarray(v.transform(first).multiply(v.transform(second)).sum(axis=1)).ravel()
-            for v in self.vectorizers
-        ]
-        return np.column_stack([*cosines, np.array([_alike(*pair) for pair in pairs])])
-
-
-def _alike(first: str, second: str) -> list[float]:
-    one, two = first.lower().split(), second.lower().split()
-    common, either = len({*one} & {*two}), len({*one} | {*two})
-    shorter, longer = sorted((len(one), len(two)))
-    return [
-        common / max(either, 1),
-        common / max(min(len({*one}), len({*two})), 1),
-        common,
-        shorter,
-        longer,
-        longer - shorter,
-        _same_beginning(one, two),
-        _same_beginning(one[::-1], two[::-1]),
-    ]
-
-
-def _same_beginning(one: Sequence[str], two: Sequence[str]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, two)))  # noqa: B905

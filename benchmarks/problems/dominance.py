@@ -1,6 +1,6 @@
 """Which task moves which layer, and how far, epoch by epoch (AdaTask's Figs 1, 2, 3, 5 and 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,13 +47,19 @@ class _Squares(NamedTuple):
     joint: PyTree
 
 
-def watch(method: str, problem: Problem, member: Member, epochs: int) -> Watched:
+def watch(
+    method: str,
+    problem: Problem,
+    member: Member,
+    epochs: int,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> Watched:
     """Train once more, with the tasks' parts of each update in sight."""
     tasks = problem.num_tasks
 
     def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
         inner = problem.optimizer(rate)
-        modified, steps = _parts(method, tasks, inner, rate)
+        modified, steps = _parts(method, tasks, inner, rate, hyperparameters or {})
         seen = optax.chain(
             _every_epoch(_track_squares(tasks), _sizes, epochs, problem.steps_per_epoch),
             steps,
@@ -83,16 +89,21 @@ def watch(method: str, problem: Problem, member: Member, epochs: int) -> Watched
 
 
 def _parts(
-    method: str, tasks: int, inner: optax.GradientTransformation, rate: Any
+    method: str,
+    tasks: int,
+    inner: optax.GradientTransformation,
+    rate: Any,
+    given: Mapping[str, Any],
 ) -> tuple[optax.GradientTransformation | None, optax.GradientTransformation]:
     """What the method makes of the task gradients, if anything, and the tasks' steps of that."""
     if method in ADATASK_ON:
-        modified = mtl.get(ADATASK_ON[method], tasks, combine=False)
+        modified = mtl.get(ADATASK_ON[method], tasks, combine=False, **given)
         return modified, mtl.adatask(tasks, inner, combine=False)
     if method != EQUAL_WEIGHTING and mtl.method_info(method).is_optimizer:
-        return None, own_optimizer(method, tasks, inner, rate, {"combine": False})
-    modified = None if method == EQUAL_WEIGHTING else mtl.get(method, tasks, combine=False)
-    return modified, mtl.split_step(tasks, inner)
+        return None, own_optimizer(method, tasks, inner, rate, {"combine": False, **given})
+    if method == EQUAL_WEIGHTING:
+        return None, mtl.split_step(tasks, inner)
+    return mtl.get(method, tasks, combine=False, **given), mtl.split_step(tasks, inner)
 
 
 def _every_epoch(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -23,11 +24,17 @@ class Network(NamedTuple):
 
 def network(make: Callable[[nnx.Rngs], Any]) -> Network:
     """The module that ``make`` builds, all of whose state is parameters."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    module = merged(make)
     return Network(
         init=jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))), compiler_options=QUICK),
-        apply=lambda params, *inputs: nnx.merge(graph, params)(*inputs),
+        apply=lambda params, *inputs: module(params)(*inputs),
     )
+
+
+def merged(make: Callable[[nnx.Rngs], Any]) -> Callable[[PyTree], Any]:
+    """Parameters to the module that ``make`` builds, for what else it can do."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return lambda params: nnx.merge(graph, params)
 
 
 class NormalisedNetwork(NamedTuple):
@@ -61,6 +68,28 @@ def normalised_network(make: Callable[[nnx.Rngs], Any]) -> NormalisedNetwork:
         statistics=compiled(jax.random.key(0), nnx.BatchStat),
         apply=apply,
     )
+
+
+def side_by_side(made: Network, members: int) -> Network:
+    """As many such networks, each with a draw of its own; their outputs lie along a last axis.
+
+    Leaves of ``heads`` keep the tasks as their first axis; the members are the next.
+    """
+
+    def axis(path: Any, _: Any = None) -> int:
+        return 0 if in_trunk(path) else 1
+
+    def init(key: PRNGKeyArray) -> PyTree:
+        drawn = [made.init(one) for one in jax.random.split(key, members)]
+        return jax.tree_util.tree_map_with_path(
+            lambda path, *leaves: jnp.stack(leaves, axis(path)), *drawn
+        )
+
+    def apply(params: PyTree, *inputs: Any) -> Array:
+        axes = jax.tree_util.tree_map_with_path(axis, params)
+        return jax.vmap(made.apply, (axes, *[None] * len(inputs)), -1)(params, *inputs)
+
+    return Network(init, apply)
 
 
 def in_trunk(path: Any) -> bool:

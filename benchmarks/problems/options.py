@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from benchmarks.methods import ADVERSARIAL
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class TextSuite(Suite):
         "bandit_mtl",
         "meta_weighting",
         "getmtl",
+        *ADVERSARIAL,
     )
+    own: ClassVar = tuple(ADVERSARIAL)
     classes: ClassVar[int]
     sizes: ClassVar[dict[str, dict[str, Any]]]
     """Of vocabulary, texts and splits, for each preset."""

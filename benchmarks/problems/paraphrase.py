@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from scipy.stats import pearsonr
 
+from benchmarks.data.alike import Overlap, aligned
 from benchmarks.data.pairs import TASKS, Pairs
 from benchmarks.data.splits import Splits
-from benchmarks.data.texts import prepared
+from benchmarks.data.texts import padded, prepared
 from benchmarks.models.transformer import MultiTaskPairTransformer
 from benchmarks.problems.baselines import of_each_task, pairs_of_texts
 from benchmarks.problems.networks import in_trunk, network
@@ -28,6 +29,7 @@ MODEL: dict[str, dict[str, Any]] = {
         "layers": 1,
         "attention_heads": 4,
         "hidden": 64,
+        "side": 16,
     },
     "standard": {
         "given": 64,
@@ -36,6 +38,7 @@ MODEL: dict[str, dict[str, Any]] = {
         "layers": 1,
         "attention_heads": 4,
         "hidden": 128,
+        "side": 32,
     },
     "paper": {
         "given": 300,
@@ -44,17 +47,19 @@ MODEL: dict[str, dict[str, Any]] = {
         "layers": 4,
         "attention_heads": 8,
         "hidden": 512,
+        "side": 32,
     },
 }
 TRAINING: dict[str, Any] = {
     "words": 0.1,
-    "features": 0.3,
-    "weight_decay": 0.01,
+    "features": (0.3, 0.7),
+    "weight_decay": 0.1,
     "warm_up": 0.1,
     "window": 5,
 }
-"""The parts of words and features dropped, the decay of the weights, the part of the training in
-which the learning rate rises, and how far apart words are near each other."""
+"""The parts of words and of each task's features dropped, the decay of the weights, the part of the
+training in which the learning rate rises, and how far apart words are near each other."""
+FARTHEST = 4.0  # Deviations of a number that tells how alike two sentences are.
 NEAR = 0.5  # How far a similarity may be off to be counted as right.
 
 
@@ -67,6 +72,8 @@ class PairsOfKinds(NamedTuple):
     present: Any
     binary: Any
     """Whether the target is yes or no, rather than a similarity from 0 to 5."""
+    alike: Any
+    """Standardised numbers that tell how alike the sentences are."""
     kept: Any
     """Factors of each pair's features, of which dropout makes many: one that is 1."""
 
@@ -74,29 +81,38 @@ class PairsOfKinds(NamedTuple):
 def problem(suite: Paraphrase) -> Problem:
     """The pairs, the Transformer and their losses."""
     data, model = DATA[suite.preset], MODEL[suite.preset]
-    splits, vocabulary, raw = suite.data
+    splits, vocabulary, raw, others = suite.data
+    known = len(vocabulary) - data["buckets"]
+    pairs = np.concatenate([splits.train.first, splits.train.second]).reshape(-1, data["length"])
+    rows = np.concatenate([pairs, others])
+    given = prepared(
+        np.where(rows < known, rows, 0), len(vocabulary), model["given"], window=TRAINING["window"]
+    )
+    overlap = Overlap([text for task in raw.train for pair in task for text in pair])
+    overlaps = Splits(*([overlap(task) for task in part] for part in raw))
+    counts = np.bincount(pairs.ravel(), minlength=len(vocabulary))
+    splits = _standardised(
+        Splits(
+            *(
+                _of_kinds(split, padded(part)[0], given, counts)
+                for split, part in zip(splits, overlaps, strict=True)
+            )
+        )
+    )
     sizes = {
         **model,
         "vocabulary": len(vocabulary),
         "length": data["length"],
         "num_tasks": len(TASKS),
+        "alike": splits.train.alike.shape[-1],
     }
-    known = len(vocabulary) - data["buckets"]
-    rows = np.concatenate([splits.train.first, splits.train.second]).reshape(-1, data["length"])
-    given = jnp.asarray(
-        prepared(
-            np.where(rows < known, rows, 0),
-            len(vocabulary),
-            model["given"],
-            window=TRAINING["window"],
-        )
-    )
     encoder = network(lambda rngs: MultiTaskPairTransformer(**sizes, rngs=rngs))
-    splits = Splits(*(_of_kinds(split) for split in splits))
+    vectors = jnp.asarray(given)
+
+    rate = 1 - jnp.array(TRAINING["features"])[:, None, None]
 
     def noise(key: PRNGKeyArray, batch: Any) -> Any:
         words, features = jax.random.split(key)
-        rate = 1 - TRAINING["features"]
         shape = (*batch.targets.shape, 6 * model["width"])
         salt = jax.random.bits(words, (*batch.targets.shape, 1))
         drop = partial(_without, salt=salt, part=TRAINING["words"])
@@ -116,7 +132,7 @@ def problem(suite: Paraphrase) -> Problem:
         init=encoder.init,
         shared=in_trunk,
         forward=lambda params, batch: encoder.apply(
-            params, batch.first, batch.second, given, batch.kept
+            params, batch.first, batch.second, batch.alike, vectors, batch.kept
         )[:, 0],
         losses=_losses,
         scores=_scores,
@@ -132,7 +148,7 @@ def problem(suite: Paraphrase) -> Problem:
         at_once=1,
         config={"suite": suite.name, "data": data, "model": sizes, "training": TRAINING},
         baseline=pairs_of_texts(
-            raw,
+            overlaps,
             Splits(*(of_each_task(part.targets, part.present) for part in splits)),
             [task == "quora" for task in TASKS],
         ),
@@ -149,13 +165,34 @@ def _without(
     return jnp.where(dropped & (tokens > 0), 1, tokens)
 
 
-def _of_kinds(split: Pairs) -> PairsOfKinds:
+def _of_kinds(
+    split: Pairs,
+    overlap: Float[np.ndarray, "t n f"],
+    vectors: Float[np.ndarray, "v g"],
+    counts: Int[np.ndarray, " v"],
+) -> PairsOfKinds:
     kinds = np.array([[task == "quora"] for task in TASKS])
+    close = [
+        aligned(*sides, vectors, counts) for sides in zip(split.first, split.second, strict=True)
+    ]
     return PairsOfKinds(
         *split,
         binary=np.broadcast_to(kinds, split.present.shape),
+        alike=np.concatenate([overlap, np.stack(close)], axis=-1),
         kept=np.ones((*split.present.shape, 1), np.float32),
     )
+
+
+def _standardised(splits: Splits) -> Splits:
+    """`alike` by the training pairs."""
+    train = splits.train.alike[splits.train.present]
+    mean, deviation = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-6)
+
+    def standardised(split: PairsOfKinds) -> PairsOfKinds:
+        alike = np.clip((split.alike - mean) / deviation, -FARTHEST, FARTHEST)
+        return split._replace(alike=alike.astype(np.float32))
+
+    return Splits(*map(standardised, splits))
 
 
 def _losses(outputs: Float[Array, " n"], batch: PairsOfKinds) -> Float[Array, ""]:

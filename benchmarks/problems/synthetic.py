@@ -94,12 +94,14 @@ def draw_dominance(suite: Synthetic, cells: Mapping[str, Sequence[Cell]]) -> Non
     problem = suite.problem()
     found = {}
     for method in filter(cells.get, WATCHED):
-        rate = cells[method][0].learning_rate
+        first = cells[method][0]
+        rate = first.learning_rate
         path = suite.folder / f"dominance-{method}.json"
-        config = as_read({"config": cells[method][0].config, "learning_rate": rate})
+        config = as_read({"config": first.config, "learning_rate": rate})
         kept = None if suite.fresh else _kept(path, config)
         if kept is None:
-            kept = watch(method, problem, Member(0, rate), suite.protocol.epochs)
+            member, epochs = Member(0, rate), suite.protocol.epochs
+            kept = watch(method, problem, member, epochs, first.chosen)
             told = {name: plain(value.tolist()) for name, value in kept._asdict().items()}
             write(path, json.dumps({**config, **told}) + "\n")
         found[method] = kept

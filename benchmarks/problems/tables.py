@@ -1,19 +1,21 @@
 """Tables with several questions about each row: most of them yes or no, some a number."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import mtl_optax as mtl
 from benchmarks.data.splits import Splits
-from benchmarks.data.tables import Table
+from benchmarks.data.tables import Table, binned
 from benchmarks.models.backbones import BACKBONES
 from benchmarks.problems.baselines import boosted_tables
-from benchmarks.problems.networks import auc, in_trunk, network
+from benchmarks.problems.networks import auc, in_trunk, network, side_by_side
 from benchmarks.problems.options import Backbone
 from benchmarks.train.problem import Metric, Problem
 from benchmarks.train.schedules import warm_up_and_cosine
@@ -38,6 +40,8 @@ def table_problem(
     *,
     numbers: Sequence[str] = (),
     weights: str | Mapping[str, float] | None = None,
+    bins: int = 0,
+    members: int = 1,
     training: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Problem:
@@ -47,8 +51,17 @@ def table_problem(
     variance that it explains, and the absolute error stands beside it.
     Where ``weights`` has one for each task, or is a name in `mtl_optax.metrics.AUC_WEIGHTS`, the
     weighted mean of the AUCs stands beside them, and where the rows have users, that of the AUCs
-    user by user. ``training`` has a warm-up, which a cosine follows, and a weight decay.
+    user by user.
+    With ``bins`` the networks also read in which of at most so many bins each number lies. Several
+    ``members`` are networks side by side, each with its own loss, whose mean output is scored.
+    ``training`` has a warm-up, which a cosine follows, a weight decay, and the part of the
+    categories that are made unknown.
     """
+    is_number = np.isin(tasks, numbers)
+    simple = boosted_tables(data, cardinalities, is_number.tolist())
+    if bins:
+        data, more = binned(data, bins)
+        cardinalities = (*cardinalities, *more)
     sizes = {
         **model,
         **EXPERTS[backbone],
@@ -57,22 +70,26 @@ def table_problem(
         "num_tasks": len(tasks),
     }
     made = network(lambda rngs: BACKBONES[backbone](**sizes, rngs=rngs))
+    if members > 1:
+        made = side_by_side(made, members)
 
-    is_number = np.isin(tasks, numbers)
-
-    def losses(outputs: Float[Array, "n t"], batch: Table) -> Float[Array, " t"]:
-        answers = optax.sigmoid_binary_cross_entropy(outputs, batch.labels)
-        squares = (outputs - batch.labels) ** 2
-        return jnp.mean(jnp.where(is_number[None], squares, answers), axis=0)
+    def losses(outputs: Float[Array, "n t *m"], batch: Table) -> Float[Array, " t"]:
+        of_each = outputs.reshape(*batch.labels.shape, -1)
+        labels = batch.labels[..., None]
+        answers = optax.sigmoid_binary_cross_entropy(of_each, labels)
+        squares = (of_each - labels) ** 2
+        return jnp.mean(jnp.where(is_number[None, :, None], squares, answers), axis=(0, 2))
 
     how: dict[str, Any] = {}
     if training is not None:
         how["schedule"] = warm_up_and_cosine(training["warm_up"])
         how["weight_decay"] = training["weight_decay"]
+        how["noise"] = partial(_some_unknown, part=training["unknown"])
     by_user = weights is not None and data.train.users is not None
     others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
 
-    def scores(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " m"]:
+    def scores(outputs: Float[np.ndarray, "n t *m"], table: Table) -> Float[np.ndarray, " s"]:
+        logits = outputs.reshape(*table.labels.shape, -1).mean(axis=-1)
         areas = [auc(logits, np.where(is_number, 0, table.labels))]
         off = (logits - table.labels)[:, is_number]
         areas[0][is_number] = 100 * (1 - np.mean(off**2, 0) / table.labels[:, is_number].var(0))
@@ -115,12 +132,21 @@ def table_problem(
             "data": given,
             "backbone": backbone,
             "model": sizes,
+            **({"bins": bins} if bins else {}),
+            **({"members": members} if members > 1 else {}),
             **({} if training is None else {"training": training}),
         },
-        baseline=boosted_tables(data, cardinalities, is_number.tolist()),
+        baseline=simple,
         **how,
         **options,
     )
+
+
+def _some_unknown(key: PRNGKeyArray, batch: Table, *, part: float) -> Table:
+    """A part of the categories made such as no training row has."""
+    kept = jax.random.bernoulli(key, 1 - part, batch.categories.shape)
+    known: Any = jnp.where(kept, batch.categories, 0)
+    return batch._replace(categories=known)
 
 
 def _by_user(logits: Float[np.ndarray, "n t"], table: Table) -> Float[np.ndarray, " t"]:

@@ -1,5 +1,8 @@
 """Texts to classify, of a different kind for each task: what ``topic`` and ``reviews`` share."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.problems.baselines import linear_texts, of_each_task
 from benchmarks.problems.networks import accuracy, in_trunk, network
 from benchmarks.problems.options import TextSuite
+from benchmarks.problems.shared_private import shared_private
 from benchmarks.train.problem import Metric, Problem, mean_present
 from benchmarks.train.schedules import warm_up_and_cosine
 
@@ -44,22 +48,24 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         "num_tasks": len(tasks),
         "classes": suite.classes,
     }
-    made_of = model["given"] + model["embedding"] + len(model["widths"]) * model["channels"]
     made = network(lambda rngs: MultiTaskTextCNN(**sizes, rngs=rngs))
     repeats = hasattr(splits.test, "repeated")
     metrics = [Metric(f"{task} %", number) for number, task in enumerate(tasks)]
     if repeats:
         metrics.append(Metric("mean % without repeats", 0, counts=False))
 
-    def noise(key: PRNGKeyArray, batch: Any) -> Any:
-        words, features = jax.random.split(key)
-        dropped = jax.random.bernoulli(words, training["words"], batch.tokens.shape)
-        rate = 1 - training["features"]
-        shape = (*batch.labels.shape, made_of)
-        return batch._replace(
-            tokens=jnp.where(dropped & (batch.tokens > 0), 1, batch.tokens),
-            kept=jax.random.bernoulli(features, rate, shape) / rate,
-        )
+    def noise_of(features: int) -> Callable[[PRNGKeyArray, Any], Any]:
+        def noise(key: PRNGKeyArray, batch: Any) -> Any:
+            of_words, of_features = jax.random.split(key)
+            dropped = jax.random.bernoulli(of_words, training["words"], batch.tokens.shape)
+            rate = 1 - training["features"]
+            shape = (*batch.labels.shape, features)
+            return batch._replace(
+                tokens=jnp.where(dropped & (batch.tokens > 0), 1, batch.tokens),
+                kept=jax.random.bernoulli(of_features, rate, shape) / rate,
+            )
+
+        return noise
 
     def losses(logits: Float[Array, "n c"], batch: Any) -> Float[Array, ""]:
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
@@ -72,7 +78,7 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         fresh = accuracy(logits, texts.labels, texts.present & ~texts.repeated)
         return np.append(found, fresh.mean())
 
-    return Problem(
+    problem = Problem(
         tasks=tasks,
         metrics=tuple(metrics),
         init=made.init,
@@ -88,7 +94,9 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         query_fraction=suite.query_fraction,
         schedule=warm_up_and_cosine(training["warm_up"]),
         weight_decay=training["weight_decay"],
-        noise=noise,
+        noise=noise_of(
+            model["given"] + model["embedding"] + len(model["widths"]) * model["channels"]
+        ),
         at_once=1,
         config={
             "suite": suite.name,
@@ -102,3 +110,5 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
             suite.classes,
         ),
     )
+    adversarial = cache(lambda: shared_private(problem, sizes, given, noise_of))
+    return replace(problem, adversarial=adversarial)

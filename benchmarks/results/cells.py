@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """One of the learning rates that were tried with the first seed."""
+    """A learning rate and hyper-parameters that were tried with the first seed."""
 
     learning_rate: float
     validation: float
     """The best mean of the metrics on the validation split."""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """Those that were searched."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Cell:
     seed: int
     config: Config
     trials: tuple[Trial, ...]
-    """What the learning rate was chosen from, the same for all seeds."""
+    """What the learning rate, or the hyper-parameters, were chosen from; the same for all seeds."""
     learning_rate: float
     epoch: int
     """The epoch reported, the best on the validation split; 0 if none gave finite numbers."""
@@ -53,6 +55,8 @@ class Cell:
     test_loss: Float[np.ndarray, " t"]
     curves: Curves
     timing: Timing
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """The hyper-parameters that were chosen, where they were searched."""
 
     @property
     def suite(self) -> str:
@@ -102,10 +106,15 @@ class Store:
             **provenance(),
             "timing": cell.timing._asdict(),
             "trials": [
-                {"learning_rate": t.learning_rate, "validation": plain(t.validation)}
+                {
+                    "learning_rate": t.learning_rate,
+                    "validation": plain(t.validation),
+                    **({"hyperparameters": t.hyperparameters} if t.hyperparameters else {}),
+                }
                 for t in cell.trials
             ],
             "learning_rate": plain(cell.learning_rate),
+            **({"chosen": cell.chosen} if cell.chosen else {}),
             "epoch": cell.epoch,
             "test": plain(cell.test.tolist()),
             "test_loss": plain(cell.test_loss.tolist()),
@@ -141,7 +150,11 @@ def read_cell(path: Path) -> Cell:
             seed=int(content["seed"]),
             config=dict(content["config"]),
             trials=tuple(
-                Trial(float(t["learning_rate"]), _number(t["validation"]))
+                Trial(
+                    float(t["learning_rate"]),
+                    _number(t["validation"]),
+                    dict(t.get("hyperparameters", {})),
+                )
                 for t in content["trials"]
             ),
             learning_rate=_number(content["learning_rate"]),
@@ -150,6 +163,7 @@ def read_cell(path: Path) -> Cell:
             test_loss=_numbers(content["test_loss"]),
             curves=Curves(**{name: _curve(content["curves"][name]) for name in Curves._fields}),
             timing=_timing(content["timing"]),
+            chosen=dict(content.get("chosen", {})),
         )
         epochs, (tasks, metrics) = len(cell.curves.loss), (len(cell.tasks), len(cell.metrics))
         if cell.curves.loss.shape != (epochs, tasks) or len(cell.test_loss) != tasks:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, SIMPLE_MODEL
+from benchmarks.methods import BASELINES, UNTRAINED
 from benchmarks.results.cells import Cell, read_cell
 from benchmarks.writing import number_of
 from mtl_optax import list_methods
@@ -16,6 +16,7 @@ from mtl_optax import list_methods
 CELLS = "*-seed*.json"
 SHOWN = {"suite": str, "epochs": int, "steps_per_epoch": int, "batch_size": int}
 SHOWN |= {"learning_rates": list}
+OWN = ("hyperparameters", "searched")  # What the methods of a table need not have in common.
 
 
 class Lines(NamedTuple):
@@ -109,7 +110,7 @@ def _read(folder: Path) -> tuple[SuiteResults | None, list[str]]:
     ]
     if not kept:
         return None, problems
-    order = {name: i for i, name in enumerate([SIMPLE_MODEL, *BASELINES, *list_methods()])}
+    order = {name: i for i, name in enumerate([*UNTRAINED, *BASELINES, *list_methods()])}
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in sorted(
         kept.values(), key=lambda c: (order.get(c.method, len(order)), c.method, c.seed)
@@ -149,6 +150,9 @@ def _usable(path: Path) -> Cell:
             raise UserError(f"{path}: left out, its {name} is {config.get(name)!r}")
     if not all(isinstance(rate, int | float) for rate in config["learning_rates"]):
         raise UserError(f"{path}: left out, its learning_rates are {config['learning_rates']}")
+    searched = config.get("searched", [])
+    if not (isinstance(searched, list) and all(isinstance(tried, dict) for tried in searched)):
+        raise UserError(f"{path}: left out, its searched is {searched}")
     whole = all(isinstance(m.name, str) and isinstance(m.higher_is_better, bool) for m in metrics)
     if not whole or not any(metric.counts for metric in metrics):
         raise UserError(f"{path}: left out, its metrics are {config['metrics']}")
@@ -162,12 +166,12 @@ def _majority(cells: Mapping[Path, Cell], key: Callable[[Cell], str]) -> dict[Pa
 
 
 def _shared(cell: Cell) -> str:
-    config = {name: value for name, value in cell.config.items() if name != "hyperparameters"}
+    config = {name: value for name, value in cell.config.items() if name not in OWN}
     return json.dumps(config, sort_keys=True)
 
 
 def _own(cell: Cell) -> str:
-    return json.dumps(cell.config.get("hyperparameters"), sort_keys=True)
+    return json.dumps([cell.config.get(name) for name in OWN], sort_keys=True)
 
 
 def _provenance(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, stats
 
-from benchmarks.methods import BASELINES, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import BASELINES, SINGLE_TASK, UNTRAINED
 from benchmarks.results.cells import Cell
 from benchmarks.train.problem import Metric
 from mtl_optax.metrics import delta_m, delta_p
@@ -37,8 +37,8 @@ def first_cell(cells: Cells) -> Cell:
 
 
 def networks(cells: Cells) -> dict[str, Sequence[Cell]]:
-    """All but the simple models, which have no place among methods, seeds and epochs."""
-    return {method: group for method, group in cells.items() if method != SIMPLE_MODEL}
+    """All that is trained by epochs; the rest has no place among methods and seeds."""
+    return {method: group for method, group in cells.items() if method not in UNTRAINED}
 
 
 def counted(cells: Cells) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from benchmarks.methods import BASELINES, registry
+from benchmarks.methods import BASELINES, COMPOSED, registry
 
 
 def suite_list(summaries: Mapping[str, str]) -> Table:
@@ -19,13 +19,13 @@ def suite_list(summaries: Mapping[str, str]) -> Table:
 
 
 def method_list() -> Table:
-    """The baselines and every method of the registry."""
+    """The baselines, every method of the registry, and what is made of them."""
     result = Table(box=box.SIMPLE_HEAD)
     result.add_column("method", no_wrap=True)
     result.add_column("what it does")
     result.add_column("source", style="dim", overflow="fold")
     for name, summary in BASELINES.items():
         result.add_row(name, summary, "baseline")
-    for name, entry in registry().items():
+    for name, entry in (registry() | COMPOSED).items():
         result.add_row(name, entry.summary, entry.source)
     return result

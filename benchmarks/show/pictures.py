@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.errors import UserError
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SINGLE_TASK, UNTRAINED
 from benchmarks.results.cells import Cell
 from benchmarks.results.summary import (
     Cells,
@@ -27,11 +27,17 @@ from benchmarks.results.summary import (
     networks,
     test_metrics,
 )
+from benchmarks.show.table import named
 from mtl_optax.metrics import task_variance
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#777777"
+LOSSES = (
+    ("loss", "black", "training"),
+    ("query_loss", TASK_COLOURS[2], "query"),
+    ("validation_loss", TASK_COLOURS[0], "validation"),
+)
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -51,11 +57,14 @@ def draw(cells: Cells, folder: Path) -> None:
     with mpl.rc_context(STYLE):
         pictures = {
             "summary.png": _summary(cells),
+            "tasks.png": _tasks(cells),
             "curves.png": _curves(trained),
             "losses.png": _losses(trained),
+            "gaps.png": _gaps(trained),
             "variance.png": _variance(trained),
             "weights.png": _weights(trained),
             "cosine.png": _cosine(trained),
+            "searched.png": _searched(trained),
         }
         for name, figure in pictures.items():
             if figure is not None:
@@ -80,7 +89,7 @@ def _summary(cells: Cells) -> Figure:
         for method, group in networks(cells).items()
     }
     order = sorted(cells, key=lambda m: mean_metric(cells, m).mean() * (1 if more else -1))
-    alone = (SIMPLE_MODEL, *BASELINES)
+    alone = (*UNTRAINED, *BASELINES)
     methods = [method for method in reversed(order) if method not in alone]
     for method in methods[1:]:
         label = "other methods" if method == methods[1] else None
@@ -133,6 +142,100 @@ def _summary(cells: Cells) -> Figure:
     return figure
 
 
+def boxes(
+    axes: Axes,
+    values: Sequence[Float[np.ndarray, " s"]],
+    positions: Sequence[float],
+    colour: str,
+) -> None:
+    """Quartiles, median and ends of some values over seeds, and the values themselves.
+
+    What is not finite is left out.
+    """
+    finite = [value[np.isfinite(value)] for value in values]
+    style = {"color": colour, "linewidth": 1}
+    axes.boxplot(
+        finite,
+        positions=positions,
+        widths=0.25,
+        whis=(0, 100),
+        manage_ticks=False,
+        showcaps=False,
+        showfliers=False,
+        boxprops=style,
+        medianprops=style,
+        whiskerprops=style,
+    )
+    for value, position in zip(finite, positions, strict=True):
+        axes.plot(np.full(len(value), position), value, "o", ms=2.5, color=colour, alpha=0.6)
+
+
+def _tasks(cells: Cells) -> Figure:
+    """What each method reaches on the test split, over the seeds: a panel for each metric."""
+    metrics = first_cell(cells).metrics
+    order = list(cells)[::-1]
+    names = {metrics[i].name: i for i in counted(cells)}
+    panels: Mapping[str, Mapping[str, Float[np.ndarray, " s"]]] = {
+        "mean": {method: mean_metric(cells, method) for method in order},
+        **{name: {m: test_metrics(cells[m])[:, i] for m in order} for name, i in names.items()},
+    }
+    figure, grid = _panels(list(panels), "test split, a point for each seed", "", epochs=False)
+    figure.set_figheight(figure.get_figheight() * max(1.0, len(cells) / 10))
+    rows = np.arange(len(order))
+    for name, axes in grid:
+        reached = panels[name]
+        for row, (method, values) in zip(rows, reached.items(), strict=True):
+            colour = GREY if method in (*UNTRAINED, *BASELINES) else TASK_COLOURS[0]
+            axes.plot(values, np.full(len(values), row), "o-", ms=2.5, lw=0.8, color=colour)
+            axes.plot(np.median(values), row, "|", ms=9, color=colour)
+        if EQUAL_WEIGHTING in cells:
+            axes.axvline(float(np.median(reached[EQUAL_WEIGHTING])), color=GREY, ls=":", lw=1)
+        axes.set_yticks(rows, order)
+    return figure
+
+
+def _gaps(cells: Cells) -> Figure | None:
+    """The losses of each task, of a method that reads a query split."""
+    queried = [m for m, group in cells.items() if group[0].curves.query_loss is not None]
+    if not queried:
+        return None
+    group = cells[queried[0]]
+    tasks = first_cell(cells).tasks
+    figure, panels = _panels(tasks, "epoch", f"loss, {queried[0]}")
+    drawn = []
+    for number, (_, axes) in enumerate(panels):
+        for name, colour, label in LOSSES:
+            values = _recorded(group, name)[..., number]
+            _band(axes, _epochs(group), values, colour, label)
+            drawn.append(values)
+        _test_loss(axes, group, [float(cell.test_loss[number]) for cell in group])
+    _skip_the_beginning(axes, drawn, more=False)
+    _legend(figure, axes, note="the test split is read once")
+    return figure
+
+
+def _searched(cells: Cells) -> Figure | None:
+    """The validation split by what was tried, a panel for each method that searched."""
+    searched = [method for method, group in cells.items() if group[0].chosen]
+    if not searched:
+        return None
+    figure, panels = _panels(searched, "tried", "validation split, first seed", epochs=False)
+    for method, axes in panels:
+        first = cells[method][0]
+        rows = np.arange(len(first.trials))
+        for row, trial in zip(rows, first.trials, strict=True):
+            chosen = trial.hyperparameters == first.chosen
+            style = TASK_COLOURS[0] if chosen else "white"
+            axes.plot(row, trial.validation, "o", mec=TASK_COLOURS[0], mfc=style)
+        tried = [named(trial.hyperparameters) for trial in first.trials]
+        axes.set_xticks(rows, tried, rotation=20, ha="right")
+        if EQUAL_WEIGHTING in cells:
+            plain = max(trial.validation for trial in cells[EQUAL_WEIGHTING][0].trials)
+            axes.axhline(plain, color=GREY, ls=":", lw=1)
+    figure.suptitle(f"filled: chosen; dotted: {EQUAL_WEIGHTING}", fontsize=9)
+    return figure
+
+
 def _curves(cells: Cells) -> Figure:
     """Metrics on the validation split, a panel for each method."""
     shown = [method for method in cells if method != SINGLE_TASK]
@@ -160,27 +263,23 @@ def _losses(cells: Cells) -> Figure:
     drawn = []
     for method, axes in panels:
         group = cells[method]
-        for name, colour, label in (
-            ("loss", "black", "training"),
-            ("query_loss", TASK_COLOURS[2], "query"),
-            ("validation_loss", TASK_COLOURS[0], "validation"),
-        ):
+        for name, colour, label in LOSSES:
             if getattr(group[0].curves, name) is None:
                 axes.plot([], [], color=colour, label=label)
                 continue
             values = _recorded(group, name).mean(axis=-1)
             _band(axes, _epochs(group), values, colour, label)
             drawn.append(values)
-        axes.plot(
-            [cell.epoch for cell in group],
-            [cell.test_loss.mean() for cell in group],
-            "x",
-            color=TASK_COLOURS[1],
-            label="test, at the epoch reported",
-        )
+        _test_loss(axes, group, [float(cell.test_loss.mean()) for cell in group])
     _skip_the_beginning(axes, drawn, more=False)
     _legend(figure, axes, note="the test split is read once")
     return figure
+
+
+def _test_loss(axes: Axes, group: Sequence[Cell], values: Sequence[float]) -> None:
+    epochs = [cell.epoch for cell in group]
+    label = "test, at the epoch reported"
+    axes.plot(epochs, values, "x", color=TASK_COLOURS[1], label=label)
 
 
 def _variance(cells: Cells) -> Figure:
@@ -246,20 +345,24 @@ def _against_equal_weighting(
 
 
 def _panels(
-    methods: Sequence[str], xlabel: str, ylabel: str
+    methods: Sequence[str], xlabel: str, ylabel: str, *, epochs: bool = True
 ) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
-    """A grid of panels with common axes and few gaps, and each method with its panel."""
+    """A grid of panels with few gaps, and each method with its panel.
+
+    The panels have a common vertical axis, and where they are over epochs a horizontal one.
+    """
     columns = min((4, 3, 5), key=lambda count: -len(methods) % count)
     columns = min(columns, len(methods))
     rows = math.ceil(len(methods) / columns)
     figure = Figure(figsize=(1.2 + 2.5 * columns, 1.1 + 1.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=epochs, sharey=True, squeeze=False)
     for axes in grid.flat[len(methods) :]:
         axes.remove()
     for column in range(columns):
         last = grid[(len(methods) - 1 - column) // columns, column]
         last.tick_params(labelbottom=True)
-        last.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        if epochs:
+            last.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     for method, axes in zip(methods, grid.flat, strict=False):
         axes.set_title(method, loc="left")
     figure.supxlabel(xlabel, fontsize=9)

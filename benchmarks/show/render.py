@@ -77,20 +77,20 @@ def markdown(results: Results) -> str:
         if (simple := tell.baseline(suite.cells)) is not None:
             parts += [simple, ""]
         parts += [tell.protocol(suite), ""]
-        parts += _markdown_table(results_table(suite.cells, each_metric=_few(suite)))
+        parts += markdown_table(results_table(suite.cells, each_metric=_few(suite)))
         parts += ["", tell.verdict(suite.cells), ""]
         parts += [f"- {caveat}" for caveat in tell.caveats(suite.cells)]
         papers = tell.papers_table(suite.cells)
         if papers is not None:
-            parts += ["", *_markdown_table(papers[0]), "", *(f"- {note}" for note in papers[1])]
+            parts += ["", *markdown_table(papers[0]), "", *(f"- {note}" for note in papers[1])]
         for folder, table in suite.sweeps.items():
             parts += ["", f"{folder.name}, mean metric on the test split:", ""]
-            parts += _markdown_table(table)
+            parts += markdown_table(table)
         parts += ["", *(f"Made by {text} ({count})." for text, count in suite.provenance.items())]
         parts.append("")
     if len(results.suites) > 1:
         parts += ["### All suites", "", "Mean rank, and Δm % in brackets.", ""]
-        parts += [*_markdown_table(tell.overview(results.suites)), ""]
+        parts += [*markdown_table(tell.overview(results.suites)), ""]
     parts += [LEGEND, ""]
     return "\n".join(parts)
 
@@ -185,7 +185,9 @@ def _tint(text: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def _markdown_table(table: Lines) -> list[str]:
+def markdown_table(table: Lines) -> list[str]:
+    """The lines of a table, a bar in a cell escaped."""
+
     def row(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

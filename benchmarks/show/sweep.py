@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.results.cells import Cell
 from benchmarks.results.summary import mean_metric, spread
-from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
+from benchmarks.show.pictures import STYLE, TASK_COLOURS, boxes, save
 from benchmarks.writing import spread_over
 
 Groups = Mapping[Any, list[Cell]]
@@ -57,26 +57,16 @@ def draw(method: str, name: str, ours: Groups, plain: Groups, path: Path) -> Non
 def _picture(method: str, name: str, ours: Groups, plain: Groups) -> Figure:
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
-    values = list(ours)
-    for groups, colour, label in (
-        (plain, "black", EQUAL_WEIGHTING),
-        (ours, TASK_COLOURS[0], method),
+    places = np.arange(len(ours))
+    for groups, colour, label, aside in (
+        (plain, "black", EQUAL_WEIGHTING, -0.15),
+        (ours, TASK_COLOURS[0], method, 0.15),
     ):
         means = _means(groups)
-        axes.errorbar(
-            values,
-            [mean.mean() for mean in means],
-            yerr=[mean.std(ddof=1) if len(mean) > 1 else 0 for mean in means],
-            fmt="o-",
-            ms=4,
-            capsize=2,
-            color=colour,
-            label=label,
-        )
-    positive = np.array(values) > 0
-    if positive.all() and max(values) > 20 * min(values):
-        axes.set_xscale("log")
+        boxes(axes, means, (places + aside).tolist(), colour)
+        axes.plot(places + aside, [np.median(m) for m in means], color=colour, label=label, lw=0.8)
+    axes.set_xticks(places, [f"{value:g}" for value in ours])
     axes.set_xlabel(name)
     axes.set_ylabel("mean metric, test split")
-    axes.legend()
+    axes.legend(title="a point for each seed")
     return figure

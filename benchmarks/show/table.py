@@ -1,13 +1,21 @@
 """The table of a suite's results, as rows of text and for a terminal."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL, SINGLE_TASK
+from benchmarks.methods import (
+    BASELINES,
+    EQUAL_WEIGHTING,
+    SIMPLE_MODEL,
+    SINGLE_TASK,
+    UNTRAINED,
+)
 from benchmarks.results.gather import Lines
 from benchmarks.results.summary import (
     Cells,
@@ -38,9 +46,11 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
     shown = [i for i in range(len(metrics)) if each_metric or i not in columns]
     seeds = {len(group) for group in networks(cells).values()}
     several = several_metrics(cells)
+    searched = any(cell.chosen for group in cells.values() for cell in group)
     heading = ["method", *(metrics[i].name for i in shown), "mean", "Δm %"]
     heading += [*(["Δp %"] if several else []), "rank"]
-    heading += ["against equal weighting", "rate", "epoch", "time"]
+    heading += ["against equal weighting", "rate"]
+    heading += [*(["chosen"] if searched else []), "epoch", "time"]
     heading += ["seeds"] if len(seeds) > 1 else []
     ranks = mean_ranks(cells)
     compared = compare(cells, EQUAL_WEIGHTING)
@@ -51,11 +61,16 @@ def results_table(cells: Cells, *, each_metric: bool) -> Lines:
         row = [method, *(spread(test_metrics(group)[:, i]) for i in shown)]
         row.append(spread(mean_metric(cells, method)))
         for one in changes:
-            row.append("–" if one is None or method == SINGLE_TASK else spread(one, sign="+"))
+            if one is None or method == SINGLE_TASK or not np.isfinite(one).all():
+                row.append("–")
+            else:
+                row.append(spread(one, sign="+"))
         row.append(rank_text(ranks.get(method, math.nan)))
         row.append(_against(compared.get(method)))
         rate, epoch = group[0].learning_rate, np.mean([cell.epoch for cell in group])
-        row += ["–", "–"] if method == SIMPLE_MODEL else [f"{rate:g}", f"{epoch:.0f}"]
+        row.append("–" if method in UNTRAINED else f"{rate:g}")
+        row += [named(group[0].chosen)] if searched else []
+        row.append("–" if method in UNTRAINED else f"{epoch:.0f}")
         row.append("–" if time is None else f"{time:.2f}x")
         row += [str(len(group))] if len(seeds) > 1 else []
         rows.append(row)
@@ -102,7 +117,7 @@ def table(cells: Cells, *, each_metric: bool = True) -> Table:
     for method, row in zip(cells, rows, strict=True):
         result.add_row(
             *(row[i] for i in shown),
-            style="dim" if method in (SIMPLE_MODEL, *BASELINES) else "",
+            style="dim" if method in (*UNTRAINED, *BASELINES) else "",
             end_section=method in (SIMPLE_MODEL, EQUAL_WEIGHTING),
         )
     return result
@@ -114,6 +129,11 @@ def _against(one: Comparison | None) -> str:
     digits = 1 if abs(one.margin) >= 1 or abs(one.mean) >= 10 else 3
     mark = " *" if one.certain else ""
     return f"{one.mean:+.{digits}f} ± {one.margin:.{digits}f}{mark}"
+
+
+def named(hyperparameters: Mapping[str, Any]) -> str:
+    """Hyper-parameters with their values, or a dash where there are none."""
+    return ", ".join(f"{name}={value}" for name, value in hyperparameters.items()) or "–"
 
 
 def rank_text(place: float) -> str:

@@ -23,7 +23,7 @@ from benchmarks.results.summary import (
     with_common_seeds,
 )
 from benchmarks.show.papers import PAPER_RESULTS
-from benchmarks.show.table import rank_text
+from benchmarks.show.table import named, rank_text
 from benchmarks.writing import number_of
 
 
@@ -51,8 +51,9 @@ def baseline(cells: Cells) -> str | None:
     if SIMPLE_MODEL not in cells:
         return None
     simple = cells[SIMPLE_MODEL][0]
-    model = simple.config["hyperparameters"]["model"]
-    name = f"The baseline is a model of scikit-learn for each task alone: {model}."
+    told = simple.config["hyperparameters"]
+    what = told.get("what", "a model of scikit-learn for each task alone")
+    name = f"The baseline is {what}: {told['model']}."
     if EQUAL_WEIGHTING not in cells:
         return name
     ours, theirs = (mean_metric(cells, m).mean() for m in (EQUAL_WEIGHTING, SIMPLE_MODEL))
@@ -91,13 +92,32 @@ def caveats(cells: Cells) -> list[str]:
             "end in another order."
         )
     rates = config["learning_rates"]
-    edge = [m for m, group in cells.items() if group[0].learning_rate in (min(rates), max(rates))]
+    edge = [
+        method
+        for method, group in cells.items()
+        if not group[0].chosen and group[0].learning_rate in (min(rates), max(rates))
+    ]
     if len(rates) > 2 and edge:
         found.append(
             "The learning rate chosen is the smallest or the largest of the grid for "
             f"{_few(edge, cells)}: another grid may suit better."
         )
+    if edge := [method for method, group in cells.items() if _at_an_edge(group[0])]:
+        found.append(
+            f"The hyper-parameter chosen is the smallest or the largest that was tried for "
+            f"{_few(edge, cells)}: another may suit better."
+        )
     return found
+
+
+def _at_an_edge(cell: Cell) -> bool:
+    """Whether a hyper-parameter is the smallest or the largest number of at least three tried."""
+    for name, value in cell.chosen.items():
+        tried = [trial.hyperparameters.get(name) for trial in cell.trials]
+        numbers = [number for number in tried if number is not None]
+        if len(numbers) > 2 and value in (min(numbers), max(numbers)):
+            return True
+    return False
 
 
 def _diverged(trained: Sequence[Cell]) -> str | None:
@@ -110,10 +130,19 @@ def protocol(results: SuiteResults) -> str:
     config = first_cell(results.cells).config
     rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
     steps = config["steps_per_epoch"]
+    searched = {
+        method: "; ".join(map(named, group[0].config["searched"]))
+        for method, group in results.cells.items()
+        if "searched" in group[0].config
+    }
+    instead = (
+        f" As many trainings of seed 0, at equal weighting's rate, choose for "
+        f"{', '.join(f'{method} from {tried}' for method, tried in searched.items())}."
+    )
     return (
         f"{number_of('epoch', config['epochs'])} of {number_of('step', steps)}, batches of "
         f"{config['batch_size']}; the learning rate is the best of {rates} on the validation "
-        "split (tried with seed 0), and so is the epoch."
+        f"split (tried with seed 0), and so is the epoch.{instead if searched else ''}"
     )
 
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.data.splits import LoadedTexts
 from benchmarks.suite import Preset, Suite
 
 if TYPE_CHECKING:
+    from benchmarks.data.pairs import LoadedPairs
     from benchmarks.train.problem import Problem
 
 DATA: dict[str, dict[str, Any]] = {
@@ -27,12 +27,12 @@ class Paraphrase(Suite):
     name: ClassVar[str] = "paraphrase"
     presets: ClassVar = {
         "quick": Preset(epochs=6, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3)),
-        "standard": Preset(epochs=8, batch_size=64, learning_rates=(1e-3, 2e-3, 4e-3)),
+        "standard": Preset(epochs=6, batch_size=64, learning_rates=(1e-3, 2e-3, 4e-3)),
         "paper": Preset(epochs=30, batch_size=64, learning_rates=(1e-4, 3e-4, 1e-3)),
     }
     compared: ClassVar = ("gradnorm", "pcgrad", "cagrad")
 
-    def load(self) -> LoadedTexts:
+    def load(self) -> "LoadedPairs":
         """The pairs, and the vocabulary."""
         from benchmarks.data.pairs import pairs
 

@@ -1,8 +1,10 @@
 """The protocol of every suite: which trainings make a cell, and which cells are still missing.
 
 The first seed tries every learning rate of the grid; the one with the best mean metric on the
-validation split serves the other seeds too. Each training reports the epoch that was best on the
-validation split. The test split is read once, by the parameters of that epoch.
+validation split serves the other seeds too. A row with hyper-parameters to choose from tries as
+many of those instead, at the learning rate that equal weighting has chosen. Each training reports
+the epoch that was best on the validation split. The test split is read once, by the parameters of
+that epoch.
 """
 
 import hashlib
@@ -10,18 +12,18 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.errors import InterruptedRunError
-from benchmarks.methods import BASELINES, SIMPLE_MODEL
+from benchmarks.methods import ADVERSARIAL, BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL
 from benchmarks.results.cells import Cell, Config, Store, Trial, as_read
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
@@ -39,7 +41,15 @@ from benchmarks.train.training import (
     train,
 )
 
-AHEAD = 2  # Programs that wait for their row.
+AHEAD = 2  # Programs that wait for their training.
+
+
+class _Made(NamedTuple):
+    """How a row is trained, with one choice of what it searches."""
+
+    chosen: Mapping[str, Any]
+    recipe: Recipe
+    program: Callable[[], Program]
 
 
 def run_cells(
@@ -51,7 +61,10 @@ def run_cells(
     checkpoint_every: float = 60.0,
     progress: Progress = SILENT,
 ) -> dict[str, list[Cell]]:
-    """Train the cells that are not in ``store`` yet; every row's cells, in order of seed."""
+    """Train the cells that are not in ``store`` yet; every row's cells, in order of seed.
+
+    Rows that search stand after equal weighting's.
+    """
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
     found = {
@@ -64,32 +77,38 @@ def run_cells(
     }
     networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
-        row.label: (0 if 0 in found[row.label] else len(protocol.learning_rates))
+        row.label: (0 if 0 in found[row.label] else len(row.searched or protocol.learning_rates))
         + sum(seed not in found[row.label] for seed in range(1, protocol.seeds))
         for row in networks
     }
     progress.plan(sum(map(len, found.values())), protocol.epochs * sum(todo.values()))
     try:
-        missing = [row for row in networks if todo[row.label]]
-        with closing(_compiled(missing, problem)) as recipes:
+        missing = {
+            row.label: (row, _choices(row, found[row.label].get(0)))
+            for row in networks
+            if todo[row.label]
+        }
+        with closing(_compiled(missing.values(), problem)) as programs:
             # Once it is asked for, the first program is compiled beside the simple models.
-            first = list(itertools.islice(recipes, 1))
+            made = itertools.chain(list(itertools.islice(programs, 1)), programs)
             for row in rows:
                 if row not in networks and not found[row.label]:
                     progress.row(row.label)
                     found[row.label][0] = _simple_model(problem, store, row, configs[row.label])
-            for row, made, program in itertools.chain(first, recipes):
+            for row, choices in missing.values():
                 progress.row(row.label)
+                rates = protocol.learning_rates
+                if row.searched:
+                    rates = (found[EQUAL_WEIGHTING][0].learning_rate,)
                 _Trainer(
-                    made,
-                    program,
                     store,
                     row,
+                    rates,
                     protocol,
                     configs[row.label],
                     checkpoint_every,
                     progress,
-                ).complete(found[row.label])
+                ).complete(found[row.label], itertools.islice(made, len(choices)))
     except KeyboardInterrupt:
         kept = sum(map(len, found.values()))
         raise InterruptedRunError(
@@ -127,18 +146,27 @@ def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> C
     return cell
 
 
+def _choices(row: Row, first: Cell | None) -> Sequence[Mapping[str, Any]]:
+    """What has to be trained: all that is searched, or what the first seed has chosen."""
+    if not row.searched:
+        return ({},)
+    return row.searched if first is None else (first.chosen,)
+
+
 def _compiled(
-    rows: Sequence[Row], problem: Problem
-) -> Generator[tuple[Row, Recipe, Callable[[], Program]]]:
-    """Each row's recipe and program; those that follow are compiled while it is trained."""
+    rows: Iterable[tuple[Row, Sequence[Mapping[str, Any]]]], problem: Problem
+) -> Generator[_Made]:
+    """Recipe and program of each row's choices; the next are compiled while one is trained."""
     compiler = ThreadPoolExecutor(1)
-    waiting: deque[tuple[Row, Recipe, Callable[[], Program]]] = deque()
+    waiting: deque[_Made] = deque()
     try:
-        for row in rows:
-            made = recipe(row.method, problem, row.hyperparameters)
-            waiting.append((row, made, compiler.submit(compiled, made, lowered(made)).result))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft()
+        for row, choices in rows:
+            for chosen in choices:
+                made = recipe(row.method, problem, {**row.hyperparameters, **chosen})
+                program = compiler.submit(compiled, made, lowered(made)).result
+                waiting.append(_Made(chosen, made, program))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
     finally:
@@ -147,9 +175,13 @@ def _compiled(
 
 def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
     """Everything that decides a cell's numbers, apart from its seed and the code itself."""
+    defaults: Mapping[str, Any]
     if row.method == SIMPLE_MODEL:
         assert problem.baseline is not None
-        defaults: Mapping[str, Any] = {"model": problem.baseline.name}
+        defaults = {"model": problem.baseline.name}
+    elif row.method in ADVERSARIAL:
+        assert problem.adversarial is not None
+        defaults = problem.adversarial().config
     else:
         defaults = {} if row.method in BASELINES else default_hyperparameters(row.method)
     return as_read(
@@ -163,6 +195,7 @@ def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
             "epochs": protocol.epochs,
             "learning_rates": protocol.learning_rates,
             "hyperparameters": {**defaults, **row.hyperparameters},
+            **({"searched": row.searched} if row.searched else {}),
         }
     )
 
@@ -171,53 +204,61 @@ def configuration(problem: Problem, row: Row, protocol: Protocol) -> Config:
 class _Trainer:
     """Makes the missing cells of one row."""
 
-    recipe: Recipe
-    program: Callable[[], Program]
     store: Store
     row: Row
+    learning_rates: tuple[float, ...]
+    """What the first seed tries."""
     protocol: Protocol
     config: Config
     checkpoint_every: float
     progress: Progress
 
-    def complete(self, found: dict[int, Cell]) -> None:
+    def complete(self, found: dict[int, Cell], choices: Iterable[_Made]) -> None:
         """Train what ``found`` lacks, saving each cell as soon as it is finished."""
-        if 0 not in found:
-            found[0] = self._first()
+        if 0 in found:
+            (made,) = choices
+        else:
+            found[0], made = self._first(choices)
         rate, trials = found[0].learning_rate, found[0].trials
         missing = [s for s in range(1, self.protocol.seeds) if s not in found]
         if missing:
-            run = self._train([Member(seed, rate) for seed in missing])
+            run = self._train(made, [Member(seed, rate) for seed in missing])
             for number, seed in enumerate(missing):
-                found[seed] = self._finish(run, number, Member(seed, rate), trials)
+                found[seed] = self._finish(made, run, number, Member(seed, rate), trials)
         self.store.discard_unfinished()
 
-    def _first(self) -> Cell:
-        """The first seed, with the learning rate that suits the method best."""
-        members = [Member(0, rate) for rate in self.protocol.learning_rates]
-        run = self._train(members)
+    def _first(self, choices: Iterable[_Made]) -> tuple[Cell, _Made]:
+        """The first seed, with what suits the method best, and how that is trained."""
+        members = [Member(0, rate) for rate in self.learning_rates]
+        runs = [(made, self._train(made, members)) for made in choices]
+        tried = [(made, run, number) for made, run in runs for number, _ in enumerate(members)]
         trials = tuple(
-            Trial(member.learning_rate, float(best))
-            for member, best in zip(members, run.best, strict=True)
+            Trial(members[number].learning_rate, float(run.best[number]), made.chosen)
+            for made, run, number in tried
         )
-        chosen = int(np.argmax([trial.validation for trial in trials]))
-        return self._finish(run, chosen, members[chosen], trials)
+        best = int(np.argmax([trial.validation for trial in trials]))
+        made, run, number = tried[best]
+        return self._finish(made, run, number, members[number], trials), made
 
-    def _train(self, members: list[Member]) -> Run:
-        training = json.dumps([self.row.label, members, self.config], sort_keys=True)
-        name = hashlib.sha256(training.encode()).hexdigest()[:16]
+    def _train(self, made: _Made, members: list[Member]) -> Run:
+        training = [self.row.label, members, self.config]
+        if made.chosen:
+            training.append(made.chosen)
+        name = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:16]
         return train(
-            self.recipe,
+            made.recipe,
             members,
             epochs=self.protocol.epochs,
-            program=self.program,
+            program=made.program,
             checkpoint=Checkpoint(self.store.unfinished / name, every=self.checkpoint_every),
             on_epoch=lambda: self.progress.epoch(len(members)),
         )
 
-    def _finish(self, run: Run, number: int, member: Member, trials: tuple[Trial, ...]) -> Cell:
+    def _finish(
+        self, made: _Made, run: Run, number: int, member: Member, trials: tuple[Trial, ...]
+    ) -> Cell:
         """Read the test split and save the cell."""
-        problem = self.recipe.problem
+        problem = made.recipe.problem
         params, statistics = jax.tree.map(
             lambda p: p[number : number + 1], (run.params, run.statistics)
         )
@@ -233,6 +274,7 @@ class _Trainer:
             test_loss=losses[0],
             curves=jax.tree.map(lambda curve: curve[number], run.curves),
             timing=run.timing,
+            chosen=made.chosen,
         )
         self.store.save(cell)
         return cell

@@ -32,6 +32,18 @@ class Baseline(NamedTuple):
     """Fits the models; what they say of the validation and of the test split, for `scores`."""
 
 
+class Adversarial(NamedTuple):
+    """The same tasks for a network with private features, which hides the task in shared ones."""
+
+    problem: "Problem"
+    objective: Callable[[PyTree, PyTree], tuple[Array, Array]]
+    """Parameters and batch to the losses ``(t,)``, and to what training adds to each."""
+    encoder: Callable[[Any], bool]
+    """Whether the leaf at a key path makes the features that all tasks share."""
+    config: Mapping[str, Any]
+    """What it has besides, for the record."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Data, model, losses and scores of ``t`` tasks.
@@ -105,6 +117,8 @@ class Problem:
     """Of XLA, for the program of an epoch."""
     baseline: Baseline | None = None
     """Simple models on the same split, if there are any."""
+    adversarial: Callable[[], Adversarial] | None = None
+    """Makes what `methods.ADVERSARIAL` train, where the suite has that."""
 
     def __post_init__(self) -> None:
         if self.separate and (self.on_host or self.statistics is not None):

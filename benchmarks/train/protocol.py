@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.methods import SIMPLE_MODEL
+from benchmarks.methods import UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,9 @@ class Row:
 
     method: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    searched: tuple[Mapping[str, Any], ...] = ()
+    """Hyper-parameters to choose from, at equal weighting's learning rate; none: the first seed
+    tries the learning rates."""
 
     @property
     def label(self) -> str:
@@ -22,7 +25,7 @@ class Row:
 
     def seeds(self, protocol: "Protocol") -> range:
         """Those it is trained with: simple models draw nothing, and are fitted once."""
-        return range(1 if self.method == SIMPLE_MODEL else protocol.seeds)
+        return range(1 if self.method in UNTRAINED else protocol.seeds)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 import mtl_optax as mtl
-from benchmarks.methods import ADATASK_ON, EQUAL_WEIGHTING, SINGLE_TASK
-from benchmarks.train.problem import Problem, single_task
+from benchmarks.methods import ADATASK_ON, ADVERSARIAL, EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.train.problem import Adversarial, Problem, single_task
 
 
 class Update(Protocol):
@@ -58,7 +59,8 @@ def recipe(
     others see the task gradients of the shared parameters. Heads follow each paper's rule.
 
     Args:
-        method: one of `methods.BASELINES`, of `methods.ADATASK_ON` or of the registry.
+        method: one of `methods.BASELINES`, of `methods.ADATASK_ON`, of `methods.ADVERSARIAL` or of
+            the registry.
         problem: what to train on.
         hyperparameters: those of the method that are not to be the library's defaults.
     """
@@ -66,6 +68,9 @@ def recipe(
         return _plain(single_task(problem))
     if method == EQUAL_WEIGHTING:
         return _plain(problem)
+    if method in ADVERSARIAL:
+        assert problem.adversarial is not None
+        return _adversarial(problem.adversarial(), ADVERSARIAL[method])
     modified = ADATASK_ON.get(method)
     info = mtl.method_info(modified or method)
     tasks = problem.num_tasks
@@ -189,3 +194,40 @@ def _recipe(
         query,
         lambda state: state.statistics,
     )
+
+
+def _adversarial(made: Adversarial, method: str) -> Recipe:
+    """The sum of the losses and of what is added; or the encoder under a method that weights tasks.
+
+    Such weights leave the added terms alone, which then count as their mean over the tasks, and all
+    leaves but the encoder's: those get the plain gradient.
+    """
+    problem = made.problem
+
+    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
+        losses, added = made.objective(params, batch)
+        return losses.sum() + added.sum(), losses
+
+    def plain(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
+        return losses, *problem.optimizer(rate).update(grads, state, params)
+
+    if method == EQUAL_WEIGHTING:
+        return Recipe(problem, problem.optimizer(_ANY_RATE).init, plain)
+    weighted = mtl.on_shared(mtl.get(method, problem.num_tasks), made.encoder)
+    gather = mtl.value_and_task_grads(
+        lambda params, batch: made.objective(params, batch)[0], shared=made.encoder, stacked=False
+    )
+
+    def update(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
+        losses, grads = gather(params, batch)
+        descent, weighting = weighted.update(grads, state[0], params, task_losses=losses)
+        added = jax.grad(lambda params: made.objective(params, batch)[1].mean())(params)
+        total = jax.tree.map(jnp.add, descent, added)
+        updates, optimizer = problem.optimizer(rate).update(total, state[1], params)
+        return losses, updates, (weighting, optimizer)
+
+    def init(params: PyTree) -> PyTree:
+        return weighted.init(params), problem.optimizer(_ANY_RATE).init(params)
+
+    return Recipe(problem, init, update)

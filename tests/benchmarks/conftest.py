@@ -8,3 +8,10 @@ import pytest
 def _default_precision():
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _no_data_set_at_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCIKIT_LEARN_DATA", str(tmp_path_factory.mktemp("sets")))
+        yield

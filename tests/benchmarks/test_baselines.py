@@ -128,15 +128,3 @@ def test_pixels_are_told_apart():
         np.testing.assert_array_equal(found[:, :2].argmax(axis=-1), wanted)
         assert np.abs(found[:, 2, :2] - 30 * wanted).max() < 5
     assert "of 50 canvases" in baseline.name
-
-
-def test_what_two_texts_have_in_common():
-    overlap = baselines.Overlap(["a big cat", "the small dog"])
-    same, half, none = overlap(
-        [("a big cat", "a big cat"), ("A big cat", "a big dog runs"), ("big cat", "small dog")]
-    )
-    np.testing.assert_allclose(same, [1, 1, 1, 1, 1, 3, 3, 3, 0, 3, 3])
-    np.testing.assert_allclose(half[3:], [2 / 5, 2 / 3, 2, 3, 4, 1, 2, 0])
-    np.testing.assert_allclose(none[3:], [0, 0, 0, 2, 2, 0, 0, 0])
-    assert 0 < half[0] < 1
-    assert none[0] == none[1] == 0

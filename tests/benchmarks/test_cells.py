@@ -58,6 +58,14 @@ def test_a_cell_reads_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pcgrad-seed1.json"]
 
 
+def test_what_was_searched_reads_back(tmp_path: Path) -> None:
+    trials = (Trial(0.1, 20.0, {"mix": 0.3}), Trial(0.1, 10.0, {"rho": None}))
+    cell = dataclasses.replace(CELL, trials=trials, chosen={"mix": 0.3})
+    Store(tmp_path).save(cell)
+    read = Store(tmp_path).load("pcgrad", 1, CELL.config)
+    assert (read.trials, read.chosen) == (trials, {"mix": 0.3})
+
+
 def test_another_configuration_is_another_cell(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save(CELL)
@@ -96,6 +104,7 @@ def test_a_save_that_fails_leaves_the_old_file(
         lambda text: text.replace('"test": [', '"test": [1.0, '),
         lambda text: text.replace('"tasks": [', '"tasks": ["more", '),
         lambda text: text.replace('"counts": true', '"count": true'),
+        lambda text: text.replace('"epoch": ', '"chosen": "mix", "epoch": '),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, damage) -> None:

@@ -13,7 +13,7 @@ import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks.__main__ import COMMANDS
 from benchmarks.methods import registry
-from benchmarks.show.command import Report
+from benchmarks.show.command import Claims, Report
 from benchmarks.speed.command import Speed
 from benchmarks.speed.compiling.command import Compile
 from benchmarks.suites import SUITES, digits
@@ -24,7 +24,8 @@ TINY = ["--methods", "pcgrad", "adatask", "--seeds", "2", "--epochs", "2"]
 TINY += ["--batch-size", "100", "--learning-rates", "0.01"]
 NETWORKS = ("single_task", "equal_weighting", "pcgrad", "adatask")
 ROWS = ("baseline", *NETWORKS)
-PICTURES = {f"{n}.png" for n in ("summary", "curves", "losses", "variance", "weights", "cosine")}
+PICTURES = {"summary", "tasks", "curves", "losses", "variance", "weights", "cosine"}
+PICTURES = {f"{name}.png" for name in PICTURES}
 
 
 def run(*arguments):
@@ -55,7 +56,9 @@ def folder(finished, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, Compile, Report, Speed], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, Claims, Compile, Report, Speed], ids=lambda c: c.__name__
+)
 def test_every_command_computes_in_float32(command, monkeypatch):
     dtypes = []
     monkeypatch.setattr(command, "check", lambda _: None)
@@ -87,13 +90,13 @@ assert {slow} <= set(sys.modules)
 def test_help_lists_and_mistakes_import_nothing_slow(tmp_path):
     (tmp_path / "file").write_text("")
     out, nowhere = str(tmp_path / "file"), str(tmp_path / "nowhere")
-    commands = [suite.name for suite in COMMANDS] + ["compile", "speed", "report"]
+    commands = [suite.name for suite in COMMANDS] + ["compile", "speed", "report", "claims"]
     cases = [(0, *command, "--help") for command in ([], *([name] for name in commands))]
     cases += [(0, "sweep", "--help"), (0, "sweep", "digits", "--help"), (0, "list")]
     cases += [(2, "digtis"), (2, "digits", "--epcohs", "3"), (2, "sweep", "digits", "--over", "c")]
     cases += [(2, "digits", "--epochs", "0"), (2, "sweep", "digits", "--method", "cagard")]
     cases += [(2, name, "--methods", "x") for name in commands if name != "report"]
-    cases += [(2, name, "--out", out) for name in commands if name != "report"]
+    cases += [(2, name, "--out", out) for name in commands if name not in ("report", "claims")]
     cases += [(2, "report", "--into", nowhere), (2, "speed", "--into", nowhere)]
     cases += [
         (2, suite.name, "--data-dir", nowhere, "--out", str(tmp_path / "out"))
@@ -116,7 +119,7 @@ def test_the_usage_line_names_every_command(capsys):
     with pytest.raises(SystemExit):
         command_line.main(["--help"])
     named = re.search(r"\{(\w+(,\w+)*)\}", re.sub(r"\s", "", capsys.readouterr().out)).group(1)
-    assert {"digits", "toy", "sweep", "grid", "speed", "compile", "report", "list"} <= {
+    assert {"digits", "toy", "sweep", "grid", "speed", "compile", "report", "claims", "list"} <= {
         *named.split(",")
     }
 
@@ -266,7 +269,7 @@ def test_a_damaged_cell_is_named(folder, capsys, spoil, reason):
 def test_list_shows_suites_and_methods(capsys):
     assert command_line.main(["list"]) == 0
     printed = capsys.readouterr().out
-    for word in ("digits", "single_task", "equal_weighting", "pcgrad", "adatask"):
+    for word in ("digits", "single_task", "equal_weighting", "pcgrad", "adatask", "adv_mtl"):
         assert word in printed
 
 

@@ -3,6 +3,7 @@
 import ast
 import csv
 import gzip
+import inspect
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.data import (
     aliexpress,
+    alike,
     census,
     files,
     molecules,
@@ -24,7 +26,8 @@ from benchmarks.data import (
     topics,
     wechat,
 )
-from benchmarks.data.tables import Raw, fitted
+from benchmarks.data.splits import Splits
+from benchmarks.data.tables import Table, binned
 from benchmarks.errors import UserError
 from tests.benchmarks import small_data
 from tests.common import ROOT
@@ -102,11 +105,61 @@ def test_word_vectors_are_prepared_from_what_stands_near():
     left, values, _ = np.linalg.svd(information)
     wanted = (left[:, :3] * np.sqrt(values[:3]))[2:9]
     wanted /= np.sqrt(np.mean(wanted**2, axis=1, keepdims=True))
-    vectors = texts.prepared(rows, 10, 3, window=3)
+    vectors = texts.word_vectors(rows, 10, 3, window=3)
     assert not vectors[[0, 1, 9]].any()
     np.testing.assert_allclose(
         vectors[2:9] @ vectors[2:9].T, wanted @ wanted.T, rtol=1e-3, atol=1e-3
     )
+
+
+def test_word_vectors_are_made_once(tmp_path, monkeypatch):
+    """For each choice of what they are made of, and again where the file is not whole."""
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    rows = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.int32)
+    first, made = texts.prepared(rows, 10, 3, window=3), []
+    (kept,) = tmp_path.iterdir()
+    make = texts.word_vectors
+    source = inspect.getsource(make)
+    monkeypatch.setattr(texts.inspect, "getsource", lambda function: source)
+    monkeypatch.setattr(
+        texts, "word_vectors", lambda *args, **given: made.append(args) or make(*args, **given)
+    )
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), first)
+    assert made == []
+    other = rows.copy()
+    other[3, 4] += 1
+    texts.prepared(other, 10, 3, window=3)
+    texts.prepared(rows.reshape(10, 20), 10, 3, window=3)
+    texts.prepared(rows, 10, 2, window=3)
+    texts.prepared(rows, 10, 3, window=2)
+    texts.prepared(rows, 10, 3, window=3, seed=1)
+    assert len(made) == 5
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:50], whole[:-4], b"PK" + whole):
+        kept.write_bytes(damaged)
+        np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), first)
+        assert kept.read_bytes() == whole
+    assert len(made) == 9
+    source += "#"
+    texts.prepared(rows, 10, 3, window=3)
+    assert len(made) == 10
+    assert len([*tmp_path.iterdir()]) == 7
+
+
+def test_without_a_place_for_word_vectors_they_are_made(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).integers(0, 9, (20, 10)).astype(np.int32)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "file" / "data"))
+    wanted = texts.word_vectors(rows, 10, 3, window=3)
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), wanted)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "folder"))
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    np.testing.assert_array_equal(texts.prepared(rows, 10, 3, window=3), wanted)
+    assert not [*(tmp_path / "folder").iterdir()]
 
 
 def test_a_limit_draws_rows_by_seed(folder):
@@ -160,13 +213,79 @@ def test_reviews_know_what_repeats(folder):
 
 
 def test_pairs_keep_their_targets(folder):
-    splits, words, raw = pairs.pairs(folder, vocabulary=50, buckets=4, length=8, validation=0.25)
+    splits, words, raw, others = pairs.pairs(
+        folder, vocabulary=50, buckets=4, length=8, validation=0.25
+    )
     assert splits.train.present.sum(axis=1).tolist() == [36, 18]
     assert set(splits.train.targets[0]) == {0, 1}
     assert splits.train.targets[1].max() > 4
     assert words[-4:] == [f"<unknown {number}>" for number in range(4)]
     for (_, text), row in zip(raw.test[1], splits.test.second[1], strict=False):
         assert decode(row, words) == texts.tokens(text)[:8]
+    # The file's other task has one text, of one word that no pair has.
+    assert others.shape == (pairs.PIECES, 8)
+    assert words[others[0, 0]].startswith("<unknown")
+    assert others.astype(bool).sum() == 1
+
+
+def test_what_two_texts_have_in_common():
+    overlap = alike.Overlap(["a big cat", "the small dog"])
+    same, half, none, numbers = overlap(
+        [
+            ("a big cat", "a big cat"),
+            ("A big cat", "a big dog runs"),
+            ("big cat", "small dog"),
+            ("It isn't 7 not 12", "12 or 30, cannot tell"),
+        ]
+    )
+    np.testing.assert_allclose(same, [1, 1, 1, 1, 1, 3, 3, 3, 0, 3, 3, 0, 0, 0])
+    np.testing.assert_allclose(half[3:], [2 / 5, 2 / 3, 2, 3, 4, 1, 2, 0, 0, 0, 0])
+    np.testing.assert_allclose(none[3:], [0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(numbers[-3:], [1, 2, 1])
+    assert 0 < half[0] < 1
+    assert none[0] == none[1] == 0
+
+
+def test_words_are_aligned_as_by_loops():
+    """In pieces of rows, whichever text comes first; an empty text has nothing to be found."""
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(9, 4)) * (np.arange(9) > 1)[:, None]
+    counts = np.array([50, 7, 1, 2, 3, 4, 5, 6, 9])
+    first = rng.integers(1, 9, (7, 5)) * (np.arange(5) < rng.integers(1, 6, (7, 1)))
+    second = rng.integers(1, 9, (7, 6)) * (np.arange(6) < rng.integers(1, 7, (7, 1)))
+    second[0] = 0
+
+    def found(text, other):
+        weights = [np.log((counts.sum() + 1) / (counts[word] + 1)) for word in text]
+        best = []
+        for word in text:
+            cosines = [
+                1.0
+                if word == its
+                else vectors[word]
+                @ vectors[its]
+                / max(np.linalg.norm(vectors[word]) * np.linalg.norm(vectors[its]), 1e-9)
+                for its in other
+            ]
+            best.append(max([0.0, *cosines]))
+        there = [word in other for word in text]
+        total = max(sum(weights), 1e-6)
+        missing = [weight * (1 - near) for weight, near in zip(weights, best, strict=True)]
+        return [
+            np.dot(weights, best) / total,
+            np.dot(weights, there) / total,
+            -max([0.0, *missing]),
+        ]
+
+    wanted = []
+    for one, two in zip(first, second, strict=True):
+        ends = [[word for word in row if word] for row in (one, two)]
+        both = np.array([found(*ends), found(*ends[::-1])])
+        wanted.append([*both.min(axis=0), *both.max(axis=0)])
+    for pair in ((first, second), (second, first)):
+        np.testing.assert_allclose(
+            alike.aligned(*pair, vectors, counts), wanted, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("side", [36, 28, 18, 12])
@@ -213,33 +332,34 @@ def test_the_census_gives_no_label_away(folder):
     splits, cardinalities = census.census(folder, validation=0.25)
     assert [len(split.labels) for split in splits] == [48, 16, 32]
     assert splits.train.numeric.shape[1] == len(census.NUMERIC)
-    # Of the other columns only race is left: three categories and "unseen"; the rest are bins.
-    assert cardinalities[0] == 4
-    assert len(cardinalities) == 1 + len(census.NUMERIC)
-    assert all(1 < bins <= 32 for bins in cardinalities[1:])
+    # Of the other columns only race is left: three categories and "unseen".
+    assert cardinalities == (4,)
     assert set(np.unique(splits.train.categories[:, 0])) == {1, 2, 3}
     assert (splits.test.categories[:, 0] == 0).sum() == 4
     np.testing.assert_allclose(splits.train.numeric.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(splits.train.numeric.std(axis=0), 1, atol=1e-5)
 
 
-def test_numbers_lie_in_bins_as_full_as_may_be():
-    """By the training rows alone, and never out of range; ties lie together."""
+def test_numbers_lie_in_bins_of_as_many_values():
+    """Of the training rows alone, and never out of range; ties lie together, and none is 0."""
     rng = np.random.default_rng(0)
-    column = np.concatenate([rng.normal(size=640), np.repeat([-9.0, 9.0], [300, 1])])
-    few = np.repeat([0.0, 1.0], [600, 341])
-    raw = Raw(np.stack([column, few], axis=1), np.full((941, 1), "a", object), np.ones((941, 1)))
-    splits, cardinalities = fitted(
-        raw, (np.arange(640), np.arange(640), np.array([640, 940])), bins=32
-    )
-    bins, ties = splits.train.categories[:, 1:].T
-    np.testing.assert_array_equal(np.bincount(bins), 20)
-    order = np.argsort(column[:640])
+    ties = np.concatenate([np.zeros(577), 1.0 + np.arange(63)])
+
+    def table(column, other):
+        size = len(column)
+        return Table(np.stack([column, other], 1), np.full((size, 1), 7), np.ones((size, 1)))
+
+    train = table(rng.normal(size=640), ties)
+    test = table(np.array([-9.0, 9.0]), np.array([-1.0, 99.0]))
+    splits, cardinalities = binned(Splits(train, train, test), 32)
+    same, bins, places = splits.train.categories.T
+    assert set(same) == {7}
+    np.testing.assert_array_equal(np.bincount(bins), [0] + [20] * 32)
+    order = np.argsort(train.numeric[:, 0])
     assert (np.diff(bins[order]) >= 0).all()
-    assert len(set(zip(few[:640], ties, strict=True))) == 2
-    assert splits.test.categories[:, 1].tolist() == [0, 31]
-    assert cardinalities[1] == 32
-    assert splits.test.categories.max(axis=0)[2] < cardinalities[2]
+    np.testing.assert_array_equal(np.bincount(places), [0, 578] + [2] * 31)
+    assert splits.test.categories[:, 1:].tolist() == [[1, 1], [32, 32]]
+    assert cardinalities == (33, 33)
 
 
 def test_molecules_are_standardised_by_training_rows(folder):

@@ -50,6 +50,63 @@ def test_the_first_seed_tries_the_grid_and_the_best_rate_serves_all(tmp_path):
         np.testing.assert_allclose(trial.validation, best, rtol=1e-4)
 
 
+C = tuple({"c": c} for c in (0.0, 0.7, 1.5))
+SEARCH = [Row("equal_weighting"), Row("cagrad", searched=C)]
+
+
+def test_a_search_tries_as_much_at_the_rate_of_equal_weighting(tmp_path):
+    """And the best on the validation split serves all seeds, under the method's plain name."""
+    planned, problem = [], toy_problem()
+    progress = Progress(plan=lambda kept, epochs: planned.append((kept, epochs)))
+    cells = run_cells(problem, Store(tmp_path), SEARCH, PROTOCOL, progress=progress)
+    assert planned == [(0, 2 * 4 * (3 + 2))]  # Epochs of both rows: three trials, two more seeds.
+    rate = cells["equal_weighting"][0].learning_rate
+    assert rate == 0.1
+    runs = [train(recipe("cagrad", problem, c), [Member(0, rate)], epochs=4) for c in C]
+    wanted = [run.curves.validation.mean(axis=-1).max() for run in runs]
+    best = int(np.argmax(wanted))
+    assert best == 2
+    for seed, cell in enumerate(cells["cagrad"]):
+        assert (cell.seed, cell.learning_rate, cell.chosen) == (seed, rate, {"c": 1.5})
+        assert [trial.hyperparameters for trial in cell.trials] == [*C]
+        assert {trial.learning_rate for trial in cell.trials} == {rate}
+        tried = [trial.validation for trial in cell.trials]
+        np.testing.assert_allclose(tried, wanted, rtol=1e-4)
+        alone = train(recipe("cagrad", problem, C[best]), [Member(seed, rate)], epochs=4)
+        np.testing.assert_allclose(cell.curves.loss, alone.curves.loss[0], rtol=1e-4)
+    content = json.loads((tmp_path / "cagrad-seed1.json").read_text())
+    assert content["chosen"] == {"c": 1.5}
+    assert content["config"]["searched"] == [*C]
+    assert content["config"]["hyperparameters"]["c"] == 0.5
+    plain = json.loads((tmp_path / "equal_weighting-seed1.json").read_text())
+    assert not {"chosen", "searched"} & {*plain, *plain["config"], *plain["trials"][0]}
+
+
+def test_a_search_goes_on_with_what_was_chosen(tmp_path, monkeypatch):
+    """Nothing is tried again for a seed that is missing, and all where other values are asked."""
+    first = run_cells(toy_problem(), Store(tmp_path), SEARCH, PROTOCOL)["cagrad"]
+    made = []
+
+    def counted(method, problem, given):
+        made.append({"method": method, **given})
+        return recipe(method, problem, given)
+
+    monkeypatch.setattr("benchmarks.train.experiment.recipe", counted)
+    run_cells(toy_problem(), Store(tmp_path), SEARCH, PROTOCOL)
+    assert made == []
+    (tmp_path / "cagrad-seed1.json").unlink()
+    again = run_cells(toy_problem(), Store(tmp_path), SEARCH, PROTOCOL)["cagrad"]
+    assert made == [{"method": "cagrad", "c": 1.5}]
+    assert again[1].chosen == {"c": 1.5}
+    assert again[1].trials == again[0].trials
+    np.testing.assert_allclose(again[1].test, first[1].test, rtol=1e-4)
+    made.clear()
+    other = [SEARCH[0], Row("cagrad", searched=C[:2])]
+    cells = run_cells(toy_problem(), Store(tmp_path), other, PROTOCOL)["cagrad"]
+    assert [one["c"] for one in made] == [0.0, 0.7]
+    assert [len(cell.trials) for cell in cells] == [2, 2, 2]
+
+
 def test_the_test_split_has_no_say(tmp_path):
     plain, _ = run(tmp_path / "plain", "pcgrad")
     spoiled = toy_problem(test=1e3 * toy_problem().test)
@@ -119,6 +176,9 @@ def test_what_changes_a_training_changes_its_configuration():
         other = dataclasses.replace(PROTOCOL, **changes)
         assert configuration(toy_problem(), row, other) != plain
     assert configuration(toy_problem(), Row("uw", {"factor": 1.0}), PROTOCOL) != plain
+    searches = configuration(toy_problem(), Row("uw", searched=({"factor": 1.0},)), PROTOCOL)
+    assert searches.pop("searched") == [{"factor": 1.0}]
+    assert searches == plain
 
 
 def test_finished_cells_are_used_again(tmp_path):

@@ -36,6 +36,8 @@ MODELS = {
         attention_heads=2,
         width=8,
         hidden=16,
+        alike=3,
+        side=4,
     ),
     "shared_bottom": partial(BACKBONES["shared_bottom"], **TABLE),
     "mmoe": partial(BACKBONES["mmoe"], **TABLE, experts=3),
@@ -75,7 +77,7 @@ def examples(name, seed=0):
         return normal(2), rng.integers([3, 40], size=(EXAMPLES, 2))
     words = rng.integers(1, 30, size=(2, EXAMPLES, 6))
     first, second = np.where(np.arange(6) < rng.integers(1, 7, size=(2, EXAMPLES, 1)), words, 0)
-    return (first, second) if name == "transformer" else (first,)
+    return (first, second, normal(3)) if name == "transformer" else (first,)
 
 
 def is_shared(path):

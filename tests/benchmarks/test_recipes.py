@@ -1,5 +1,7 @@
 """Every method trains, on a problem so small that the numbers can be worked out beside it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import optax
 import pytest
 
 import mtl_optax as mtl
-from benchmarks.methods import ADATASK_ON, BASELINES
+from benchmarks.methods import ADATASK_ON, ADVERSARIAL, BASELINES
+from benchmarks.train.problem import Adversarial
 from benchmarks.train.recipes import own_optimizer, recipe
 from benchmarks.train.training import Member, train
 from tests.benchmarks.problems import separate_problem, toy_problem
@@ -77,6 +80,35 @@ def test_adatask_takes_what_the_other_method_has_made(method):
         np.testing.assert_allclose(updates["heads"], -0.1 * own / np.sqrt(heads), rtol=1e-3)
         params = optax.apply_updates(params, updates)
     assert np.abs(step).max() > 1e-2
+
+
+@pytest.mark.parametrize("method", ADVERSARIAL)
+def test_weights_are_of_the_encoders_losses_alone(method):
+    """What is added, and all other leaves, follow their own gradients."""
+
+    def added(params):
+        return jnp.stack([jnp.sum(params["trunk"] ** 2), jnp.sum(jnp.sin(params["heads"]))])
+
+    problem = toy_problem(optimizer=optax.sgd)
+    made = Adversarial(
+        problem, lambda p, b: (problem.task_losses(p, b), added(p)), problem.shared, {}
+    )
+    params, batch = problem.init(jax.random.key(0)), jnp.asarray(problem.train[:8])
+    step = recipe(method, dataclasses.replace(problem, adversarial=lambda: made))
+    losses, updates, state = step.update(0.1, params, step.init(params), batch, None)
+    jacobian, of_added = (
+        jax.jacrev(lambda p: problem.task_losses(p, batch))(params),
+        jax.jacrev(added)(params),
+    )
+    np.testing.assert_allclose(losses, problem.task_losses(params, batch), rtol=1e-5)
+    weights = np.ones(2)
+    if method == "tchebycheff_adv":
+        weights[np.argmin(losses)] = 0
+        np.testing.assert_array_equal(mtl.task_weights(state), weights)
+    share = 1 if method == "adv_mtl" else 0.5
+    for name, w in (("trunk", weights), ("heads", np.ones(2))):
+        wanted = np.tensordot(w, jacobian[name], 1) + share * of_added[name].sum(axis=0)
+        np.testing.assert_allclose(updates[name], -0.1 * wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_query_gradients_are_those_of_the_query_batch():

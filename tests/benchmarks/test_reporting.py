@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.results.cells import Store
+from benchmarks.results.cells import Store, Trial
 from benchmarks.show import heatmap, pictures, tell
 from benchmarks.show.papers import PaperResult
 from benchmarks.train.problem import Metric
@@ -216,6 +216,53 @@ def test_caveats() -> None:
     assert ranks == "Ranks are over the seeds that every method has: 1."
     missing = {"pcgrad": cells(0.2, 1)["pcgrad"]}
     assert ["equal_weighting" in missing for missing in tell.caveats(missing)] == [True, False]
+
+
+def test_what_was_chosen_is_told(tmp_path: Path) -> None:
+    """In a column of its own, and what it was chosen from; the rate was no choice of the row's."""
+    tried = [{"rho": None}, {"rho": 0.1}, {"rho": 1.2}, {"rho": 0.3}]
+
+    def searched(value: float | None, rate: float = 0.2):
+        group = [
+            dataclasses.replace(
+                cell,
+                learning_rate=rate,
+                trials=tuple(Trial(rate, 1.0, each) for each in tried),
+                chosen={"rho": value},
+                config={**cell.config, "searched": tried},
+                epoch=1,
+            )
+            for cell in CELLS["pcgrad"]
+        ]
+        others = {m: [dataclasses.replace(c, epoch=1) for c in CELLS[m]] for m in CELLS}
+        return {**others, "pcgrad": group}
+
+    save(tmp_path / "toy", searched(1.2))
+    page, text = report(tmp_path)
+    assert "| rate | chosen | epoch |" in text
+    assert rows(text)["pcgrad"][6:9] == ["0.2", "rho=1.2", "1"]
+    assert rows(text)["equal_weighting"][6:9] == ["0.1", "–", "1"]
+    told = "choose for pcgrad from rho=None; rho=0.1; rho=1.2; rho=0.3."
+    assert told in text
+    assert told in page
+    save(tmp_path / "plain" / "toy")
+    assert "| chosen |" not in report(tmp_path / "plain")[1]
+
+    def edges(cells) -> list[str]:
+        grid = {**PROTOCOL, "learning_rates": [0.01, 0.1, 0.2]}
+        return tell.caveats(
+            {
+                method: [
+                    dataclasses.replace(cell, config={**cell.config, **grid}) for cell in group
+                ]
+                for method, group in cells.items()
+            }
+        )
+
+    (edge,) = edges(searched(1.2))
+    assert "hyper-parameter chosen is the smallest or the largest that was tried for pcgrad" in edge
+    assert edges(searched(0.3)) == []
+    assert edges(searched(None)) == []
 
 
 def test_several_suites_and_missing_baselines(tmp_path: Path) -> None:

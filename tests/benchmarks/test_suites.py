@@ -1,5 +1,6 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
+import mtl_optax as mtl
 from benchmarks import __main__ as command_line
 from benchmarks.data import files
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, PAPERS, check_names
+from benchmarks.methods import ADATASK_ON, ADVERSARIAL, COMPOSED, PAPERS, SEARCHED, check_names
 from benchmarks.problems import dominance
 from benchmarks.problems import scenes as of_scenes
 from benchmarks.problems.dominance import watch
@@ -24,6 +26,8 @@ from benchmarks.suite import SEEDS
 from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.topic import Topic
+from benchmarks.train.experiment import configuration
+from benchmarks.train.problem import single_task
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
 from tests.benchmarks import small_data
@@ -63,6 +67,27 @@ def test_a_problem_trains_and_is_scored(suite, folder, small_sizes):
     assert metrics.shape == (1, len(problem.metrics))
     assert np.isfinite(losses).all()
     assert np.isfinite(metrics).all()
+
+
+def test_texts_are_told_apart_by_what_hides_their_task(folder):
+    """The second as well as the first row learns, is scored, and is told by its configuration."""
+    suite = Topic(data_dir=folder, batch_size=8)
+    problem = suite.problem()
+    for method in ADVERSARIAL:
+        made = recipe(method, problem)
+        run = train(made, [Member(0, 3e-3)], epochs=2)
+        loss, log_t = run.curves.loss[0].sum(axis=1), 4 * np.log(4)
+        assert loss[1] < loss[0] < 2.5 * log_t
+        losses, metrics = evaluate(made.problem, run.params, problem.test)
+        assert metrics.shape == (1, len(problem.metrics))
+        assert np.isfinite(losses).all()
+        config = configuration(problem, suite.row(method), suite.protocol)
+        told = {"private_channels": 8, "lambda": 0.05, "gamma": 0.01}
+        assert config["hyperparameters"] == told
+        rest = configuration(problem, suite.row("uw"), suite.protocol)
+        assert {**rest, "hyperparameters": told} == config
+    assert run.curves.weights.shape == (1, 2, 4)
+    np.testing.assert_allclose(run.curves.weights.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
@@ -125,6 +150,47 @@ def test_a_backbone_is_chosen(backbone, folder):
     assert losses.shape == (3,)
 
 
+def test_members_are_networks_of_their_own(folder, monkeypatch):
+    """Each learns by its own loss; what is scored is their mean, for single-task networks too."""
+    sizes = {"embedding": 2, "widths": (8,), "tower": (8,)}
+    monkeypatch.setitem(census.Census.model, "standard", sizes)
+    problem = census.Census(preset="standard", data_dir=folder, batch_size=8).problem()
+    members = census.MEMBERS["standard"]
+    assert members > 1
+    params, few = problem.init(jax.random.key(0)), jax.tree.map(lambda x: x[:6], problem.test)
+    outputs = problem.outputs(params, few)
+    assert outputs.shape == (6, 3, members)
+    assert outputs.std(axis=-1).max() > 1e-2  # Each has a draw of its own.
+
+    def changed(path, leaf):
+        one = (0,) if problem.shared(path) else (slice(None), 0)
+        return leaf.at[one].add(1.0)
+
+    other = problem.outputs(jax.tree_util.tree_map_with_path(changed, params), few)
+    assert (jnp.abs(other - outputs)[..., 0] > 1e-3).all()
+    np.testing.assert_array_equal(other[..., 1:], outputs[..., 1:])
+    each = [problem.losses(outputs[..., one], few) for one in range(members)]
+    np.testing.assert_allclose(problem.losses(outputs, few), np.mean(each, axis=0), rtol=1e-5)
+    outputs = np.asarray(outputs)
+    np.testing.assert_array_equal(
+        problem.scores(outputs, few), problem.scores(outputs.mean(axis=-1), few)
+    )
+    alone = single_task(problem)
+    assert alone.outputs(alone.init(jax.random.key(0)), few).shape == outputs.shape
+
+
+def test_a_part_of_the_categories_is_made_unknown(folder):
+    problem = census.Census(preset="standard", data_dir=folder).problem()
+    batch = jax.tree.map(lambda x: np.concatenate([x] * 40), problem.train)
+    disturbed = problem.noise(jax.random.key(0), batch)
+    gone = disturbed.categories != batch.categories
+    assert not disturbed.categories[gone].any()
+    part = census.TRAINING["standard"]["unknown"]
+    np.testing.assert_allclose(gone.mean(), part, atol=0.01)
+    np.testing.assert_array_equal(disturbed.numeric, batch.numeric)
+    np.testing.assert_array_equal(disturbed.labels, batch.labels)
+
+
 def test_a_suite_runs_from_its_command(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(files.VARIABLE, str(folder))
     assert command_line.main(["census", *TINY, "--out", str(tmp_path)]) == 0
@@ -167,6 +233,7 @@ def test_a_missing_file_is_one_line(suite, tmp_path, capsys):
         (["census", "--backbone", "mmeo"], "--backbone"),
         (["topic", "--methods", "getmlt"], "Did you mean 'getmtl'"),
         (["topics"], "topic"),
+        (["census", "--methods", "adv_mtl"], "there is no method 'adv_mtl'"),
         (["synthetic", "--scale", "0"], "--scale must lie between 0 and 1000"),
     ],
 )
@@ -185,8 +252,40 @@ def test_the_presets_of_every_suite_are_complete():
             assert protocol.epochs > 0
             assert protocol.seeds == SEEDS[preset]
             assert len(protocol.learning_rates) >= (3 if preset == "quick" else 1)
-        check_names("compared", suite.compared, also=ADATASK_ON)
+        check_names("compared", suite.compared, also=(*ADATASK_ON, *suite.own))
         assert len(set(suite.compared)) == len(suite.compared)
+
+
+def test_what_is_composed_is_told_in_words():
+    assert [*COMPOSED] == [*ADATASK_ON, *ADVERSARIAL]
+
+
+def test_a_search_is_as_long_as_the_grid_and_begins_with_the_default():
+    """But for quick, which keeps the grid for all, and where there is one rate."""
+    for method, settings in SEARCHED.items():
+        parameters = inspect.signature(mtl.method_info(method).factory).parameters
+        ((name, value),) = settings[0].items()
+        assert value == parameters[name].default
+        assert len({json.dumps(setting) for setting in settings}) == len(settings)
+        for setting in settings:
+            mtl.get(method, 4, **setting)
+        for suite in SUITES:
+            for preset, given in suite.presets.items():
+                row, rates = suite(preset=preset).row(method), len(given.learning_rates)
+                several = preset != "quick" and rates > 1
+                assert len(row.searched) == (rates if several else 0)
+                assert row.searched == settings[: len(row.searched)]
+                assert row.label == method
+    assert Topic(preset="standard").row("uw").searched == ()
+    assert len(Topic(preset="standard", learning_rates=(0.1, 0.2)).row("emtl").searched) == 2
+
+
+def test_what_does_not_search_has_the_configuration_of_the_cells_kept():
+    suite = Synthetic(preset="standard")
+    problem = suite.problem()
+    for method in ("single_task", "uw", "adatask", "adatask+cagrad"):
+        kept = read_cell(suite.folder / f"{method}-seed0.json")
+        assert configuration(problem, suite.row(method), suite.protocol) == kept.config
 
 
 def test_a_preset_decides_methods_seeds_and_folder(monkeypatch):
@@ -255,13 +354,21 @@ def test_noise_goes_where_the_last_task_moves_most(monkeypatch):
     assert 0.03 < drawn.std() < 0.3
 
 
-@pytest.mark.parametrize("method", ["equal_weighting", "uw", "adatask", "adatask+cagrad"])
-def test_a_watched_training_is_the_training(method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("equal_weighting", {}),
+        ("uw", {"factor": 2.0}),
+        ("adatask", {}),
+        ("adatask+cagrad", {"c": 0.9}),
+    ],
+)
+def test_a_watched_training_is_the_training(method, given, monkeypatch):
     """It makes the losses of the recipe, and two full steps can be followed by hand."""
     monkeypatch.setattr(dominance, "_noise", lambda problem, params, squares: params)
     problem = toy_problem(batch_size=32, optimizer=lambda r: optax.rmsprop(r, decay=0.99))
-    watched = watch(method, problem, Member(0, 0.1), 2)
-    made = recipe(method, problem)
+    watched = watch(method, problem, Member(0, 0.1), 2, given)
+    made = recipe(method, problem, given)
     run = train(made, [Member(0, 0.1)], epochs=2)
     assert run.epoch[0] == 2
     for left, right in zip(

@@ -1,16 +1,18 @@
 """The figures of tables and pictures, against figures worked out by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
 from benchmarks.results import summary
 from benchmarks.results.cells import Cell, Trial, as_read
-from benchmarks.show.pictures import _band, _line, draw
+from benchmarks.show.pictures import _band, _gaps, _line, _searched, _tasks, boxes, draw
 from benchmarks.show.table import table
 from benchmarks.train.problem import Metric
 from benchmarks.train.training import Curves, Timing
@@ -245,13 +247,76 @@ def test_a_curve_of_few_epochs_has_marks(epochs):
     assert [line.get_marker() == "o" for line in axes.lines] == [epochs < 4] * 2
 
 
+def panels(figure: Figure) -> dict[str, Axes]:
+    return {axes.get_title(loc="left"): axes for axes in figure.axes}
+
+
+def test_each_task_has_a_panel_of_points() -> None:
+    """The mean of the metrics too; equal weighting's median is dotted."""
+    shown = panels(_tasks(CELLS))
+    assert [*shown] == ["mean", "sum fit", "first fit"]
+    for name, reached in (("mean", [70, 45]), ("sum fit", [80, 40]), ("first fit", [60, 50])):
+        values, bar = (shown[name].lines[k].get_xdata() for k in (0, 1))
+        np.testing.assert_allclose(values, reached)  # The lowest row: pcgrad, the last of all.
+        np.testing.assert_allclose(bar, np.mean(reached))
+    assert [text.get_text() for text in shown["mean"].get_yticklabels()] == [*CELLS][::-1]
+
+
+def test_gaps_are_told_task_by_task() -> None:
+    """Of the one method that reads a query split."""
+    group = [
+        dataclasses.replace(
+            one,
+            test_loss=np.array([3.0, 5.0]) + one.seed,
+            epoch=1,
+            curves=one.curves._replace(query_loss=np.array([[1.0, 2.0], [3.0, 4.0]])),
+        )
+        for one in CELLS["pcgrad"]
+    ]
+    figure = _gaps({**CELLS, "pcgrad": group})
+    assert figure is not None
+    for number, (task, axes) in enumerate(panels(figure).items()):
+        assert task == ("sum", "first")[number]
+        lines = {line.get_label(): line for line in axes.lines}
+        np.testing.assert_array_equal(lines["query"].get_ydata(), [1 + number, 3 + number])
+        test = lines["test, at the epoch reported"]
+        np.testing.assert_array_equal(test.get_xdata(), [1, 1])
+        np.testing.assert_array_equal(test.get_ydata(), [3 + 2 * number, 4 + 2 * number])
+    assert _gaps({"single_task": CELLS["single_task"]}) is None
+
+
+def test_what_was_tried_is_drawn_and_what_was_chosen_filled() -> None:
+    trials = tuple(Trial(0.1, good, {"c": c}) for c, good in ((0.5, 4.0), (0.2, 6.0), (0.8, 5.0)))
+    group = [dataclasses.replace(one, trials=trials, chosen={"c": 0.2}) for one in CELLS["pcgrad"]]
+    figure = _searched({**CELLS, "pcgrad": group})
+    assert figure is not None
+    (axes,) = figure.axes
+    points = axes.lines[:3]
+    assert [float(point.get_ydata()[0]) for point in points] == [4, 6, 5]
+    assert [point.get_markerfacecolor() != "white" for point in points] == [False, True, False]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["c=0.5", "c=0.2", "c=0.8"]
+    assert _searched(CELLS) is None
+
+
+def test_boxes_show_quartiles_and_points() -> None:
+    axes = Figure().subplots()
+    boxes(axes, [np.array([1.0, 2.0, 3.0, 4.0, 8.0, np.nan])], [7.0], "black")
+    box, _, _, median, points = axes.lines
+    assert sorted(set(box.get_ydata())) == [2, 4]
+    assert set(median.get_ydata()) == {3}
+    np.testing.assert_array_equal(points.get_ydata(), [1, 2, 3, 4, 8])
+    assert set(points.get_xdata()) == {7}
+    ends = [y for line in axes.lines[1:3] for y in line.get_ydata()]
+    assert (min(ends), max(ends)) == (1, 8)
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("methods", [[], ["pcgrad"]])
 def test_pictures(tmp_path: Path, seeds: int, methods: list[str]) -> None:
     names = ["single_task", "equal_weighting", *methods]
     draw({name: CELLS[name][:seeds] for name in names}, tmp_path)
-    expected = {"summary", "curves", "losses", "variance", "cosine"}
-    expected |= {"weights"} if methods else set()
+    expected = {"summary", "tasks", "curves", "losses", "variance", "cosine"}
+    expected |= {"weights", "gaps"} if methods else set()
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in expected}
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
