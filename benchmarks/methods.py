@@ -40,7 +40,7 @@ SEARCHED: Mapping[str, tuple[Mapping[str, Any], ...]] = MappingProxyType(
         "getmtl": _values("epsilon", 0.025, 0.1, 0.5, 0.0075, 0.25),
         "meta_weighting": _values("step_size", 0.1, 0.5, 0.05, 0.3, 1.0),
         "cagrad": _values("c", 0.5, 0.2, 0.8, 0.4, 0.1),
-        "gradnorm": _values("alpha", 1.5, 0.12, 0.5, 3.0, 1.0),
+        "gradnorm": _values("alpha", 1.5, 0.5, 3.0, 0.12, 1.0),
         "bandit_mtl": _values("rho", None, 0.1, 1.2, 0.3, 0.03),
         "emtl": ({"mix": 0.1}, {"mix": 0.3}, {"rho": 0.1}, {"mix": 0.5}, {"rho": 0.3}),
     }
