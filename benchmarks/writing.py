@@ -1,5 +1,6 @@
 """Folders and files to write: whatever is wrong with one is one clear line."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,13 +39,15 @@ def spread_over(seeds: int) -> str:
     return f"± is the standard deviation over {seeds} seeds." if seeds > 1 else "Of one seed."
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, beside other programs that may write it, too."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -162,6 +162,11 @@ def from_matrix(matrix: np.ndarray, scale: float = 1.0) -> Inputs:
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def stamps(folder: pathlib.Path) -> dict[str, int]:
+    """When each JSON file in a folder was written, by its name."""
+    return {file.stem: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+
+
 def environment_of(devices: int) -> dict[str, str]:
     """The environment of a process with several host devices: it is given them as it starts."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"

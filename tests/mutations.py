@@ -1706,8 +1706,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "benchmarks/writing.py": [
         (
             "a save is not atomic",
-            "        unfinished.write_text(text, encoding",
-            "        path.write_text(text)\n        unfinished.write_text(text, encoding",
+            "        unfinished.write_bytes(",
+            "        path.write_text(str(content))\n        unfinished.write_bytes(",
         ),
     ],
     "benchmarks/train/experiment.py": [
@@ -1829,8 +1829,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "AdvMTL adds nothing",
-            "return losses.sum() + added.sum(), losses",
-            "return losses.sum(), losses",
+            "return losses.sum() + added.sum(), (losses, statistics)",
+            "return losses.sum(), (losses, statistics)",
         ),
     ],
     "benchmarks/problems/shared_private.py": [

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from benchmarks.control.agent import (
-    NAMES,
     TEST,
     VALIDATION,
     Outcome,
@@ -23,9 +22,8 @@ from benchmarks.control.agent import (
     scores,
 )
 from benchmarks.control.training import Judgement, Trained, begin, evaluate, judge, train
-from benchmarks.errors import InterruptedRunError
 from benchmarks.methods import EQUAL_WEIGHTING, RANDOM, SIMPLE_MODEL, UNTRAINED
-from benchmarks.results.cells import Cell, Config, Store, Trial
+from benchmarks.results.cells import Cell, Config, Store, Trial, untrained_cell
 from benchmarks.train.experiment import configuration
 from benchmarks.train.problem import Problem
 from benchmarks.train.protocol import SILENT, Progress, Protocol, Row
@@ -80,14 +78,7 @@ def run_cells(
     """Make the cells that are not in ``store`` yet; every row's cells, in order of seed."""
     configs = {row.label: _configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
-    found = {
-        label: {
-            seed: cell
-            for seed in seeds[label]
-            if (cell := store.load(label, seed, config)) is not None
-        }
-        for label, config in configs.items()
-    }
+    found = {label: store.find(label, seeds[label], config) for label, config in configs.items()}
     progress.plan(sum(map(len, found.values())), 0)
     try:
         for row in rows:
@@ -100,11 +91,7 @@ def run_cells(
             else:
                 _complete(problem, store, row, protocol, configs[row.label], have)
     except KeyboardInterrupt:
-        kept = sum(map(len, found.values()))
-        raise InterruptedRunError(
-            f"interrupted: {kept} of {sum(map(len, seeds.values()))} cells are kept in "
-            f"{store.folder}; the same command (without --fresh) goes on from there"
-        ) from None
+        raise store.interrupted(found, sum(map(len, seeds.values()))) from None
     return {label: [found[label][seed] for seed in seeds[label]] for label in configs}
 
 
@@ -122,19 +109,8 @@ def _untrained(store: Store, row: Row, config: Config) -> Cell:
         jax.device_get(jax.jit(evaluate, static_argnums=(0, 1))(policy, episodes))
         for episodes in (VALIDATION, TEST)
     )
-    nothing = np.full((1, len(NAMES)), np.nan)
-    cell = Cell(
-        method=row.label,
-        seed=0,
-        config=config,
-        trials=(),
-        learning_rate=np.nan,
-        epoch=1,
-        test=scores(test),
-        test_loss=-test.total,
-        curves=Curves(nothing, -validation.total[None], None, scores(validation)[None], None, None),
-        timing=Timing(time.perf_counter() - began, None),
-    )
+    seconds, losses = time.perf_counter() - began, (-validation.total, -test.total)
+    cell = untrained_cell(row.label, config, seconds, scores(validation), scores(test), losses)
     store.save(cell)
     return cell
 

@@ -14,9 +14,9 @@ from benchmarks.control.environment import STEPS
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.results.cells import Cell
 from benchmarks.results.gather import Lines
-from benchmarks.results.summary import Cells, first_cell, networks
+from benchmarks.results.summary import Cells, first_cell, networks, spread
 from benchmarks.show import tell
-from benchmarks.show.pictures import GREY, STYLE, TASK_COLOURS, save
+from benchmarks.show.pictures import GREY, STYLE, TASK_COLOURS, band, save
 from benchmarks.show.render import markdown_table
 from benchmarks.writing import spread_over
 
@@ -26,29 +26,24 @@ def markdown(cells: Cells) -> str:
     seeds = max(map(len, cells.values()))
     parts = [
         "Success in percent of the test episodes:",
-        *_table(cells, lambda cell: cell.test[: len(NAMES)], ".0f"),
+        *_table(cells, lambda cell: cell.test[: len(NAMES)], 0),
         "Return of a test episode, over the task's reward scale:",
-        *_table(cells, lambda cell: -cell.test_loss, ".1f"),
+        *_table(cells, lambda cell: -cell.test_loss, 1),
         f"{spread_over(seeds)} {tell.verdict(cells)}",
     ]
     return "\n".join(parts + [f"- {caveat}" for caveat in tell.caveats(cells)]) + "\n"
 
 
 def _table(
-    cells: Cells, of_tasks: Callable[[Cell], Float[np.ndarray, " t"]], digits: str
+    cells: Cells, of_tasks: Callable[[Cell], Float[np.ndarray, " t"]], digits: int
 ) -> list[str]:
     rows = []
     for method, group in cells.items():
         values = np.stack([of_tasks(cell) for cell in group])
         values = np.concatenate([values.mean(axis=1, keepdims=True), values], axis=1)
-        rows.append([method, *(_spread(column, digits) for column in values.T)])
+        rows.append([method, *(spread(column, digits=digits) for column in values.T)])
     heading = ["method", "mean", *(name.removeprefix("task ") for name in NAMES)]
     return ["", *markdown_table(Lines(heading, rows)), ""]
-
-
-def _spread(values: Float[np.ndarray, " s"], digits: str) -> str:
-    text = f"{values.mean():{digits}}"
-    return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):{digits}}"
 
 
 def draw(cells: Cells, folder: Path) -> None:
@@ -63,10 +58,11 @@ def draw(cells: Cells, folder: Path) -> None:
         for method, group in trained.items():
             colour, dashes = LINES.get(method) or (colours[method], "-")
             success = np.stack([c.curves.validation[:, : len(NAMES)].mean(axis=1) for c in group])
-            _band(left, played, success, colour, dashes, method)
+            places = played * np.arange(1, success.shape[1] + 1)
+            band(left, places, success, colour, method, dashes)
             if all(cell.curves.cosine is not None for cell in group):
                 cosine = np.stack([np.asarray(cell.curves.cosine) for cell in group])
-                _band(middle, played, cosine, colour, dashes, method)
+                band(middle, places, cosine, colour, method, dashes)
         left.set(ylabel="success on validation episodes (%)", ylim=(-3, 103))
         middle.axhline(0, color="black", lw=0.8)
         middle.set(ylabel="mean cosine of the task gradients")
@@ -80,21 +76,6 @@ def draw(cells: Cells, folder: Path) -> None:
 
 LINES = {SINGLE_TASK: (GREY, "--"), EQUAL_WEIGHTING: ("black", "-")}
 _CYCLE = list(TASK_COLOURS)
-
-
-def _band(
-    axes: Axes,
-    played: float,
-    values: Float[np.ndarray, "s p"],
-    colour: str,
-    dashes: str,
-    label: str,
-) -> None:
-    """A mean over seeds, and one deviation around it."""
-    place = played * np.arange(1, values.shape[1] + 1)
-    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1))
-    axes.plot(place, mean, color=colour, ls=dashes, lw=1.6, label=label)
-    axes.fill_between(place, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
 
 
 def _by_task(axes: Axes, cells: Cells) -> None:

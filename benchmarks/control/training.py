@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-import mtl_optax as mtl
 from benchmarks.control.agent import VALIDATION, Outcome, Policy, actor, batch_of, outcome, play
 from benchmarks.train.problem import Problem
 from benchmarks.train.recipes import Recipe
+from benchmarks.train.training import mean_cosine, weights_of
 
 
 class Trained(NamedTuple):
@@ -59,7 +59,7 @@ def train(recipe: Recipe, epochs: int, rate: Any, params: PyTree, key: PRNGKeyAr
             query = batch_of(problem, params, jax.random.fold_in(key, 1))
         batch = batch_of(problem, params, key)
         losses, updates, state = recipe.update(rate, params, state, batch, query)
-        return (optax.apply_updates(params, updates), state), (losses, _weights(state))
+        return (optax.apply_updates(params, updates), state), (losses, weights_of(state))
 
     def epoch(carry: tuple[PyTree, PyTree], now: tuple[Array, Array]) -> tuple[Any, Any]:
         carry, trace = jax.lax.scan(update, carry, now)
@@ -78,7 +78,7 @@ def judge(problem: Problem, params: PyTree) -> Judgement:
     def one(now: tuple[PyTree, Array]) -> Judgement:
         params, key = now
         found = evaluate(actor(problem, params, noisy=False), VALIDATION)
-        return Judgement(found, _cosine(problem, params, key))
+        return Judgement(found, mean_cosine(problem, params, batch_of(problem, params, key)))
 
     return jax.lax.map(one, (params, jax.random.split(jax.random.key(VALIDATION[0] + 1), total)))
 
@@ -87,18 +87,3 @@ def evaluate(policy: Policy, episodes: tuple[int, int]) -> Outcome:
     """What a policy comes to in `VALIDATION` or `TEST` episodes."""
     key, count = episodes
     return outcome(play(policy, jax.random.key(key), count))
-
-
-def _weights(state: PyTree) -> Float[Array, " t"] | None:
-    try:
-        return mtl.task_weights(state)
-    except ValueError:
-        return None
-
-
-def _cosine(problem: Problem, params: PyTree, key: Array) -> Float[Array, ""] | None:
-    if not problem.shared(()):
-        return None
-    _, gradients = problem.value_and_task_grads(params, batch_of(problem, params, key))
-    cosines = mtl.conflict(mtl.gram(gradients)).cosines
-    return cosines[jnp.triu_indices(problem.num_tasks, k=1)].mean()

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import inspect
-import os
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from benchmarks.data.files import _opened
 from benchmarks.errors import UserError
+from benchmarks.writing import write
 
 PADDING, UNKNOWN = "<padding>", "<unknown>"
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[!?]")
@@ -81,14 +82,10 @@ def prepared(
     except (OSError, ValueError, EOFError):
         pass  # It is not there, or not whole.
     vectors = word_vectors(texts, size, width, window=window, seed=seed)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.save(file, vectors, allow_pickle=False)
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    with contextlib.suppress(UserError):
+        write(path, content.getvalue())
     return vectors
 
 

@@ -52,12 +52,7 @@ class TextTrunk(nnx.Module):
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
     ) -> Float[Array, "n d"]:
         """Tokens, 0 for padding, to features: zeros for a text without a word."""
-        words, parts = self.read(tokens, given)
-        count = jnp.maximum(words.sum(axis=1), 1)
-        features = [part.sum(axis=1) / jnp.sqrt(count) for part in parts]
-        for convolution in self.convolutions:
-            features.append(_maximum(convolution.kernel, convolution.bias, words, parts))
-        return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
+        return self.features(*self.read(tokens, given))
 
     def read(
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
@@ -66,6 +61,16 @@ class TextTrunk(nnx.Module):
         words = (tokens > 0)[..., None]
         parts = [jnp.where(words, part, 0) for part in (given[tokens], self.embed(tokens))]
         return words, parts
+
+    def features(
+        self, words: Bool[Array, "n l 1"], parts: Sequence[Float[Array, "n l _"]]
+    ) -> Float[Array, "n d"]:
+        """What `read` returns to features."""
+        count = jnp.maximum(words.sum(axis=1), 1)
+        features = [part.sum(axis=1) / jnp.sqrt(count) for part in parts]
+        for convolution in self.convolutions:
+            features.append(_maximum(convolution.kernel, convolution.bias, words, parts))
+        return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
 
 
 def _maximum(
@@ -214,7 +219,8 @@ class SharedPrivateTextCNN(nnx.Module):
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
     ) -> tuple[Float[Array, "n s"], Float[Array, "n p"]]:
         """Tokens to shared and private features."""
-        return self.trunk(tokens, given), self.private(*self.trunk.read(tokens, given))
+        words, parts = self.trunk.read(tokens, given)
+        return self.trunk.features(words, parts), self.private(words, parts)
 
     def answer(
         self,

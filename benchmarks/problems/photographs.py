@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from benchmarks.data.scenes import Scenes
 from benchmarks.data.splits import Splits
@@ -52,7 +51,7 @@ def photograph_problem(suite: PhotographSuite, classes: int, depth: Depth) -> Pr
         forward=lambda params, batch, statistics, training: made.apply(
             params, statistics, training, batch.images
         ),
-        losses=street_losses if streets else pixels.losses,
+        losses=pixels.losses,
         answers=pixels.answers,
         scores=street_scores(classes) if streets else pixels.scores(classes),
         train=data.train,
@@ -75,25 +74,16 @@ def photograph_problem(suite: PhotographSuite, classes: int, depth: Depth) -> Pr
     )
 
 
-def street_losses(outputs: Mapping[str, Array], batch: Scenes) -> Float[Array, " 2"]:
-    """As of rooms, without normals."""
-    entropy = pixels.cross_entropy(outputs[SEGMENTATION], jnp.asarray(batch.labels))
-    error = pixels.absolute_error(outputs[DEPTH][..., 0], jnp.asarray(batch.depths))
-    return jnp.stack([entropy, error])
-
-
 def street_scores(
     classes: int,
 ) -> Callable[[Mapping[str, np.ndarray], Scenes], Float[np.ndarray, " 4"]]:
     """The figures of a split, over all its pixels together, of `OF_STREETS`."""
 
     def figures(answers: Mapping[str, np.ndarray], data: Scenes) -> Float[np.ndarray, " 4"]:
-        confusion = metrics.confusion_matrix(answers[SEGMENTATION], data.labels, classes)
         depth = metrics.depth_errors(answers[DEPTH][..., 0], data.depths)
-        shares = [metrics.mean_iou(confusion), metrics.pixel_accuracy(confusion)]
         return np.array(
             [
-                *(100 * float(share) for share in shares),
+                *pixels.shares(answers, data, classes),
                 1000 * float(depth.absolute),
                 float(depth.relative),
             ]

@@ -32,15 +32,18 @@ def outputs_of(classes: int) -> dict[str, int]:
     return {SEGMENTATION: classes, DEPTH: 1, NORMALS: 3}
 
 
-def losses(outputs: Mapping[str, Array], batch: Any) -> Float[Array, " 3"]:
-    """Cross-entropy, absolute error, and 1 - cosine: means over the pixels that have a target."""
-    return jnp.stack(
-        [
-            cross_entropy(outputs[SEGMENTATION], batch.labels),
-            absolute_error(outputs[DEPTH][..., 0], batch.depths),
-            one_minus_cosine(outputs[NORMALS], batch.normals),
-        ]
-    )
+def losses(outputs: Mapping[str, Array], batch: Any) -> Float[Array, " t"]:
+    """Cross-entropy, absolute error, and 1 - cosine: means over the pixels that have a target.
+
+    Of scenes without normals the first two.
+    """
+    found = [
+        cross_entropy(outputs[SEGMENTATION], batch.labels),
+        absolute_error(outputs[DEPTH][..., 0], batch.depths),
+    ]
+    if NORMALS in outputs:
+        found.append(one_minus_cosine(outputs[NORMALS], batch.normals))
+    return jnp.stack(found)
 
 
 def cross_entropy(logits: Float[Array, "n h w c"], labels: Int[Array, "n h w"]) -> Float[Array, ""]:
@@ -73,18 +76,23 @@ def answers(outputs: Mapping[str, Array], batch: Any) -> dict[str, Array]:
     return {**outputs, SEGMENTATION: outputs[SEGMENTATION].argmax(axis=-1).astype(jnp.int8)}
 
 
+def shares(answers: Mapping[str, np.ndarray], data: Any, classes: int) -> list[float]:
+    """MIoU and pixel accuracy in percent."""
+    confusion = metrics.confusion_matrix(answers[SEGMENTATION], data.labels, classes)
+    return [100 * float(f(confusion)) for f in (metrics.mean_iou, metrics.pixel_accuracy)]
+
+
 def scores(classes: int) -> Callable[[Mapping[str, np.ndarray], Any], Float[np.ndarray, " 9"]]:
     """The figures of a split, over all its pixels together, of `METRICS`."""
 
     def figures(answers: Mapping[str, np.ndarray], data: Any) -> Float[np.ndarray, " 9"]:
-        confusion = metrics.confusion_matrix(answers[SEGMENTATION], data.labels, classes)
         depth = metrics.depth_errors(answers[DEPTH][..., 0], data.depths)
         normal = metrics.normal_errors(answers[NORMALS], data.normals)
-        shares = [metrics.mean_iou(confusion), metrics.pixel_accuracy(confusion)]
         within = [normal.within_11_25, normal.within_22_5, normal.within_30]
         return np.array(
             [
-                *(100 * float(share) for share in (*shares, depth.absolute, depth.relative)),
+                *shares(answers, data, classes),
+                *(100 * float(error) for error in (depth.absolute, depth.relative)),
                 float(normal.mean),
                 float(normal.median),
                 *(100 * float(share) for share in within),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +14,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.data.scenes import CLASSES
 from benchmarks.data.scenes import Scenes as Pictures
-from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING, SIMPLE_MODEL
 from benchmarks.models.mtan import MTAN
 from benchmarks.models.patches import into_patches, out_of_patches
 from benchmarks.problems import pixels
 from benchmarks.problems.baselines import boosted_pixels
 from benchmarks.problems.networks import head_of, in_trunk, normalised_network
-from benchmarks.results.cells import Cell, as_read
+from benchmarks.results.cells import Cell, as_read, read_arrays
 from benchmarks.show.pictures import STYLE, save
 from benchmarks.suites.scenes import DATA, MODEL, TRAINING, Scenes
 from benchmarks.train.problem import Problem
@@ -95,30 +93,18 @@ def draw_answers(suite: Scenes, cells: Mapping[str, Sequence[Cell]]) -> None:
         rate = cells[method][0].learning_rate
         path = suite.folder / f"answers-{method}.json"
         config = as_read({"config": cells[method][0].config, "learning_rate": rate})
-        kept = None if suite.fresh else _kept(path, config)
-        if kept is None:
+        cents = None if suite.fresh else read_arrays(path, pixels.TASKS, config)
+        if cents is None:
             made = recipe(method, asked)
             run = train(made, [Member(0, rate)], epochs=suite.protocol.epochs)
             params, statistics = jax.tree.map(lambda x: x[0], (run.params, run.statistics))
             told = answers(made.problem, params, statistics, few)[1]
-            kept = {task: np.asarray(told[task], float).round(2) for task in pixels.TASKS}
-            cents = {task: np.rint(100 * x).astype(int).tolist() for task, x in kept.items()}
-            content = {**config, **cents}
-            write(path, json.dumps(content) + "\n")
-        found[method] = kept
+            cents = {task: np.rint(100 * np.asarray(told[task], float)) for task in pixels.TASKS}
+            plain = {task: x.astype(int).tolist() for task, x in cents.items()}
+            write(path, json.dumps({**config, **plain}) + "\n")
+        found[method] = {task: x / 100 for task, x in cents.items()}
     with mpl.rc_context(STYLE):
         save(_picture(few.images, found), suite.folder / "answers.png")
-
-
-def _kept(path: Path, config: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        kept = {task: np.array(content.pop(task), float) / 100 for task in pixels.TASKS}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path}: not a finished file; remove it or pass --fresh") from error
-    return kept if content == config else None
 
 
 def _picture(

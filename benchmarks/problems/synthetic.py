@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,13 +15,12 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.data.splits import Splits
 from benchmarks.data.synthetic import INPUTS, OUTPUTS, TASKS, Regression
-from benchmarks.errors import UserError
 from benchmarks.methods import EQUAL_WEIGHTING
 from benchmarks.models.mlp import MultiTaskMLP
 from benchmarks.problems.baselines import ridge
 from benchmarks.problems.dominance import BUCKETS, DECAY, PARTS, VARIANCES, Watched, watch
 from benchmarks.problems.networks import in_trunk, network
-from benchmarks.results.cells import Cell, as_read, plain
+from benchmarks.results.cells import Cell, as_read, plain, read_arrays
 from benchmarks.show.pictures import STYLE, TASK_COLOURS, save
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.train.problem import Metric, Problem
@@ -98,8 +96,10 @@ def draw_dominance(suite: Synthetic, cells: Mapping[str, Sequence[Cell]]) -> Non
         rate = first.learning_rate
         path = suite.folder / f"dominance-{method}.json"
         config = as_read({"config": first.config, "learning_rate": rate})
-        kept = None if suite.fresh else _kept(path, config)
-        if kept is None:
+        arrays = None if suite.fresh else read_arrays(path, Watched._fields, config)
+        if arrays is not None:
+            kept = Watched(**arrays)
+        else:
             member, epochs = Member(0, rate), suite.protocol.epochs
             kept = watch(method, problem, member, epochs, first.chosen)
             told = {name: plain(value.tolist()) for name, value in kept._asdict().items()}
@@ -113,17 +113,6 @@ def draw_dominance(suite: Synthetic, cells: Mapping[str, Sequence[Cell]]) -> Non
             ("noise.png", _noise(two)),
         ):
             save(figure, suite.folder / name)
-
-
-def _kept(path: Path, config: dict[str, Any]) -> Watched | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        kept = Watched(*(np.array(content.pop(name), float) for name in Watched._fields))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path}: not a finished file; remove it or pass --fresh") from error
-    return kept if content == config else None
 
 
 def _panels(

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.errors import UserError
+from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.train.problem import Metric
 from benchmarks.train.training import Curves, Timing
 from benchmarks.writing import writable, write
@@ -125,6 +125,20 @@ class Store:
         }
         write(self.path(cell.method, cell.seed), json.dumps(content, allow_nan=False) + "\n")
 
+    def find(self, method: str, seeds: Iterable[int], config: Config) -> dict[int, Cell]:
+        """The finished cells with this configuration, by seed."""
+        found = {seed: self.load(method, seed, config) for seed in seeds}
+        return {seed: cell for seed, cell in found.items() if cell is not None}
+
+    def interrupted(
+        self, found: Mapping[str, Mapping[int, Cell]], asked: int
+    ) -> InterruptedRunError:
+        """What to say after Ctrl-C, of so many cells that were asked for."""
+        return InterruptedRunError(
+            f"interrupted: {sum(map(len, found.values()))} of {asked} cells are kept in "
+            f"{self.folder}; the same command (without --fresh) goes on from there"
+        )
+
     def load(self, method: str, seed: int, config: Config) -> Cell | None:
         """The finished cell, or None where there is none with this configuration."""
         path = self.path(method, seed)
@@ -139,6 +153,30 @@ class Store:
         except UserError as error:
             raise UserError(f"{error}; remove it or pass --fresh") from error
         return cell if cell.config == config else None
+
+
+def untrained_cell(
+    label: str,
+    config: Config,
+    seconds: float,
+    validation: Float[np.ndarray, " m"],
+    test: Float[np.ndarray, " m"],
+    losses: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]],
+) -> Cell:
+    """The cell of what has neither epochs nor a learning rate, with its losses on both splits."""
+    nothing = np.full((1, len(losses[0])), np.nan)
+    return Cell(
+        method=label,
+        seed=0,
+        config=config,
+        trials=(),
+        learning_rate=np.nan,
+        epoch=1,
+        test=test,
+        test_loss=losses[1],
+        curves=Curves(nothing, losses[0][None], None, validation[None], None, None),
+        timing=Timing(seconds, None),
+    )
 
 
 def read_cell(path: Path) -> Cell:
@@ -178,6 +216,20 @@ def read_cell(path: Path) -> Cell:
     except RecursionError as error:
         raise UserError(f"{path}: not a finished cell (nested too deeply)") from error
     return cell
+
+
+def read_arrays(
+    path: Path, names: Iterable[str], config: Config
+) -> dict[str, Float[np.ndarray, "..."]] | None:
+    """The arrays that stand beside a configuration in a file; None where it is not this one."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        arrays = {name: _numbers(content.pop(name)) for name in names}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path}: not a finished file; remove it or pass --fresh") from error
+    return arrays if content == config else None
 
 
 def as_read(config: Mapping[str, Any]) -> Config:

@@ -203,10 +203,11 @@ def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
     return min(ours) / min(theirs) if ours and theirs else None
 
 
-def spread(values: Float[np.ndarray, " s"], sign: str = "") -> str:
-    """Mean and standard deviation over seeds, in as many digits as tell them apart."""
+def spread(values: Float[np.ndarray, " s"], sign: str = "", digits: int | None = None) -> str:
+    """Mean and standard deviation over seeds, in as many digits as tell them apart, or as asked."""
     mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
     small = np.isfinite(mean) and abs(mean) < 10 and not sign
-    digits = 3 if small else 2 if 0 < deviation < 0.1 else 1
+    if digits is None:
+        digits = 3 if small else 2 if 0 < deviation < 0.1 else 1
     text = f"{mean:{sign}.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {deviation:.{digits}f}"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.command import Command, Methods
 from benchmarks.errors import UserError
-from benchmarks.methods import ADATASK_ON, ADVERSARIAL, BASELINES, PROPOSED, check_names
+from benchmarks.methods import BASELINES, COMPOSED, PROPOSED, check_names
 from benchmarks.suite import STANDARD
 from benchmarks.writing import between_markers, write
 
@@ -56,7 +56,7 @@ class Claims(Command):
 
     def check(self) -> None:
         """Raise for a method that there is not."""
-        check_names("--methods", self.methods, also=(*ADATASK_ON, *ADVERSARIAL, *BASELINES))
+        check_names("--methods", self.methods, also=(*COMPOSED, *BASELINES))
 
     def work(self) -> None:
         """Print a table and sentences for each suite."""

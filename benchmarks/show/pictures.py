@@ -104,7 +104,7 @@ def _summary(cells: Cells) -> Figure:
         ),
     ):
         if method in cells:
-            _band(left, _epochs(cells[method]), curves[method], colour, label, dashes)
+            band(left, _epochs(cells[method]), curves[method], colour, label, dashes)
     _skip_the_beginning(left, list(curves.values()), more)
     left.set_title("Learning curves", loc="left")
     left.set_xlabel("epoch")
@@ -206,7 +206,7 @@ def _gaps(cells: Cells) -> Figure | None:
     for number, (_, axes) in enumerate(panels):
         for name, colour, label in LOSSES:
             values = _recorded(group, name)[..., number]
-            _band(axes, _epochs(group), values, colour, label)
+            band(axes, _epochs(group), values, colour, label)
             drawn.append(values)
         _test_loss(axes, group, [float(cell.test_loss[number]) for cell in group])
     _skip_the_beginning(axes, drawn, more=False)
@@ -252,7 +252,7 @@ def _curves(cells: Cells) -> Figure:
                 _line(axes, epochs, single.mean(axis=0), color=colour, ls=":", lw=1)
                 drawn.append(single)
             ours = _recorded(cells[method], "validation")[..., column]
-            _band(axes, _epochs(cells[method]), ours, colour, metrics[column].name)
+            band(axes, _epochs(cells[method]), ours, colour, metrics[column].name)
             drawn.append(ours)
     _skip_the_beginning(axes, drawn, higher_is_better(cells))
     _legend(figure, axes, note=f"dotted: {SINGLE_TASK}")
@@ -270,7 +270,7 @@ def _losses(cells: Cells) -> Figure:
                 axes.plot([], [], color=colour, label=label)
                 continue
             values = _recorded(group, name).mean(axis=-1)
-            _band(axes, _epochs(group), values, colour, label)
+            band(axes, _epochs(group), values, colour, label)
             drawn.append(values)
         _test_loss(axes, group, [float(cell.test_loss.mean()) for cell in group])
     _skip_the_beginning(axes, drawn, more=False)
@@ -309,7 +309,7 @@ def _weights(cells: Cells) -> Figure | None:
         total = np.abs(weights[method]).sum(axis=-1, keepdims=True)
         shares = 100 * weights[method] / np.maximum(total, 1e-30)
         for task, colour in enumerate(_colours(len(tasks))):
-            _band(axes, _epochs(cells[method]), shares[..., task], colour, tasks[task])
+            band(axes, _epochs(cells[method]), shares[..., task], colour, tasks[task])
         axes.axhline(100 / len(tasks), color=GREY, ls=":", lw=1)
     _legend(figure, axes, note="dotted: equal shares")
     return figure
@@ -340,7 +340,7 @@ def _against_equal_weighting(
             epochs = _epochs(cells[EQUAL_WEIGHTING])
             plain = curves[EQUAL_WEIGHTING].mean(axis=0)
             _line(axes, epochs, plain, color=GREY, lw=1, label=EQUAL_WEIGHTING)
-        _band(axes, _epochs(cells[method]), curves[method], TASK_COLOURS[0], "the panel's method")
+        band(axes, _epochs(cells[method]), curves[method], TASK_COLOURS[0], "the panel's method")
     _skip_the_beginning(axes, list(curves.values()), more=False)
     _legend(figure, axes, note=None)
     return figure
@@ -379,7 +379,7 @@ def _line(
     axes.plot(epochs, values, marker="o" if len(epochs) < 4 else "", ms=3, **style)
 
 
-def _band(
+def band(
     axes: Axes,
     epochs: Int[np.ndarray, " p"],
     values: Float[np.ndarray, "s p"],
@@ -387,6 +387,7 @@ def _band(
     label: str,
     dashes: str = "-",
 ) -> None:
+    """A mean over seeds, and one deviation around it."""
     mean, deviation = values.mean(axis=0), _deviation(values)
     _line(axes, epochs, mean, color=colour, ls=dashes, lw=1.6, label=label)
     axes.fill_between(

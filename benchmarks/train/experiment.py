@@ -22,19 +22,16 @@ import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.errors import InterruptedRunError
 from benchmarks.methods import ADVERSARIAL, BASELINES, EQUAL_WEIGHTING, SIMPLE_MODEL
-from benchmarks.results.cells import Cell, Config, Store, Trial, as_read
+from benchmarks.results.cells import Cell, Config, Store, Trial, as_read, untrained_cell
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
 from benchmarks.train.protocol import SILENT, Progress, Protocol, Row
 from benchmarks.train.recipes import Recipe, default_hyperparameters, recipe
 from benchmarks.train.training import (
-    Curves,
     Member,
     Program,
     Run,
-    Timing,
     compiled,
     evaluate,
     lowered,
@@ -67,14 +64,7 @@ def run_cells(
     """
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
-    found = {
-        row.label: {
-            seed: cell
-            for seed in seeds[row.label]
-            if (cell := store.load(row.label, seed, configs[row.label])) is not None
-        }
-        for row in rows
-    }
+    found = {label: store.find(label, seeds[label], config) for label, config in configs.items()}
     networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
         row.label: (0 if 0 in found[row.label] else len(row.searched or protocol.learning_rates))
@@ -110,11 +100,7 @@ def run_cells(
                     progress,
                 ).complete(found[row.label], itertools.islice(made, len(choices)))
     except KeyboardInterrupt:
-        kept = sum(map(len, found.values()))
-        raise InterruptedRunError(
-            f"interrupted: {kept} of {sum(map(len, seeds.values()))} cells are kept in "
-            f"{store.folder}; the same command (without --fresh) goes on from there"
-        ) from None
+        raise store.interrupted(found, sum(map(len, seeds.values()))) from None
     return {row.label: [found[row.label][seed] for seed in seeds[row.label]] for row in rows}
 
 
@@ -129,19 +115,8 @@ def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> C
         for outputs, split in zip(answers, (problem.validation, problem.test), strict=True)
     )
     seconds = time.perf_counter() - began
-    none = np.full((1, problem.num_tasks), np.nan)
-    cell = Cell(
-        method=row.label,
-        seed=0,
-        config=config,
-        trials=(),
-        learning_rate=np.nan,
-        epoch=1,
-        test=test,
-        test_loss=none[0],
-        curves=Curves(none, none, None, validation[None], None, None),
-        timing=Timing(seconds, None),
-    )
+    none = np.full(problem.num_tasks, np.nan)
+    cell = untrained_cell(row.label, config, seconds, validation, test, (none, none))
     store.save(cell)
     return cell
 

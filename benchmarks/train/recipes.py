@@ -145,8 +145,20 @@ def _plain(problem: Problem) -> Recipe:
         losses, statistics = problem.losses_and_statistics(params, batch, statistics)
         return losses.sum(), (losses, statistics)
 
+    return _descending(problem, summed)
+
+
+def _descending(problem: Problem, total: Callable[..., Any]) -> Recipe:
+    """The gradient of one number.
+
+    Args:
+        problem: what to train on.
+        total: parameters, batch and statistics to that number, beside it the losses of the tasks
+            and the next statistics.
+    """
+
     def update(rate: Any, params: PyTree, state: State, batch: PyTree, query: Any) -> Any:
-        gradient = jax.grad(summed, has_aux=True)
+        gradient = jax.grad(total, has_aux=True)
         grads, (losses, statistics) = gradient(params, batch, state.statistics)
         updates, kept = problem.optimizer(rate).update(grads, state.optimizer, params)
         return losses, updates, State(kept, statistics)
@@ -204,16 +216,12 @@ def _adversarial(made: Adversarial, method: str) -> Recipe:
     """
     problem = made.problem
 
-    def summed(params: PyTree, batch: PyTree) -> tuple[Float[Array, ""], Float[Array, " t"]]:
+    def summed(params: PyTree, batch: PyTree, statistics: PyTree) -> Any:
         losses, added = made.objective(params, batch)
-        return losses.sum() + added.sum(), losses
-
-    def plain(rate: Any, params: PyTree, state: PyTree, batch: PyTree, query: Any) -> Any:
-        grads, losses = jax.grad(summed, has_aux=True)(params, batch)
-        return losses, *problem.optimizer(rate).update(grads, state, params)
+        return losses.sum() + added.sum(), (losses, statistics)
 
     if method == EQUAL_WEIGHTING:
-        return Recipe(problem, problem.optimizer(_ANY_RATE).init, plain)
+        return _descending(problem, summed)
     weighted = mtl.on_shared(mtl.get(method, problem.num_tasks), made.encoder)
     gather = mtl.value_and_task_grads(
         lambda params, batch: made.objective(params, batch)[0], shared=made.encoder, stacked=False

@@ -206,7 +206,7 @@ def train(
                 seconds, ((params, state), trace) = future.result()
                 durations.append(seconds)
                 carries[number] = _Carry(params, state, key)
-                cosine = _cosine(problem, params, probe)
+                cosine = mean_cosine(problem, params, probe)
                 statistics = recipe.statistics(state)
                 validation_loss, metrics = _evaluate(problem, params, statistics, held_out)
                 score = np.float32(goodness(problem, metrics))
@@ -334,7 +334,7 @@ def _take_step(
     batch = problem.noise(key, problem.batch(train, rows))
     losses, updates, state = recipe.update(rate, params, state, batch, query)
     query_losses = None if query is None else problem.task_losses(params, query)
-    weights = _weights(state)
+    weights = weights_of(state)
     if problem.weight_decay:
         shrink = rate * problem.weight_decay
         updates = jax.tree.map(lambda u, p: u - (shrink * p).astype(u.dtype), updates, params)
@@ -362,7 +362,7 @@ def _epoch_on_host(
     return carry, jax.tree.map(lambda *each: np.mean(each, axis=0), *traces)
 
 
-def _weights(state: PyTree) -> Float[Array, " t"] | None:
+def weights_of(state: PyTree) -> Float[Array, " t"] | None:
     """The task weights of the last step; none of methods that do not weight tasks."""
     try:
         return mtl.task_weights(state)
@@ -424,7 +424,7 @@ def _answers_of_chunk(
 
 
 @partial(jax.jit, static_argnums=0)
-def _cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, ""] | None:
+def mean_cosine(problem: Problem, params: PyTree, batch: PyTree) -> Float[Array, ""] | None:
     """Mean cosine between the tasks' gradients of the shared parameters, if there are any."""
     shared = [problem.shared(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if not any(shared):

@@ -13,6 +13,7 @@ from benchmarks.control import agent, environment, experiment, training
 from benchmarks.control.environment import State, Task, all_tasks, regulator, start, step, succeeded
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
 from benchmarks.train.recipes import recipe
+from tests.common import stamps
 
 TASKS = all_tasks()
 PROBLEM = agent.control_problem(updates=1, episodes=2)
@@ -258,18 +259,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("control")
     assert run(*TINY, "--quiet", "--out", str(folder)) == 0
     return folder
-
-
-@pytest.fixture
-def folder(finished, tmp_path):
-    """A copy of the finished run, to be spoiled."""
-    for file in finished.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
-def stamps(folder):
-    return {file.stem: file.stat().st_mtime_ns for file in folder.glob("*.json")}
 
 
 def test_a_run_leaves_a_cell_for_each_method_and_seed_a_table_and_a_picture(finished):

@@ -7,7 +7,8 @@ import numpy as np
 
 from benchmarks.data.scenes import Scenes
 from benchmarks.data.splits import Splits
-from benchmarks.problems.photographs import same_everywhere, street_losses, street_scores
+from benchmarks.problems import pixels
+from benchmarks.problems.photographs import same_everywhere, street_scores
 from benchmarks.train.schedules import halved_halfway
 
 CLASSES = 13
@@ -40,7 +41,7 @@ def test_losses_are_means_over_the_pixels_that_have_a_target():
     there, known = data.labels >= 0, data.depths != 0
     entropy = -np.log(shares[there, data.labels[there]]).mean()
     error = np.abs(depth[..., 0] - data.depths)[known].mean()
-    found = jax.jit(street_losses)({"segmentation": logits, "depth": depth}, data)
+    found = jax.jit(pixels.losses)({"segmentation": logits, "depth": depth}, data)
     np.testing.assert_allclose(found, [entropy, error], rtol=1e-5)
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks.results import summary
 from benchmarks.results.cells import Cell, Trial, as_read
-from benchmarks.show.pictures import _band, _gaps, _line, _searched, _tasks, boxes, draw
+from benchmarks.show.pictures import _gaps, _line, _searched, _tasks, band, boxes, draw
 from benchmarks.show.table import table
 from benchmarks.train.problem import Metric
 from benchmarks.train.training import Curves, Timing
@@ -243,7 +243,7 @@ def test_a_curve_of_few_epochs_has_marks(epochs):
     """A line through one point is not drawn at all."""
     axes = Figure().subplots()
     _line(axes, np.arange(epochs), np.zeros(epochs))
-    _band(axes, np.arange(epochs), np.zeros((2, epochs)), "black", "label")
+    band(axes, np.arange(epochs), np.zeros((2, epochs)), "black", "label")
     assert [line.get_marker() == "o" for line in axes.lines] == [epochs < 4] * 2
 
 

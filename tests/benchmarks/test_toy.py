@@ -12,6 +12,7 @@ from benchmarks import __main__ as command_line
 from benchmarks.toy import descent
 from benchmarks.toy.descent import descend
 from benchmarks.toy.landscape import EXTENT, FLOOR, STARTS, losses, pareto_front
+from tests.common import stamps
 
 TINY = ["--methods", "sum_tasks", "meta_weighting", "adatask", "--steps", "3"]
 METHODS = ("sum_tasks", "meta_weighting", "adatask")
@@ -180,10 +181,6 @@ def folder(finished, tmp_path):
     for file in finished.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
-
-
-def stamps(folder):
-    return {file.stem: file.stat().st_mtime_ns for file in folder.glob("*.json")}
 
 
 def test_a_run_leaves_one_file_per_method_and_two_pictures(finished):
