@@ -90,12 +90,13 @@ def draw_answers(suite: Scenes, cells: Mapping[str, Sequence[Cell]]) -> None:
     found = {"target": targets}
     others = [method for method in cells if method not in (SIMPLE_MODEL, *PREFERRED)]
     for method in [*filter(cells.get, PREFERRED), *others][:3]:
-        rate = cells[method][0].learning_rate
+        first = cells[method][0]
+        rate = first.learning_rate
         path = suite.folder / f"answers-{method}.json"
-        config = as_read({"config": cells[method][0].config, "learning_rate": rate})
+        config = as_read({"config": first.config, "learning_rate": rate})
         cents = None if suite.fresh else read_arrays(path, pixels.TASKS, config)
         if cents is None:
-            made = recipe(method, asked)
+            made = recipe(method, asked, first.chosen)
             run = train(made, [Member(0, rate)], epochs=suite.protocol.epochs)
             params, statistics = jax.tree.map(lambda x: x[0], (run.params, run.statistics))
             told = answers(made.problem, params, statistics, few)[1]

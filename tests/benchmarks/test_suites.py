@@ -1,5 +1,6 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -415,7 +416,11 @@ def test_dominance_is_drawn_and_kept(tmp_path, capsys):
 
 def test_answers_are_drawn_and_kept(small_sizes, tmp_path, monkeypatch, capsys):
     """From the command to the picture; a second call reads what the first has kept."""
-    trained = []
+    trained, given = [], []
+
+    def made_of(method, problem, chosen):
+        given.append((method, chosen))
+        return recipe(method, problem, chosen)
 
     def begin(made, members, *, epochs):
         trained.append((members, epochs))
@@ -424,6 +429,7 @@ def test_answers_are_drawn_and_kept(small_sizes, tmp_path, monkeypatch, capsys):
         return SimpleNamespace(params=params, statistics=statistics)
 
     monkeypatch.setattr(of_scenes, "train", begin)
+    monkeypatch.setattr(of_scenes, "recipe", made_of)
     arguments = ["scenes", *TINY, "--no-baseline", "--out", str(tmp_path)]
     assert command_line.main(arguments) == 0
     cell = read_cell(tmp_path / "mgda-seed0.json")
@@ -437,6 +443,15 @@ def test_answers_are_drawn_and_kept(small_sizes, tmp_path, monkeypatch, capsys):
     assert command_line.main(arguments) == 0
     assert [path.stat().st_mtime_ns for path in paths] == before
     assert len(trained) == 3
+    # What was searched for the table is what the picture shows.
+    chosen = dataclasses.replace(cell, method="cagrad", chosen={"c": 0.8})
+    of_scenes.draw_answers(scenes.Scenes(out=tmp_path, epochs=1), {"cagrad": [chosen]})
+    assert given[-1] == ("cagrad", {"c": 0.8})
+    assert [method for method, found in given if not found] == [
+        "equal_weighting",
+        "mgda",
+        "single_task",
+    ]
     paths[0].write_text("[]")
     assert command_line.main(arguments) == 2
     assert "answers-equal_weighting.json: not a finished file" in capsys.readouterr().err
