@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.command import Command, Switch
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES, UNTRAINED, check_names, chosen
-from benchmarks.suite import STANDARD
+from benchmarks.suite import STANDARD, WIDENED
 from benchmarks.train.protocol import Progress, Protocol, Row
 from benchmarks.writing import between_markers, check_writable, number_of, write
 
@@ -124,7 +124,8 @@ class Control(Command):
         from benchmarks.show.table import show
 
         seeds, epochs, updates, episodes, rates = self.chosen
-        protocol, store = Protocol(seeds, epochs, rates), Store(self.folder)
+        protocol = Protocol(seeds, epochs, rates, widened=0 if self.learning_rates else WIDENED)
+        store = Store(self.folder)
         names = dict.fromkeys([*UNTRAINED, *BASELINES, *chosen(self.methods or COMPARED)])
         rows = [Row(name) for name in names]
         if self.fresh:

@@ -24,7 +24,7 @@ from benchmarks.control.agent import (
 from benchmarks.control.training import Judgement, Trained, begin, evaluate, judge, train
 from benchmarks.methods import EQUAL_WEIGHTING, RANDOM, SIMPLE_MODEL, UNTRAINED
 from benchmarks.results.cells import Cell, Config, Store, Trial, untrained_cell
-from benchmarks.train.experiment import configuration
+from benchmarks.train.experiment import configuration, finished
 from benchmarks.train.problem import Problem
 from benchmarks.train.protocol import SILENT, Progress, Protocol, Row
 from benchmarks.train.recipes import recipe
@@ -78,7 +78,10 @@ def run_cells(
     """Make the cells that are not in ``store`` yet; every row's cells, in order of seed."""
     configs = {row.label: _configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
-    found = {label: store.find(label, seeds[label], config) for label, config in configs.items()}
+    found = {
+        label: finished(store.find(label, seeds[label], config), protocol)
+        for label, config in configs.items()
+    }
     progress.plan(sum(map(len, found.values())), 0)
     try:
         for row in rows:
@@ -135,15 +138,15 @@ def _complete(
     waited = time.perf_counter() - began
     steps = protocol.epochs * problem.steps_per_epoch
 
-    def finished(member: Member) -> _Training:
+    def trained(member: Member) -> _Training:
         first = begin(made.problem, member.seed)
         began = time.perf_counter()
-        trained = jax.block_until_ready(program(jnp.float32(member.learning_rate), *first))
+        result = jax.block_until_ready(program(jnp.float32(member.learning_rate), *first))
         timing = Timing(waited, (time.perf_counter() - began) / steps)
-        judgement = jax.device_get(judge(made.problem, trained.params))
+        judgement = jax.device_get(judge(made.problem, result.params))
         success, total = judgement.validation
         score = np.where(np.isfinite(total).all(axis=1), 100 * success.mean(axis=1), -np.inf)
-        return _Training(member, trained, judgement, score, timing)
+        return _Training(member, result, judgement, score, timing)
 
     def save(one: _Training, trials: tuple[Trial, ...]) -> Cell:
         best = int(one.score.argmax())
@@ -169,12 +172,16 @@ def _complete(
     try:
         if 0 not in found:
             members = [Member(0, rate) for rate in protocol.learning_rates]
-            tried = list(threads.map(finished, members))
-            trials = tuple(Trial(one.member.learning_rate, float(one.score.max())) for one in tried)
+            tried = list(threads.map(trained, members))
+            reached = {one.member.learning_rate: float(one.score.max()) for one in tried}
+            while (rate := protocol.next_rate(reached)) is not None:
+                tried.append(trained(Member(0, rate)))
+                reached[rate] = float(tried[-1].score.max())
+            trials = tuple(Trial(*each) for each in reached.items())
             found[0] = save(max(tried, key=lambda one: one.score.max()), trials)
         rate, trials = found[0].learning_rate, found[0].trials
         missing = [Member(seed, rate) for seed in range(protocol.seeds) if seed not in found]
-        for one in threads.map(finished, missing):
+        for one in threads.map(trained, missing):
             found[one.member.seed] = save(one, trials)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)

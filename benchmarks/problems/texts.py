@@ -68,8 +68,10 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         return noise
 
     def losses(logits: Float[Array, "n c"], batch: Any) -> Float[Array, ""]:
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return mean_present(entropy, batch)
+        wanted = optax.smooth_labels(
+            jax.nn.one_hot(batch.labels, suite.classes), training["smoothing"]
+        )
+        return mean_present(optax.softmax_cross_entropy(logits, wanted), batch)
 
     def scores(logits: np.ndarray, texts: Any) -> Float[np.ndarray, " m"]:
         found = accuracy(logits, texts.labels, texts.present)

@@ -91,16 +91,16 @@ def caveats(cells: Cells) -> list[str]:
             f"In {late} of {len(trained)} trainings the last epoch was the best: longer ones may "
             "end in another order."
         )
-    rates = config["learning_rates"]
-    edge = [
-        method
-        for method, group in cells.items()
-        if not group[0].chosen and group[0].learning_rate in (min(rates), max(rates))
-    ]
-    if len(rates) > 2 and edge:
+    edge = []
+    for method, (first, *_) in cells.items():
+        rates = {*first.config["learning_rates"], *_tried(first)}
+        ends = (min(rates), max(rates)) if len(rates) > 2 else ()
+        if not first.chosen and first.learning_rate in ends:
+            edge.append(method)
+    if edge:
         found.append(
-            "The learning rate chosen is the smallest or the largest of the grid for "
-            f"{_few(edge, cells)}: another grid may suit better."
+            "The learning rate chosen is the smallest or the largest that was tried for "
+            f"{_few(edge, cells)}: another may suit better."
         )
     if edge := [method for method, group in cells.items() if _at_an_edge(group[0])]:
         found.append(
@@ -108,6 +108,10 @@ def caveats(cells: Cells) -> list[str]:
             f"{_few(edge, cells)}: another may suit better."
         )
     return found
+
+
+def _tried(cell: Cell) -> list[float]:
+    return [trial.learning_rate for trial in cell.trials]
 
 
 def _at_an_edge(cell: Cell) -> bool:
@@ -130,6 +134,14 @@ def protocol(results: SuiteResults) -> str:
     config = first_cell(results.cells).config
     rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
     steps = config["steps_per_epoch"]
+    further = {
+        method: [f"{rate:g}" for rate in _tried(cell) if rate not in config["learning_rates"]]
+        for method, (cell, *_) in results.cells.items()
+        if not cell.chosen
+    }
+    beyond = "; ".join(
+        f"{', '.join(more)} for {method}" for method, more in further.items() if more
+    )
     searched = {
         method: "; ".join(map(named, group[0].config["searched"]))
         for method, group in results.cells.items()
@@ -142,7 +154,9 @@ def protocol(results: SuiteResults) -> str:
     return (
         f"{number_of('epoch', config['epochs'])} of {number_of('step', steps)}, batches of "
         f"{config['batch_size']}; the learning rate is the best of {rates} on the validation "
-        f"split (tried with seed 0), and so is the epoch.{instead if searched else ''}"
+        f"split (tried with seed 0), and so is the epoch."
+        f"{f' Where an end of these was the best, also {beyond}.' if beyond else ''}"
+        f"{instead if searched else ''}"
     )
 
 

@@ -36,6 +36,7 @@ class Reviews(TextSuite):
         "words": 0.1,
         "features": 0.5,
         "weight_decay": 0.5,
+        "smoothing": 0.0,
         "warm_up": 0.1,
         "window": 8,
     }

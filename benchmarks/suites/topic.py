@@ -36,6 +36,7 @@ class Topic(TextSuite):
         "words": 0.1,
         "features": 0.4,
         "weight_decay": 0.01,
+        "smoothing": 0.0,
         "warm_up": 0.1,
         "window": 8,
     }

@@ -1,8 +1,9 @@
 """The protocol of every suite: which trainings make a cell, and which cells are still missing.
 
-The first seed tries every learning rate of the grid; the one with the best mean metric on the
-validation split serves the other seeds too. A row with hyper-parameters to choose from tries as
-many of those instead, at the learning rate that equal weighting has chosen. Each training reports
+The first seed tries every learning rate of the grid, and further ones where the best is an end of
+it; the one with the best mean metric on the validation split serves the other seeds too. A row with
+hyper-parameters to choose from tries as many of those as the grid has rates instead, at the
+learning rate that equal weighting has chosen. Each training reports
 the epoch that was best on the validation split. The test split is read once, by the parameters of
 that epoch.
 """
@@ -64,7 +65,10 @@ def run_cells(
     """
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
-    found = {label: store.find(label, seeds[label], config) for label, config in configs.items()}
+    found = {
+        row.label: finished(store.find(row.label, seeds[row.label], configs[row.label]), protocol)
+        for row in rows
+    }
     networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
         row.label: (0 if 0 in found[row.label] else len(row.searched or protocol.learning_rates))
@@ -102,6 +106,17 @@ def run_cells(
     except KeyboardInterrupt:
         raise store.interrupted(found, sum(map(len, seeds.values()))) from None
     return {row.label: [found[row.label][seed] for seed in seeds[row.label]] for row in rows}
+
+
+def finished(found: Mapping[int, Cell], protocol: Protocol) -> dict[int, Cell]:
+    """Those whose learning rate the protocol takes for the best."""
+    return {
+        seed: cell
+        for seed, cell in found.items()
+        if cell.chosen
+        or not cell.trials
+        or protocol.next_rate({t.learning_rate: t.validation for t in cell.trials}) is None
+    }
 
 
 def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> Cell:
@@ -205,15 +220,25 @@ class _Trainer:
     def _first(self, choices: Iterable[_Made]) -> tuple[Cell, _Made]:
         """The first seed, with what suits the method best, and how that is trained."""
         members = [Member(0, rate) for rate in self.learning_rates]
-        runs = [(made, self._train(made, members)) for made in choices]
-        tried = [(made, run, number) for made, run in runs for number, _ in enumerate(members)]
-        trials = tuple(
-            Trial(members[number].learning_rate, float(run.best[number]), made.chosen)
-            for made, run, number in tried
-        )
-        best = int(np.argmax([trial.validation for trial in trials]))
-        made, run, number = tried[best]
-        return self._finish(made, run, number, members[number], trials), made
+        tried: list[tuple[_Made, Run, int, Trial]] = []
+
+        def attempt(made: _Made, members: list[Member]) -> None:
+            run = self._train(made, members)
+            for number, member in enumerate(members):
+                trial = Trial(member.learning_rate, float(run.best[number]), made.chosen)
+                tried.append((made, run, number, trial))
+
+        for made in choices:
+            attempt(made, members)
+        while not made.chosen:
+            reached = {trial.learning_rate: trial.validation for *_, trial in tried}
+            if (rate := self.protocol.next_rate(reached)) is None:
+                break
+            self.progress.more(self.protocol.epochs)
+            attempt(made, [Member(0, rate)])
+        trials = tuple(trial for *_, trial in tried)
+        made, run, number, trial = max(tried, key=lambda one: one[-1].validation)
+        return self._finish(made, run, number, Member(0, trial.learning_rate), trials), made
 
     def _train(self, made: _Made, members: list[Member]) -> Run:
         training = [self.row.label, members, self.config]

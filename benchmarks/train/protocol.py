@@ -35,6 +35,24 @@ class Protocol:
     seeds: int
     epochs: int
     learning_rates: tuple[float, ...]
+    """What the first seed tries: a grid of one ratio."""
+    widened: int = 0
+    """How many more rates it may try where the best is the smallest or the largest."""
+
+    def next_rate(self, tried: Mapping[float, float]) -> float | None:
+        """A rate beyond those tried, as long as an end of them is the best.
+
+        Args:
+            tried: rate to what it has reached on the validation split.
+        """
+        rates = sorted(tried)
+        if len(self.learning_rates) < 3 or len(rates) >= len(self.learning_rates) + self.widened:
+            return None
+        best = max(rates, key=lambda rate: tried[rate])
+        for end, inner in ((rates[0], rates[1]), (rates[-1], rates[-2])):
+            if best == end:
+                return float(f"{end * end / inner:.4g}")
+        return None
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Progress:
     """Called once with the number of cells found and of epochs to be done."""
     row: Callable[[str], None] = lambda label: None
     """Called with the label of a row whose training begins."""
+    more: Callable[[int], None] = lambda epochs: None
+    """Called where a row turns out to need so many epochs more."""
     epoch: Callable[[int], None] = lambda members: None
     """Called after each epoch with the number of trainings that did it."""
 

@@ -50,6 +50,56 @@ def test_the_first_seed_tries_the_grid_and_the_best_rate_serves_all(tmp_path):
         np.testing.assert_allclose(trial.validation, best, rtol=1e-4)
 
 
+def test_a_grid_is_widened_until_its_best_rate_is_inside(tmp_path):
+    """Cells whose rate was the best at an end of the grid are no longer what is asked for."""
+    narrow = Protocol(seeds=2, epochs=4, learning_rates=(1e-3, 1e-2, 1e-1))
+    wide = dataclasses.replace(narrow, learning_rates=(1e-4, 1e-3, 1e-2), widened=2)
+    problem, more = toy_problem(), []
+    reached = {
+        rate: goodness(
+            problem,
+            train(recipe("pcgrad", problem), [Member(0, rate)], epochs=4).curves.validation,
+        ).max()
+        for rate in (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+    }
+    assert max(reached, key=lambda rate: reached[rate]) == 0.1
+    closed = dataclasses.replace(wide, widened=0)
+    at_the_end, begun = run(tmp_path, "pcgrad", protocol=closed)
+    assert [cell.learning_rate for cell in at_the_end["pcgrad"]] == [1e-2, 1e-2]
+    progress = Progress(row=begun.append, more=more.append)
+    rows = [Row("pcgrad")]
+    for _ in range(2):
+        cells = run_cells(problem, Store(tmp_path), rows, wide, progress=progress)["pcgrad"]
+    assert begun == ["pcgrad", "pcgrad"]  # Not a third time.
+    assert more == [4, 4]
+    for cell in cells:
+        assert cell.learning_rate == 0.1
+        assert [trial.learning_rate for trial in cell.trials] == [1e-4, 1e-3, 1e-2, 0.1, 1.0]
+        wanted = [reached[trial.learning_rate] for trial in cell.trials]
+        np.testing.assert_allclose([trial.validation for trial in cell.trials], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tried", "further"),
+    [
+        ((1.0, 2.0, 3.0), 16.0),
+        ((3.0, 2.0, 1.0), 1.0),
+        ((1.0, 3.0, 2.0), None),
+        ((1.0, 2.0, 3.0, 4.0), 32.0),
+        ((1.0, 2.0, 3.0, 4.0, 5.0), None),
+        ((-np.inf, -np.inf, -np.inf), 1.0),
+    ],
+)
+def test_the_next_rate_is_one_ratio_beyond_the_end(tried, further):
+    """Beyond either, but none where the best is inside, or where enough were tried."""
+    protocol = Protocol(seeds=1, epochs=1, learning_rates=(2.0, 4.0, 8.0), widened=2)
+    rates = [2.0 * 2**number for number in range(len(tried))]
+    assert protocol.next_rate(dict(zip(rates, tried, strict=True))) == further
+    for other in ({"widened": 0}, {"learning_rates": (2.0, 4.0)}):
+        closed = dataclasses.replace(protocol, **other)
+        assert closed.next_rate(dict(zip(rates[:3], tried, strict=False))) is None
+
+
 C = tuple({"c": c} for c in (0.0, 0.7, 1.5))
 SEARCH = [Row("equal_weighting"), Row("cagrad", searched=C)]
 
