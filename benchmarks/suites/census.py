@@ -34,7 +34,7 @@ class Census(TableSuite):
     name: ClassVar[str] = "census"
     presets: ClassVar = {
         "quick": Preset(epochs=5, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
-        "standard": Preset(epochs=10, batch_size=512, learning_rates=(2e-3, 4e-3, 8e-3)),
+        "standard": Preset(epochs=10, batch_size=512, learning_rates=(1e-3, 2e-3, 4e-3)),
         "paper": Preset(epochs=50, batch_size=256, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
     model: ClassVar = {
