@@ -23,7 +23,7 @@ from benchmarks.train.schedules import warm_up_and_cosine
 
 MODEL: dict[str, dict[str, Any]] = {
     "quick": {"given": 32, "embedding": 8, "channels": 16, "widths": (3, 5, 7)},
-    "standard": {"given": 64, "embedding": 16, "channels": 64, "widths": (3, 5, 7)},
+    "standard": {"given": 64, "embedding": 32, "channels": 64, "widths": (3, 5, 7)},
     "paper": {"given": 300, "embedding": 16, "channels": 100, "widths": (3, 5, 7)},
 }
 

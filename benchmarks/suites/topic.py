@@ -22,7 +22,7 @@ class Topic(TextSuite):
     name: ClassVar[str] = "topic"
     presets: ClassVar = {
         "quick": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 1e-2, 3e-2)),
-        "standard": Preset(epochs=8, batch_size=32, learning_rates=(3e-3, 6e-3, 1.2e-2)),
+        "standard": Preset(epochs=8, batch_size=32, learning_rates=(6e-3, 1.2e-2, 2.4e-2)),
         "paper": Preset(epochs=3000, batch_size=256, learning_rates=(1e-3,)),
     }
     classes: ClassVar = 4
@@ -33,10 +33,10 @@ class Topic(TextSuite):
     }
 
     training: ClassVar = {
-        "words": 0.1,
+        "words": 0.2,
         "features": 0.4,
         "weight_decay": 0.01,
-        "smoothing": 0.0,
+        "smoothing": 0.1,
         "warm_up": 0.1,
         "window": 8,
     }
