@@ -69,6 +69,15 @@ def run_cells(
         row.label: finished(store.find(row.label, seeds[row.label], configs[row.label]), protocol)
         for row in rows
     }
+    equal = found.get(EQUAL_WEIGHTING, {}).get(0)
+    for row in rows:
+        if row.searched:
+            cells = found[row.label].items()
+            found[row.label] = {
+                seed: cell
+                for seed, cell in cells
+                if equal is not None and cell.learning_rate == equal.learning_rate
+            }
     networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
         row.label: (0 if 0 in found[row.label] else len(row.searched or protocol.learning_rates))

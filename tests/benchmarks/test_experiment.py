@@ -157,6 +157,16 @@ def test_a_search_goes_on_with_what_was_chosen(tmp_path, monkeypatch):
     assert [len(cell.trials) for cell in cells] == [2, 2, 2]
 
 
+def test_a_search_at_a_rate_that_equal_weighting_has_left_is_made_again(tmp_path):
+    run_cells(toy_problem(), Store(tmp_path), SEARCH, PROTOCOL)
+    for seed in range(3):
+        path = tmp_path / f"equal_weighting-seed{seed}.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "learning_rate": 1e-3}))
+    cells = run_cells(toy_problem(), Store(tmp_path), SEARCH, PROTOCOL)["cagrad"]
+    assert {cell.learning_rate for cell in cells} == {1e-3}
+
+
 def test_the_test_split_has_no_say(tmp_path):
     plain, _ = run(tmp_path / "plain", "pcgrad")
     spoiled = toy_problem(test=1e3 * toy_problem().test)

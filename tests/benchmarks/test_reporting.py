@@ -206,7 +206,9 @@ def test_caveats() -> None:
 
     assert tell.caveats(cells(0.2, 1)) == []
     (edge,) = tell.caveats(cells(0.4, 1))
-    assert "smallest or the largest that was tried for single_task, equal_weighting, pcgrad:" in edge
+    assert (
+        "smallest or the largest that was tried for single_task, equal_weighting, pcgrad:" in edge
+    )
     (late,) = tell.caveats(cells(0.2, 2))
     assert late.startswith("In 6 of 6 trainings the last epoch was the best")
     (gone,) = tell.caveats(cells(0.2, 0))[:1]
