@@ -106,14 +106,16 @@ class VideoSuite(TableSuite):
         "paper": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
     }
     rare: ClassVar[Mapping[str, int]] = {"quick": 2, "standard": 10, "paper": 10}
+    weights: ClassVar[Mapping[str, str]]
+    """What a weighted mean of the AUCs is called to the name of its weights."""
     backbone: Backbone = "shared_bottom"
 
     def of_videos(self, tasks: tuple[str, ...]) -> "Problem":
-        """The table with RMSProp, and the tasks weighted as in the contest of the suite's name."""
+        """The table with RMSProp, and the tasks weighted by `weights`."""
         import optax
 
         given = {"rare": self.rare[self.preset]}
-        return self.of_table(tasks, given, weights=self.name, optimizer=optax.rmsprop)
+        return self.of_table(tasks, given, weights=self.weights, optimizer=optax.rmsprop)
 
 
 @dataclass(frozen=True, kw_only=True)

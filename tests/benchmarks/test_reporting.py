@@ -206,7 +206,9 @@ def test_caveats() -> None:
 
     assert tell.caveats(cells(0.2, 1)) == []
     (edge,) = tell.caveats(cells(0.4, 1))
-    assert "smallest or the largest that was tried for single_task, equal_weighting, pcgrad:" in edge
+    assert (
+        "smallest or the largest that was tried for single_task, equal_weighting, pcgrad:" in edge
+    )
     (late,) = tell.caveats(cells(0.2, 2))
     assert late.startswith("In 6 of 6 trainings the last epoch was the best")
     (gone,) = tell.caveats(cells(0.2, 0))[:1]
@@ -308,6 +310,24 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> No
     assert beside["equal_weighting"][:3] == ["80", "45.0 ± 0.0", "–"]
     assert "Yu et al.: other data." in text
     assert "12.25" not in page + text
+
+
+@pytest.mark.parametrize(
+    "config", [{"backbone": "mmoe", "model": {"tower": [4]}}, {"model": {"name": "mmoe"}}]
+)
+def test_only_numbers_of_the_same_network_stand_beside_ours(config, monkeypatch) -> None:
+    cells = {
+        "pcgrad": [
+            dataclasses.replace(cell, config={**cell.config, **config}) for cell in CELLS["pcgrad"]
+        ]
+    }
+    alone = PaperResult("toy", "pcgrad", "mean", 1, "Yu et al.", "alone", model="mmoe")
+    of_spain = dataclasses.replace(alone, value=2, setting="Spain", model="")
+    other = dataclasses.replace(alone, value=3, setting="France", protocol="else", model="ple")
+    monkeypatch.setattr(tell, "PAPER_RESULTS", (alone, of_spain, other))
+    (_, rows), notes = tell.papers_table(cells)
+    assert [row[:2] for row in rows] == [["pcgrad", "1"], ["pcgrad (Spain)", "2"]]
+    assert notes == ["Yu et al.: alone."]
 
 
 def test_what_is_damaged_is_named_and_the_rest_reported(tmp_path: Path, capsys) -> None:

@@ -26,6 +26,7 @@ from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
 from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
 from benchmarks.suites.synthetic import Synthetic
+from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
 from benchmarks.train.experiment import configuration
 from benchmarks.train.problem import single_task
@@ -116,6 +117,20 @@ def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
             bad < good if metric.higher_is_better else bad > good
             for metric, good, bad in zip(problem.metrics, best, worst, strict=True)
         )
+
+
+def test_two_weighted_means_stand_beside_the_areas_of_short_videos(folder):
+    """.7 of "finish" and .3 of "like", and the other way round."""
+    problem = TikTok(data_dir=folder, batch_size=8).problem()
+    labels = np.tile([[0.0, 0.0], [1.0, 1.0]], (4, 1))
+    # All of the first task's rows are told apart, and of the second's half of the pairs.
+    outputs = np.column_stack([labels[:, 0], np.repeat([0.0, 1.0], 4)])
+    scores = problem.scores(outputs, problem.test._replace(labels=labels))
+    names = [metric.name for metric in problem.metrics]
+    wanted = {"finish AUC %": 100, "like AUC %": 50, "weighted AUC %": 85}
+    wanted |= {"AdaTask's weighted AUC %": 65}
+    assert names == [*wanted]
+    np.testing.assert_allclose(scores, [*wanted.values()])
 
 
 def test_digits_are_read_and_slants_told():
