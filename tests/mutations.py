@@ -1676,8 +1676,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "epochs are chosen by the test split",
-            "jax.device_put((problem.train, problem.validation, probe))",
-            "jax.device_put((problem.train, problem.test, probe))",
+            "data, held_out = problem.train, problem.validation",
+            "data, held_out = problem.train, problem.test",
             ("tests/benchmarks/test_experiment.py",),
         ),
         ("epochs count from zero", "np.int32(epoch + 1)", "np.int32(epoch)"),
