@@ -17,6 +17,7 @@ Backbone = Literal["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"]
 """What the tasks of a table share."""
 SceneModel = Literal["segnet", "mtan"]
 """A network that all tasks share, or attention to it for each task as well."""
+Precision = Literal["float32", "bfloat16"]
 Inputs = Literal["normal", "uniform"]
 Spread = Literal["deviation", "variance"]
 """What the second number of N(10, 10) is."""
@@ -119,7 +120,21 @@ class VideoSuite(TableSuite):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotographSuite(Suite):
+class PictureSuite(Suite):
+    """Several numbers about each pixel of pictures."""
+
+    precision: Precision = "float32"
+    """What the network computes in, bfloat16 for devices that are fast in it. Parameters, running
+    statistics and losses are float32 either way."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What of it is no default, for the record: cells of before stay valid."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographSuite(PictureSuite):
     """Several numbers about each pixel of photographs, by MTAN's networks."""
 
     channels: ClassVar[Mapping[str, tuple[int, ...]]] = {

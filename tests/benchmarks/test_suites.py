@@ -1,6 +1,7 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
 import dataclasses
+import functools
 import inspect
 import json
 from pathlib import Path
@@ -24,7 +25,15 @@ from benchmarks.problems.options import PhotographSuite
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
+from benchmarks.suites import (
+    SUITES,
+    census,
+    cityscapes,
+    digits,
+    multimnist,
+    ranking,
+    scenes,
+)
 from benchmarks.suites.synthetic import Synthetic
 from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
@@ -147,6 +156,21 @@ def test_digits_are_read_and_slants_told():
     np.testing.assert_allclose(nothing[:2], np.log(10), rtol=1e-5)
     np.testing.assert_allclose(nothing[2], 2 * np.mean(np.square(data.slants)), rtol=1e-5)
     assert nothing[2] > 100
+
+
+def test_precision_is_part_of_the_configuration_where_it_is_not_the_default(folder, small_sizes):
+    streets = functools.partial(cityscapes.CityScapes, data_dir=folder, model="segnet")
+    for suite in (scenes.Scenes, streets):
+        whole, half = (
+            suite(batch_size=2, precision=precision).problem()
+            for precision in ("float32", "bfloat16")
+        )
+        assert "precision" not in whole.config
+        assert half.config == {**whole.config, "precision": "bfloat16"}
+        batch, params = jax.tree.map(lambda x: x[:2], whole.train), whole.init(jax.random.key(0))
+        computed = [jax.make_jaxpr(one.task_losses)(params, batch) for one in (whole, half)]
+        assert ["bf16" in str(program) for program in computed] == [False, True]
+        assert {x.dtype.name for program in computed for x in program.out_avals} == {"float32"}
 
 
 @pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"])
