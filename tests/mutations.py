@@ -1734,8 +1734,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "other seeds train with the first that was searched",
-            "members[number], trials), made",
-            "members[number], trials), tried[0][0]",
+            "trial.learning_rate), trials), made",
+            "trial.learning_rate), trials), tried[0][0]",
         ),
         (
             "what was chosen is searched again",
