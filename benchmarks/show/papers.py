@@ -439,7 +439,7 @@ PAPER_RESULTS: tuple[PaperResult, ...] = (
         "wechat",
         _ANSWER_METRICS,
         f"{_YANG}, Table 7",
-        f"{_ANSWERS_PROTOCOL}; MMoE of 4 experts",
+        f"{_ANSWERS_PROTOCOL}; MMoE of 4 experts in place of the shared bottom",
         _ANSWERS_BY_MMOE,
         model="mmoe",
     ),
