@@ -1676,8 +1676,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "epochs are chosen by the test split",
-            "jax.device_put((problem.train, problem.validation, probe))",
-            "jax.device_put((problem.train, problem.test, probe))",
+            "data, held_out = problem.train, problem.validation",
+            "data, held_out = problem.train, problem.test",
             ("tests/benchmarks/test_experiment.py",),
         ),
         ("epochs count from zero", "np.int32(epoch + 1)", "np.int32(epoch)"),
@@ -1734,8 +1734,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "other seeds train with the first that was searched",
-            "members[number], trials), made",
-            "members[number], trials), tried[0][0]",
+            "trial.learning_rate), trials), made",
+            "trial.learning_rate), trials), tried[0][0]",
         ),
         (
             "what was chosen is searched again",

@@ -16,13 +16,14 @@ from benchmarks.models.segnet import (
     Trunk,
     convolution,
     max_pool,
+    normalised,
     xavier,
 )
 
 
 def twice_as_large(images: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
     """Bilinear, corner pixels on corner pixels."""
-    rows, columns = (_between(size) for size in images.shape[1:3])
+    rows, columns = (_between(size).astype(images.dtype) for size in images.shape[1:3])
     taller = jnp.einsum("yh,nhwc->nywc", rows, images)
     return jnp.einsum("xw,nywc->nyxc", columns, taller)
 
@@ -44,8 +45,8 @@ class Attention(nnx.Module):
 
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w d"]:
         """Features to the attention paid to the stage's output."""
-        hidden = nnx.relu(self.first_norm(self.first(features)))
-        return nnx.sigmoid(self.second_norm(self.second(hidden)))
+        hidden = nnx.relu(normalised(self.first_norm, self.first(features)))
+        return nnx.sigmoid(normalised(self.second_norm, self.second(hidden)))
 
 
 class Passage(nnx.Module):
@@ -65,7 +66,7 @@ class Passage(nnx.Module):
     ) -> Float[Array, "n h w d"]:
         """Attended features to those that the attention of the next resolution sees."""
         scale, bias = (of_all[...][None, None, None] for of_all in (self.scale, self.bias))
-        return nnx.relu(norm(self.convolution(features)) * scale + bias)
+        return nnx.relu(normalised(norm, self.convolution(features)) * scale + bias)
 
 
 class TaskAttention(nnx.Module):

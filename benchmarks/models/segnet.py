@@ -55,6 +55,11 @@ def convolution(inputs: int, width: int, *, rngs: nnx.Rngs) -> nnx.Conv:
     )
 
 
+def normalised(norm: nnx.BatchNorm, features: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+    """In float32, in which Flax keeps the statistics, then of the features' precision again."""
+    return norm(features).astype(features.dtype)
+
+
 class Layer(nnx.Module):
     """A 3 x 3 convolution, batch normalisation and ReLU."""
 
@@ -64,7 +69,7 @@ class Layer(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w f"]:
         """Images to as many pixels."""
-        return nnx.relu(self.norm(self.convolution(images)))
+        return nnx.relu(normalised(self.norm, self.convolution(images)))
 
 
 class Stage(nnx.Module):

@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.problems.options import Precision
+
 # Initialisers run once, for milliseconds.
 QUICK = {"xla_backend_optimization_level": 1}
 
@@ -49,24 +51,38 @@ class NormalisedNetwork(NamedTuple):
     next statistics: the last arguments and results of `Problem.forward`."""
 
 
-def normalised_network(make: Callable[[nnx.Rngs], Any]) -> NormalisedNetwork:
-    """The module that ``make`` builds, whose state is parameters and running statistics."""
+def normalised_network(
+    make: Callable[[nnx.Rngs], Any], precision: Precision = "float32"
+) -> NormalisedNetwork:
+    """The module that ``make`` builds, whose state is parameters and running statistics.
+
+    It computes in ``precision``, of copies of parameters and inputs; what is kept and what it says
+    are float32.
+    """
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
     def state(key: PRNGKeyArray, kind: Any) -> PyTree:
         return nnx.state(make(nnx.Rngs(key)), kind)
 
     def apply(params: PyTree, statistics: PyTree, training: bool, *inputs: Any) -> Any:
+        params, inputs = _in_precision(precision, (params, inputs))
         # Flax changes statistics in place: copies, made where the differentiation is traced.
         model = nnx.merge(graph, params, jax.tree.map(lambda kept: kept, statistics))
         model.set_attributes(use_running_average=not training)
-        return model(*inputs), nnx.state(model, nnx.BatchStat)
+        return _in_precision("float32", model(*inputs)), nnx.state(model, nnx.BatchStat)
 
     compiled = jax.jit(state, static_argnums=1, compiler_options=QUICK)
     return NormalisedNetwork(
         init=lambda key: compiled(key, nnx.Param),
         statistics=compiled(jax.random.key(0), nnx.BatchStat),
         apply=apply,
+    )
+
+
+def _in_precision(precision: Precision, tree: PyTree) -> PyTree:
+    """Real numbers alone: the others stay as they are."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
 
 

@@ -17,6 +17,7 @@ Backbone = Literal["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"]
 """What the tasks of a table share."""
 SceneModel = Literal["segnet", "mtan"]
 """A network that all tasks share, or attention to it for each task as well."""
+Precision = Literal["float32", "bfloat16"]
 Inputs = Literal["normal", "uniform"]
 Spread = Literal["deviation", "variance"]
 """What the second number of N(10, 10) is."""
@@ -106,18 +107,34 @@ class VideoSuite(TableSuite):
         "paper": {"embedding": 10, "widths": (256, 128), "tower": (128, 64, 32)},
     }
     rare: ClassVar[Mapping[str, int]] = {"quick": 2, "standard": 10, "paper": 10}
+    weights: ClassVar[Mapping[str, str]]
+    """What a weighted mean of the AUCs is called to the name of its weights."""
     backbone: Backbone = "shared_bottom"
 
     def of_videos(self, tasks: tuple[str, ...]) -> "Problem":
-        """The table with RMSProp, and the tasks weighted as in the contest of the suite's name."""
+        """The table with RMSProp, and the tasks weighted by `weights`."""
         import optax
 
         given = {"rare": self.rare[self.preset]}
-        return self.of_table(tasks, given, weights=self.name, optimizer=optax.rmsprop)
+        return self.of_table(tasks, given, weights=self.weights, optimizer=optax.rmsprop)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotographSuite(Suite):
+class PictureSuite(Suite):
+    """Several numbers about each pixel of pictures."""
+
+    precision: Precision = "float32"
+    """What the network computes in, bfloat16 for devices that are fast in it. Parameters, running
+    statistics and losses are float32 either way."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What of it is no default, for the record: cells of before stay valid."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographSuite(PictureSuite):
     """Several numbers about each pixel of photographs, by MTAN's networks."""
 
     channels: ClassVar[Mapping[str, tuple[int, ...]]] = {

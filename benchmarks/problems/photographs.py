@@ -39,7 +39,8 @@ def photograph_problem(suite: PhotographSuite, classes: int, depth: Depth) -> Pr
     outputs = {task: pixels.outputs_of(classes)[task] for task in tasks}
     channels = suite.channels[suite.preset]
     made = normalised_network(
-        lambda rngs: MODELS[suite.model](outputs=outputs, channels=channels, rngs=rngs)
+        lambda rngs: MODELS[suite.model](outputs=outputs, channels=channels, rngs=rngs),
+        suite.precision,
     )
     return Problem(
         tasks=tasks,
@@ -69,6 +70,7 @@ def photograph_problem(suite: PhotographSuite, classes: int, depth: Depth) -> Pr
             "data": {"pictures": [len(part.images) for part in data]},
             "model": {"name": suite.model, "channels": channels},
             "training": {"zoomed": True, "depth": depth},
+            **suite.told,
         },
         baseline=same_everywhere(data, classes),
     )

@@ -44,7 +44,8 @@ def problem(suite: Scenes) -> Problem:
             channels=sizes["channels"],
             inputs=3 * patch**2,
             rngs=rngs,
-        )
+        ),
+        suite.precision,
     )
 
     def forward(params: Any, batch: Pictures, statistics: Any, training: bool) -> Any:
@@ -77,6 +78,7 @@ def problem(suite: Scenes) -> Problem:
             "data": DATA[suite.preset],
             "model": sizes,
             "training": TRAINING,
+            **suite.told,
         },
         baseline=boosted_pixels(data, rows=FEW),
     )

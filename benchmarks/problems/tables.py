@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def table_problem(
     given: dict[str, Any],
     *,
     numbers: Sequence[str] = (),
-    weights: str | Mapping[str, float] | None = None,
+    weights: Mapping[str, str] = MappingProxyType({}),
     bins: int = 0,
     members: int = 1,
     training: Mapping[str, float] | None = None,
@@ -49,9 +50,9 @@ def table_problem(
 
     Of the tasks in ``numbers`` the answer is a number: by squared error, scored by the part of the
     variance that it explains, and the absolute error stands beside it.
-    Where ``weights`` has one for each task, or is a name in `mtl_optax.metrics.AUC_WEIGHTS`, the
-    weighted mean of the AUCs stands beside them, and where the rows have users, that of the AUCs
-    user by user.
+    Beside them stand weighted means of the AUCs, and where the rows have users, of the AUCs user by
+    user: for each of ``weights`` one, whose name begins with the key and whose weights are those of
+    that name in `mtl_optax.metrics.AUC_WEIGHTS`.
     With ``bins`` the networks also read in which of at most so many bins each number lies. Several
     ``members`` are networks side by side, each with its own loss, whose mean output is scored.
     ``training`` has a warm-up, which a cosine follows, a weight decay, and the part of the
@@ -85,8 +86,8 @@ def table_problem(
         how["schedule"] = warm_up_and_cosine(training["warm_up"])
         how["weight_decay"] = training["weight_decay"]
         how["noise"] = partial(_some_unknown, part=training["unknown"])
-    by_user = weights is not None and data.train.users is not None
-    others = ["weighted AUC %"] * (weights is not None) + ["weighted uAUC %"] * by_user
+    kinds = ["AUC %", "uAUC %"] if data.train.users is not None else ["AUC %"]
+    others = [f"{name} {kind}" for kind in kinds for name in weights]
 
     def scores(outputs: Float[np.ndarray, "n t *m"], table: Table) -> Float[np.ndarray, " s"]:
         logits = outputs.reshape(*table.labels.shape, -1).mean(axis=-1)
@@ -94,13 +95,12 @@ def table_problem(
         off = (logits - table.labels)[:, is_number]
         areas[0][is_number] = 100 * (1 - np.mean(off**2, 0) / table.labels[:, is_number].var(0))
         areas.append(np.abs(off).mean(axis=0))
-        if weights is not None:
-            kinds = [areas[0], *([_by_user(logits, table)] if by_user else [])]
+        if weights:
+            found = [areas[0], *([_by_user(logits, table)] if len(kinds) > 1 else [])]
             areas += [
-                np.atleast_1d(
-                    mtl.metrics.weighted_auc(dict(zip(tasks, each, strict=True)), weights)
-                )
-                for each in kinds
+                np.atleast_1d(mtl.metrics.weighted_auc(dict(zip(tasks, each, strict=True)), name))
+                for each in found
+                for name in weights.values()
             ]
         return np.concatenate(areas)
 

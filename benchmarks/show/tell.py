@@ -1,6 +1,7 @@
 """What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -162,19 +163,31 @@ def protocol(results: SuiteResults) -> str:
 
 def papers_table(cells: Cells) -> tuple[Lines, list[str]] | None:
     """The papers' numbers beside ours, and how their protocols differ."""
-    suite = first_cell(cells).suite
-    papers = [row for row in PAPER_RESULTS if row.suite == suite and row.method in cells]
+    first = first_cell(cells)
+    papers = [
+        row
+        for row in PAPER_RESULTS
+        if row.suite == first.suite
+        and row.method in cells
+        and row.model in ("", _network(first.config))
+    ]
     if not papers:
         return None
     notes = list(dict.fromkeys(f"{row.source}: {row.protocol}." for row in papers))
     columns = list(dict.fromkeys(row.metric for row in papers))
-    values = {(row.method, row.metric): f"{row.value:g}" for row in papers}
+    values = {(row.method, row.setting, row.metric): f"{row.value:g}" for row in papers}
     heading = ["method", *(f"{c}: {whose}" for c in columns for whose in ("paper", "here"))]
     rows = []
-    for method in dict.fromkeys(row.method for row in papers):
-        pairs = [(values.get((method, c), "–"), _ours(cells, method, c)) for c in columns]
-        rows.append([method, *(cell for pair in pairs for cell in pair)])
+    for method, setting in dict.fromkeys((row.method, row.setting) for row in papers):
+        pairs = [(values.get((method, setting, c), "–"), _ours(cells, method, c)) for c in columns]
+        name = f"{method} ({setting})" if setting else method
+        rows.append([name, *(cell for pair in pairs for cell in pair)])
     return Lines(heading, rows), notes
+
+
+def _network(config: Mapping[str, Any]) -> str:
+    """The name of the network, where a suite has several."""
+    return str(config.get("backbone") or config.get("model", {}).get("name", ""))
 
 
 def _ours(cells: Cells, method: str, metric: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.command import Measurement, Switch
+from benchmarks.errors import UserError
 from benchmarks.methods import ALL, chosen
 from benchmarks.writing import write
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Part = Literal["aggregation", "solvers", "steps", "ways", "gathering"]
 PARTS: tuple[Part, ...] = ("aggregation", "solvers", "steps", "ways", "gathering")
+WITH_MEMORY: tuple[Part, ...] = ("ways", "gathering")
 SOLVER_TASKS = (2, 4, 8, 14, 40, 100)
 
 _Several = tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
@@ -48,8 +50,12 @@ class Speed(Measurement):
     """Larger stacks of task gradients are left out."""
     rounds: int = 7
     """Turns of each contender; the median counts."""
+    models: tuple[str, ...] = ()
+    """Of the models of several shapes, those whose names begin so (default: all)."""
     peers: bool = True
     """Whether TorchJD and LibMTL take part."""
+    times: bool = True
+    """Whether programs run, or are only compiled, for the memory in ways and gathering."""
     out: Path = Path("results/speed")
     """Folder for the rows measured and the picture."""
     into: Path | None = None
@@ -59,13 +65,23 @@ class Speed(Measurement):
     quiet: Switch = False
     """Print nothing but errors."""
 
+    def check(self) -> None:
+        """Raise for every mistake in the options."""
+        super().check()
+        if not (self.times or {*(self.parts or PARTS)} & {*WITH_MEMORY}):
+            raise UserError(
+                f"--no-times leaves nothing of --parts {' '.join(self.parts)}: memory is told of "
+                f"{' and '.join(WITH_MEMORY)}"
+            )
+
     def work(self) -> None:
         """Measure what is missing, print the tables, draw the picture."""
         from benchmarks.results.cells import provenance
         from benchmarks.speed import peers
         from benchmarks.speed.show import draw, tables
 
-        if self.peers:
+        with_peers = self.peers and self.times
+        if with_peers:
             peers.load()
         asked = list(self._questions())
         path = self.out / "rows.jsonl"
@@ -77,7 +93,7 @@ class Speed(Measurement):
         rows: list[dict[str, Any]] = []
         console = Console(stderr=True, quiet=self.quiet)
         for question in track(asked, "measuring", console=console):
-            key = _key(question)
+            key = _key(question, self.times)
             if key not in known:
                 answer = [{**question.asked, **row} for row in question.answer()]
                 known[key] = [{"part": question.part, **row} for row in answer]
@@ -85,7 +101,7 @@ class Speed(Measurement):
                     lines.write(_line(key, known[key]))
             rows += known[key]
         made = provenance()
-        made["versions"] |= peers.versions() if self.peers else {}
+        made["versions"] |= peers.versions() if with_peers else {}
         made["threads"] = peers.threads()
         draw(rows, self.out / "speed.png")
         self.publish(tables(rows, made), beside="Rows, tables and a picture")
@@ -94,7 +110,8 @@ class Speed(Measurement):
         from benchmarks.speed import aggregation, gathering, solvers, steps, ways
 
         methods = chosen(self.methods or [ALL])
-        how: dict[str, Any] = {"rounds": self.rounds, "with_peers": self.peers}
+        rounds = self.rounds if self.times else 0
+        how: dict[str, Any] = {"rounds": rounds, "with_peers": self.peers}
         most = int(self.most_gigabytes * 1e9)
         parts: dict[Part, Iterator[Question]] = {
             "aggregation": aggregation.questions(
@@ -102,14 +119,16 @@ class Speed(Measurement):
             ),
             "solvers": solvers.questions(SOLVER_TASKS, **how),
             "steps": steps.questions(methods, **how),
-            "ways": ways.questions(self.tasks, self.sizes, rounds=self.rounds, most_bytes=most),
-            "gathering": gathering.questions(methods, **how),
+            "ways": ways.questions(self.tasks, self.sizes, rounds=rounds, most_bytes=most),
+            "gathering": gathering.questions(methods, models=self.models, **how),
         }
-        return itertools.chain.from_iterable(parts[part] for part in self.parts or PARTS)
+        asked = [part for part in self.parts or PARTS if self.times or part in WITH_MEMORY]
+        return itertools.chain.from_iterable(parts[part] for part in asked)
 
 
-def _key(question: "Question") -> str:
-    return json.dumps([question.part, question.asked], sort_keys=True)
+def _key(question: "Question", timed: bool) -> str:
+    asked = [question.part, question.asked, *([] if timed else ["memory"])]
+    return json.dumps(asked, sort_keys=True)
 
 
 def _line(key: str, rows: list[dict[str, Any]]) -> str:

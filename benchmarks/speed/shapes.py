@@ -42,7 +42,7 @@ def shapes() -> list[Callable[[], Shape]]:
         functools.partial(mlp, 3, 512, 128, 40, 15.0),
         functools.partial(mlp, 2, 2048, 32, 4, 2.1),
         recommender,
-        *(functools.partial(recommender, 4096, 1_000_000, num_tasks=t) for t in (2, 4)),
+        *(functools.partial(recommender, 4096, 1_000_000, num_tasks=t) for t in (2, 3, 4)),
         transformer,
         cnn,
         own_batches,

@@ -172,15 +172,13 @@ def _gathering(rows: Sequence[Row], _: Sequence[Row]) -> Table:
         of_model = [row for row in rows if (row["model"], row["tasks"]) == (model, num_tasks)]
         found = {row["way"]: row for row in of_model}
         equal = found["equal weighting"]
-        cells = [model, str(num_tasks), f"{equal['milliseconds']:.1f}, {equal['megabytes']:.0f} MB"]
+        time = [f"{equal['milliseconds']:.1f}"] if "milliseconds" in equal else []
+        cells = [model, str(num_tasks), ", ".join([*time, f"{equal['megabytes']:.0f} MB"])]
         for way in ("stacked", "taps", "rows", "weights kept", "losses only"):
-            row = found.get(way)
-            memory = (
-                ""
-                if way in ("weights kept", "losses only") or row is None
-                else f", {row['megabytes']:.0f} MB"
-            )
-            cells.append(f"{_over_equal(row)}{memory}" if row else "")
+            told = found.get(way, {})
+            time = [_over_equal(told)] if "over equal" in told else []
+            memory = [f"{told['megabytes']:.0f} MB"] if told else []
+            cells.append(", ".join([*time, *memory]))
         cells.insert(4, f"≤ {equal['target']:g}")
         for peer in ("mtl_backward", "autogram"):
             row = found.get(peer)

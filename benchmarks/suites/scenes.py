@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.data.splits import Splits
-from benchmarks.suite import Preset, Suite
+from benchmarks.problems.options import PictureSuite
+from benchmarks.suite import Preset
 
 if TYPE_CHECKING:
     from benchmarks.results.cells import Cell
@@ -25,7 +26,7 @@ TRAINING: dict[str, float] = {"warm_up": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes(Suite):
+class Scenes(PictureSuite):
     """Class, depth and normal of every pixel of rendered rooms (EMTL Table 2, AdaTask Table 1).
 
     MTAN in small, on rooms of boxes, balls and planes with NYUv2's losses and metrics. Needs no

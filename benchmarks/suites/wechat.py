@@ -18,6 +18,7 @@ class WeChat(VideoSuite):
     """
 
     name: ClassVar[str] = "wechat"
+    weights: ClassVar = {"weighted": "wechat"}
 
     def load(self) -> "tuple[Splits, tuple[int, ...]]":
         """The table, with its users, and the number of categories of each column."""

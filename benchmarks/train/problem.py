@@ -88,7 +88,9 @@ class Problem:
     """The number of the task that owns the leaf at a key path, which is not shared."""
     on_host: bool = False
     """Whether the loops over steps and chunks run on the host: on a CPU, XLA's convolutions are ten
-    times slower in a loop that is compiled. The losses of a split are then means over its rows."""
+    times slower in a loop that is compiled. The data stay on the host as well, arrays of NumPy that
+    need not fit on the device; a thread hands over one batch after the other. The losses of a split
+    are then means over its rows."""
     answers: Callable[[PyTree, PyTree], PyTree] = lambda outputs, batch: outputs
     """Where loops run on the host, outputs and batch to what `scores` reads instead, leaves
     ``(n, ...)``: where the outputs on a whole split are too many to keep."""

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import mtl_optax as mtl
+from benchmarks.train.ahead import ahead
 from benchmarks.train.checkpoints import Checkpoint
 from benchmarks.train.problem import Problem
 from benchmarks.train.recipes import Recipe
@@ -137,13 +138,14 @@ def lowered(recipe: Recipe) -> jax.stages.Lowered:
     if not recipe.problem.on_host:
         return _epoch.lower(recipe, rates, start, steps, train)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rates, steps))
-    return _step.lower(recipe, start, first, train)
+    given = jax.eval_shape(partial(_read, recipe.problem), train, first)
+    return _step.lower(recipe, start, given)
 
 
 def compiled(recipe: Recipe, program: jax.stages.Lowered) -> Program:
     """What `lowered` has given, ready to run."""
     made = program.compile(recipe.problem.compiler_options)
-    return partial(_epoch_on_host, made) if recipe.problem.on_host else made
+    return partial(_epoch_on_host, recipe.problem, made) if recipe.problem.on_host else made
 
 
 def train(
@@ -182,7 +184,10 @@ def train(
             on_epoch()
     few = slice(problem.rows_of_each(max(1, problem.chunk // 2)))
     probe = jax.tree.map(lambda x: x[:, few] if problem.separate else x[few], problem.train)
-    data, held_out, probe = jax.device_put((problem.train, problem.validation, probe))
+    probe = jax.device_put(probe)
+    data, held_out = problem.train, problem.validation
+    if not problem.on_host:
+        data, held_out = jax.device_put((data, held_out))
     # In the middle of each step, in epochs.
     done = (jnp.arange(problem.steps_per_epoch) + 0.5) / problem.steps_per_epoch
 
@@ -319,19 +324,35 @@ def _epoch(
     train: PyTree,
 ) -> tuple[tuple[PyTree, PyTree], Any]:
     """Go on for an epoch from parameters and state; also mean losses and weights on the way."""
-    step = partial(_take_step, recipe)
-    last, trace = jax.lax.scan(lambda carry, now: step(carry, now, train), start, (rates, steps))
+
+    def step(carry: tuple[PyTree, PyTree], now: tuple[Array, _Steps]) -> tuple[Any, Any]:
+        return _take_step(recipe, carry, _read(recipe.problem, train, now))
+
+    last, trace = jax.lax.scan(step, start, (rates, steps))
     return last, jax.tree.map(lambda x: x.mean(axis=0), trace)
 
 
-def _take_step(
-    recipe: Recipe, carry: tuple[PyTree, PyTree], now: tuple[Array, _Steps], train: PyTree
-) -> tuple[Any, Any]:
+class _Given(NamedTuple):
+    """What a step reads."""
+
+    rate: Array
+    key: PRNGKeyArray
+    """Of the noise."""
+    batch: PyTree
+    query: PyTree | None
+
+
+def _read(problem: Problem, train: PyTree, now: tuple[Array, _Steps]) -> _Given:
+    rate, (rows, query_rows, key) = now
+    query = None if query_rows is None else problem.batch(train, query_rows)
+    return _Given(rate, key, problem.batch(train, rows), query)
+
+
+def _take_step(recipe: Recipe, carry: tuple[PyTree, PyTree], given: _Given) -> tuple[Any, Any]:
     """One step from parameters and state; also losses and weights."""
     problem = recipe.problem
-    (params, state), (rate, (rows, query_rows, key)) = carry, now
-    query = None if query_rows is None else problem.batch(train, query_rows)
-    batch = problem.noise(key, problem.batch(train, rows))
+    (params, state), (rate, key, batch, query) = carry, given
+    batch = problem.noise(key, batch)
     losses, updates, state = recipe.update(rate, params, state, batch, query)
     query_losses = None if query is None else problem.task_losses(params, query)
     weights = weights_of(state)
@@ -346,18 +367,26 @@ _step = jax.jit(_take_step, static_argnums=0, donate_argnums=1)
 
 
 def _epoch_on_host(
+    problem: Problem,
     step: Callable[..., Any],
     rates: Float[Array, " steps"],
     start: tuple[PyTree, PyTree],
     steps: _Steps,
     train: PyTree,
 ) -> tuple[tuple[PyTree, PyTree], Any]:
-    """As `_epoch`, step by step."""
+    """As `_epoch`, step by step, with no more of the data on the device than a few batches."""
+    rows, query_rows = jax.device_get((steps.rows, steps.query_rows))
+    steps = _Steps(rows, query_rows, steps.noise)
+
+    def given(number: int) -> _Given:
+        now = jax.tree.map(lambda x: x[number], (rates, steps))
+        return jax.device_put(_read(problem, train, now))
+
     carry = jax.tree.map(jnp.copy, start)  # A step writes over what it is given.
-    traces = []
-    for number in range(len(rates)):
-        now = jax.tree.map(lambda x, number=number: x[number], (rates, steps))
-        carry, trace = step(carry, now, train)
+    traces: list[Any] = []
+    for one in ahead(given, len(rates)):
+        carry, trace = step(carry, one)
+        jax.block_until_ready(traces[-1:])  # The step before: steps that wait keep their batches.
         traces.append(trace)
     return carry, jax.tree.map(lambda *each: np.mean(each, axis=0), *traces)
 
@@ -403,10 +432,11 @@ def answers(
 ) -> tuple[Float[np.ndarray, " t"], PyTree, bool]:
     """As `_outputs`, chunk by chunk on the host: `Problem.answers`, and whether all is finite."""
     total, chunks = _chunks(problem, data)
-    found = []
-    for rows in chunks:
-        batch = jax.tree.map(lambda x, rows=rows: x[rows], data)
-        found.append(jax.device_get(_answers_of_chunk(problem, params, statistics, batch)))
+    params, statistics = jax.device_put((params, statistics))
+    found = [
+        jax.device_get(_answers_of_chunk(problem, params, statistics, batch))
+        for batch in ahead(lambda n: jax.device_put(problem.batch(data, chunks[n])), len(chunks))
+    ]
     losses, told, finite = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *found)
     return losses.mean(axis=0), told, finite.all()
 

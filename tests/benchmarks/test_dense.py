@@ -1,6 +1,7 @@
 """Outputs of a shape for each task, and running statistics beside the parameters."""
 
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 
 import mtl_optax as mtl
 from benchmarks.methods import EQUAL_WEIGHTING, SINGLE_TASK
+from benchmarks.train import training
+from benchmarks.train.ahead import ahead
 from benchmarks.train.problem import single_task
 from benchmarks.train.recipes import recipe
 from benchmarks.train.training import Member, evaluate, train
@@ -100,6 +103,61 @@ def test_steps_on_the_host_are_the_compiled_steps(problem, method):
     ]
     for ours, theirs in zip(*map(jax.tree.leaves, (run[:5] for run in runs)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def noisy(key, batch):
+    return batch._replace(pixels=batch.pixels + 0.1 * jax.random.normal(key, batch.pixels.shape))
+
+
+def test_batches_handed_over_by_a_thread_change_nothing(problem, monkeypatch):
+    """Bit for bit what a loop without one makes, with noise and a query split."""
+    made = recipe("meta_weighting", dataclasses.replace(problem, on_host=True, noise=noisy))
+    first = train(made, [Member(0, 1e-2)], epochs=2)
+    asked = []
+
+    def in_turn(make, number):
+        asked.append(number)
+        return map(make, range(number))
+
+    monkeypatch.setattr(training, "ahead", in_turn)
+    again = train(made, [Member(0, 1e-2)], epochs=2)
+    steps, chunks = problem.steps_per_epoch, 1
+    assert asked == [steps, chunks] * 2
+    for ours, theirs in zip(*map(jax.tree.leaves, (first[:5], again[:5])), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_data_on_the_host_stay_there(problem):
+    """No array of 23 pictures is ever on the device."""
+    few = jax.tree.map(lambda x: x[:23], problem.train)
+    on_host = dataclasses.replace(problem, train=few, validation=few, on_host=True, chunk=10)
+    seen = []
+    for one in (on_host, dataclasses.replace(on_host, on_host=False)):
+        on_device = lambda: seen.append({x.shape[:2] for x in jax.live_arrays()})
+        train(recipe("uw", one), [Member(0, 1e-2)], epochs=1, on_epoch=on_device)
+    assert [(23, 4) in shapes for shapes in seen] == [False, True]
+
+
+def test_a_thread_is_one_ahead():
+    """What is yielded is in use while the next is made, each is made once, and errors are told."""
+    begun, made = [threading.Event() for _ in range(3)], []
+
+    def make(number):
+        begun[number].set()
+        made.append(number)
+        if number == 2:
+            raise OSError("no more pictures")
+        return 10 * number
+
+    coming = ahead(make, 3)
+    assert made == []
+    for number in range(2):
+        assert next(coming) == 10 * number
+        assert begun[number + 1].wait(timeout=10)
+    with pytest.raises(OSError, match="no more pictures"):
+        next(coming)
+    assert made == [0, 1, 2]
+    assert [*ahead(make, 0)] == []
 
 
 @pytest.mark.parametrize("method", ["emtl", "uw"])

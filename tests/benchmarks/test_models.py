@@ -42,10 +42,12 @@ MODELS = {
     "shared_bottom": partial(BACKBONES["shared_bottom"], **TABLE),
     "mmoe": partial(BACKBONES["mmoe"], **TABLE, experts=3),
     "ple": partial(BACKBONES["ple"], **TABLE, shared_experts=2, task_experts=2, levels=3),
+    "dcn": partial(BACKBONES["dcn"], **TABLE, layers=2),
+    "dcn_v2": partial(BACKBONES["dcn_v2"], **TABLE, layers=2),
 }
 # The part of the word vectors that is not learned.
 GIVEN = jnp.asarray(np.random.default_rng(2).normal(size=(30, 4)), jnp.float32)
-OUTPUTS = {"transformer": (1,), "shared_bottom": (), "mmoe": (), "ple": ()}
+OUTPUTS = {"transformer": (1,), **dict.fromkeys(BACKBONES, ())}
 all_models = pytest.mark.parametrize("name", MODELS)
 
 
@@ -141,7 +143,7 @@ def test_two_seeds_learn_random_targets_by_heart(name):
     losses = fit(jax.random.split(jax.random.key(0)))
     assert losses[0, 0] != losses[1, 0]
     assert (losses[:, 0] > 0.8).all()
-    assert (losses[:, -1] < 0.1).all(), losses[:, ::50]
+    assert (losses[:, -1] < 0.01 * losses[:, 0]).all(), losses[:, ::50]
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in BACKBONES])

@@ -312,6 +312,24 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch) -> No
     assert "12.25" not in page + text
 
 
+@pytest.mark.parametrize(
+    "config", [{"backbone": "mmoe", "model": {"tower": [4]}}, {"model": {"name": "mmoe"}}]
+)
+def test_only_numbers_of_the_same_network_stand_beside_ours(config, monkeypatch) -> None:
+    cells = {
+        "pcgrad": [
+            dataclasses.replace(cell, config={**cell.config, **config}) for cell in CELLS["pcgrad"]
+        ]
+    }
+    alone = PaperResult("toy", "pcgrad", "mean", 1, "Yu et al.", "alone", model="mmoe")
+    of_spain = dataclasses.replace(alone, value=2, setting="Spain", model="")
+    other = dataclasses.replace(alone, value=3, setting="France", protocol="else", model="ple")
+    monkeypatch.setattr(tell, "PAPER_RESULTS", (alone, of_spain, other))
+    (_, rows), notes = tell.papers_table(cells)
+    assert [row[:2] for row in rows] == [["pcgrad", "1"], ["pcgrad (Spain)", "2"]]
+    assert notes == ["Yu et al.: alone."]
+
+
 def test_what_is_damaged_is_named_and_the_rest_reported(tmp_path: Path, capsys) -> None:
     save(tmp_path / "toy")
     whole = tmp_path / "toy" / "pcgrad-seed1.json"

@@ -1,12 +1,13 @@
 """The speed benchmark: its arithmetic, its rows and its errors; and the memory of each way."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.speed import limit, solvers, ways
+from benchmarks.speed import gathering, limit, shapes, solvers, ways
 from benchmarks.speed.gradients import task_gradients
 from benchmarks.speed.timing import Times, contest
 from tests.common import AS_USERS_HAVE_IT
@@ -106,6 +107,7 @@ def test_rows_are_kept_and_measured_once(tmp_path, capsys):
         (["--tasks", "0"], "--tasks must be at least 1"),
         (["--sizes", "-5"], "--sizes must be at least 1"),
         (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--no-times", "--parts", "solvers"], "--no-times leaves nothing of --parts solvers"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options, message, tmp_path, capsys):
@@ -114,6 +116,45 @@ def test_mistakes_are_told_in_one_line(options, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_memory_alone_is_told_and_times_are_measured_later(tmp_path, capsys, monkeypatch):
+    small = functools.partial(shapes.recommender, 8, 50, 2, 2)
+    monkeypatch.setattr(gathering, "shapes", lambda: [small, shapes.own_batches])
+    command = ["speed", "--no-peers", "--rounds", "1", "--parts", "gathering", "--methods", "uw"]
+    command += ["--models", "rec", "--out", str(tmp_path)]
+
+    def line():
+        (cells,) = [
+            line.split("|")[1:-1]
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("| rec") or line.startswith("| batch")
+        ]
+        return [[i for i, cell in enumerate(cells) if text in cell] for text in (" MB ", "±")]
+
+    # Equal weighting, the target in between, five ways; and no peers.
+    assert command_line.main([*command, "--no-times"]) == 0
+    assert line() == [[2, 3, 5, 6, 7, 8], []]
+    assert command_line.main(command) == 0
+    assert line() == [[2, 3, 5, 6, 7, 8], [3, 5, 6, 7, 8]]
+    assert command_line.main([*command, "--models", "reccomender"]) == 2
+    error = capsys.readouterr().err
+    assert "--models: no name begins with 'reccomender'. Models: 'recommender 50 × 2" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("way", ["taps", "weights kept", "losses only"])
+def test_a_step_holds_no_table_of_embeddings_for_each_task(way):
+    """One gradient of it, as equal weighting, beside a few copies of the rows that were read."""
+    shape = shapes.recommender(4096, 1_000_000, num_tasks=4)
+    table, read = shape.params["table"].nbytes, 4 * shape.batch[0].size * 16
+    steps = gathering.steps_of(shape)
+    memory = {
+        name: gathering.planned(steps[name], shape, compiler_options=AS_USERS_HAVE_IT)
+        for name in (gathering.EQUAL, way)
+    }
+    assert table <= memory[gathering.EQUAL] < 1.1 * table
+    assert memory[way] < memory[gathering.EQUAL] + 5 * shape.num_tasks * read < 1.5 * table
 
 
 @pytest.mark.parametrize("num_tasks", [4, 40])

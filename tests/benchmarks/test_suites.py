@@ -1,6 +1,7 @@
 """Every suite from its command, on small files in the formats of the real ones."""
 
 import dataclasses
+import functools
 import inspect
 import json
 from pathlib import Path
@@ -24,8 +25,17 @@ from benchmarks.problems.options import PhotographSuite
 from benchmarks.results.cells import read_cell
 from benchmarks.show.command import Report
 from benchmarks.suite import SEEDS
-from benchmarks.suites import SUITES, census, digits, multimnist, ranking, scenes
+from benchmarks.suites import (
+    SUITES,
+    census,
+    cityscapes,
+    digits,
+    multimnist,
+    ranking,
+    scenes,
+)
 from benchmarks.suites.synthetic import Synthetic
+from benchmarks.suites.tiktok import TikTok
 from benchmarks.suites.topic import Topic
 from benchmarks.train.experiment import configuration
 from benchmarks.train.problem import single_task
@@ -118,6 +128,20 @@ def test_a_perfect_answer_has_a_perfect_score(folder, small_sizes):
         )
 
 
+def test_two_weighted_means_stand_beside_the_areas_of_short_videos(folder):
+    """.7 of "finish" and .3 of "like", and the other way round."""
+    problem = TikTok(data_dir=folder, batch_size=8).problem()
+    labels = np.tile([[0.0, 0.0], [1.0, 1.0]], (4, 1))
+    # All of the first task's rows are told apart, and of the second's half of the pairs.
+    outputs = np.column_stack([labels[:, 0], np.repeat([0.0, 1.0], 4)])
+    scores = problem.scores(outputs, problem.test._replace(labels=labels))
+    names = [metric.name for metric in problem.metrics]
+    wanted = {"finish AUC %": 100, "like AUC %": 50, "weighted AUC %": 85}
+    wanted |= {"AdaTask's weighted AUC %": 65}
+    assert names == [*wanted]
+    np.testing.assert_allclose(scores, [*wanted.values()])
+
+
 def test_digits_are_read_and_slants_told():
     """The slants' error in degrees is far above the readings'; all judge their own task."""
     problem = digits.Digits(batch_size=8).problem()
@@ -132,6 +156,21 @@ def test_digits_are_read_and_slants_told():
     np.testing.assert_allclose(nothing[:2], np.log(10), rtol=1e-5)
     np.testing.assert_allclose(nothing[2], 2 * np.mean(np.square(data.slants)), rtol=1e-5)
     assert nothing[2] > 100
+
+
+def test_precision_is_part_of_the_configuration_where_it_is_not_the_default(folder, small_sizes):
+    streets = functools.partial(cityscapes.CityScapes, data_dir=folder, model="segnet")
+    for suite in (scenes.Scenes, streets):
+        whole, half = (
+            suite(batch_size=2, precision=precision).problem()
+            for precision in ("float32", "bfloat16")
+        )
+        assert "precision" not in whole.config
+        assert half.config == {**whole.config, "precision": "bfloat16"}
+        batch, params = jax.tree.map(lambda x: x[:2], whole.train), whole.init(jax.random.key(0))
+        computed = [jax.make_jaxpr(one.task_losses)(params, batch) for one in (whole, half)]
+        assert ["bf16" in str(program) for program in computed] == [False, True]
+        assert {x.dtype.name for program in computed for x in program.out_avals} == {"float32"}
 
 
 @pytest.mark.parametrize("backbone", ["shared_bottom", "mmoe", "ple", "dcn", "dcn_v2"])
