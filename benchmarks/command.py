@@ -4,7 +4,10 @@ The modules that hold options import neither jax nor what does so. They import t
 they do it: in `Command.work`, and in what that calls.
 """
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -13,13 +16,28 @@ from rich.console import Console
 
 from benchmarks.errors import UserError
 from benchmarks.methods import check_names
-from benchmarks.writing import between_markers, writable, write
+from benchmarks.writing import between_markers, number_of, writable, write
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 Methods = Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: every method)"),
 ]
+
+
+@contextmanager
+def notes_after(console: Console) -> Iterator[None]:
+    """Warnings would tear a bar or a status line apart: they follow it, each one once."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        console.print(f"note: {message}")
+
+
+def tell_kept(console: Console, cells: int) -> None:
+    """How many cells are not trained again."""
+    if cells:
+        console.print(f"{number_of('finished cell', cells)} used again; --fresh trains anew.")
 
 
 class Command(ABC):

@@ -5,7 +5,6 @@ See `command` for what may be imported here.
 
 import functools
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from benchmarks.command import Command, Switch
+from benchmarks.command import Command, Switch, notes_after, tell_kept
 from benchmarks.errors import UserError
 from benchmarks.methods import ADATASK_ON, BASELINES, SEARCHED, SIMPLE_MODEL, check_names, chosen
 from benchmarks.train.protocol import Progress, Protocol, Row
-from benchmarks.writing import check_writable, number_of
+from benchmarks.writing import check_writable
 
 if TYPE_CHECKING:
     from benchmarks.results.cells import Cell
@@ -197,10 +196,7 @@ class Suite(Command):
 
         store = Store(folder)
         if self.fresh:
-            store.discard_unfinished()
-            for row in rows:
-                for seed in row.seeds(self.protocol):
-                    store.discard(row.label, seed)
+            store.discard({row.label: row.seeds(self.protocol) for row in rows})
         problem = self.problem()
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
         bar = Bar(
@@ -217,9 +213,7 @@ class Suite(Command):
 
         def plan(kept: int, epochs: int) -> None:
             bar.update(shown, total=epochs, visible=epochs > 0)
-            if kept:
-                again = number_of("finished cell", kept)
-                console.print(f"{again} used again; --fresh trains anew.")
+            tell_kept(console, kept)
 
         progress = Progress(
             plan=plan,
@@ -227,9 +221,8 @@ class Suite(Command):
             more=lambda epochs: bar.update(shown, total=(bar.tasks[shown].total or 0) + epochs),
             epoch=lambda members: bar.advance(shown, members),
         )
-        # Warnings would tear the bar apart: they follow it, each one once.
-        with warnings.catch_warnings(record=True) as caught, bar:
-            cells = run_cells(
+        with notes_after(console), bar:
+            return run_cells(
                 problem,
                 store,
                 rows,
@@ -237,6 +230,3 @@ class Suite(Command):
                 checkpoint_every=self.checkpoint_every,
                 progress=progress,
             )
-        for message in dict.fromkeys(str(warning.message) for warning in caught):
-            console.print(f"note: {message}")
-        return cells

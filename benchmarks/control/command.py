@@ -1,7 +1,6 @@
 """The suite ``control``: multi-task reinforcement learning, where PCGrad comes from."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import tyro
 from rich.console import Console
 
-from benchmarks.command import Command, Switch
+from benchmarks.command import Command, Switch, notes_after, tell_kept
 from benchmarks.errors import UserError
 from benchmarks.methods import BASELINES, UNTRAINED, check_names, chosen
 from benchmarks.suite import STANDARD, WIDENED
 from benchmarks.train.protocol import Progress, Protocol, Row
-from benchmarks.writing import between_markers, check_writable, number_of, write
+from benchmarks.writing import between_markers, check_writable, write
 
 PresetName = Literal["quick", "standard"]
 COMPARED = ("pcgrad", "cagrad", "nash_mtl")
@@ -129,23 +128,15 @@ class Control(Command):
         names = dict.fromkeys([*UNTRAINED, *BASELINES, *chosen(self.methods or COMPARED)])
         rows = [Row(name) for name in names]
         if self.fresh:
-            for row in rows:
-                for seed in row.seeds(protocol):
-                    store.discard(row.label, seed)
+            store.discard({row.label: row.seeds(protocol) for row in rows})
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
-        # Warnings would tear the status line apart: they follow it, each one once.
-        with warnings.catch_warnings(record=True) as caught, console.status("") as status:
-
-            def plan(kept: int, _: int) -> None:
-                if kept:
-                    again = number_of("finished cell", kept)
-                    console.print(f"{again} used again; --fresh trains anew.")
-
-            progress = Progress(plan=plan, row=lambda label: status.update(label))
+        with notes_after(console), console.status("") as status:
+            progress = Progress(
+                plan=lambda kept, _: tell_kept(console, kept),
+                row=lambda label: status.update(label),
+            )
             problem = control_problem(updates=updates, episodes=episodes)
             cells = run_cells(problem, store, rows, protocol, progress=progress)
-        for message in dict.fromkeys(str(warning.message) for warning in caught):
-            console.print(f"note: {message}")
         tables = markdown(cells)
         draw(cells, self.folder)
         write(self.folder / "control.md", tables)

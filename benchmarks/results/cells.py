@@ -84,9 +84,12 @@ class Store:
         """Where a cell is, or goes."""
         return self.folder / f"{method}-seed{seed}.json"
 
-    def discard(self, method: str, seed: int) -> None:
-        """Remove a cell, if there is one."""
-        self.path(method, seed).unlink(missing_ok=True)
+    def discard(self, cells: Mapping[str, Iterable[int]]) -> None:
+        """Remove these seeds of these methods where they are, and all checkpoints."""
+        self.discard_unfinished()
+        for method, seeds in cells.items():
+            for seed in seeds:
+                self.path(method, seed).unlink(missing_ok=True)
 
     @property
     def unfinished(self) -> Path:

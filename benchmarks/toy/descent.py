@@ -1,7 +1,6 @@
 """Every method on the landscape, from all starting points at once."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 import mtl_optax as mtl
+from benchmarks.command import notes_after
 from benchmarks.errors import InterruptedRunError, UserError
 from benchmarks.results.cells import Config, plain, provenance
 from benchmarks.toy.landscape import FLOOR, STARTS, Trajectories, losses
@@ -37,8 +37,7 @@ def descend_all(
     """Run the methods that ``folder`` has not yet, and keep them there."""
     console = Console(stderr=True, quiet=quiet, highlight=False)
     runs: dict[str, Trajectories] = {}
-    # Warnings would tear the status line apart: they follow it, each one once.
-    with warnings.catch_warnings(record=True) as caught, console.status("") as status:
+    with notes_after(console), console.status("") as status:
         try:
             for number, method in enumerate(methods, start=1):
                 status.update(f"{method} ({number} of {len(methods)})")
@@ -56,8 +55,6 @@ def descend_all(
                 f"interrupted: {len(runs)} of {len(methods)} methods are kept in {folder}; "
                 "the same command (without --fresh) goes on from there"
             ) from None
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        console.print(f"note: {message}")
     return runs
 
 
