@@ -42,9 +42,12 @@ class TextSuite(Suite):
     classes: ClassVar[int]
     sizes: ClassVar[dict[str, dict[str, Any]]]
     """Of vocabulary, texts and splits, for each preset."""
+    model: ClassVar[Mapping[str, dict[str, Any]]] = {}
+    """What of the network's sizes, for a preset, is the suite's own."""
     training: ClassVar[dict[str, Any]]
-    """The parts of words and features dropped, the decay of the weights, the part of the training
-    in which the learning rate rises, and how far apart words are near each other."""
+    """How much labels are smoothed, the parts of words and features dropped, the decay of the
+    weights, the part of the training in which the learning rate rises, and how far apart words are
+    near each other."""
     embeddings: Path | None = None
     """A file of word vectors in GloVe's text format, of the width of the model's embedding."""
 

@@ -32,6 +32,7 @@ class Topic(TextSuite):
         "paper": {"vocabulary": 30_000, "skip": 150, "length": 320, "limit": None},
     }
 
+    model: ClassVar = {"standard": {"embedding": 32}}
     training: ClassVar = {
         "words": 0.2,
         "features": 0.4,
