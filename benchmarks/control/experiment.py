@@ -173,11 +173,13 @@ def _complete(
         if 0 not in found:
             members = [Member(0, rate) for rate in protocol.learning_rates]
             tried = list(threads.map(trained, members))
-            reached = {one.member.learning_rate: float(one.score.max()) for one in tried}
-            while (rate := protocol.next_rate(reached)) is not None:
+
+            def reached() -> dict[float, float]:
+                return {one.member.learning_rate: float(one.score.max()) for one in tried}
+
+            while (rate := protocol.next_rate(reached())) is not None:
                 tried.append(trained(Member(0, rate)))
-                reached[rate] = float(tried[-1].score.max())
-            trials = tuple(Trial(*each) for each in reached.items())
+            trials = tuple(Trial(*each) for each in reached().items())
             found[0] = save(max(tried, key=lambda one: one.score.max()), trials)
         rate, trials = found[0].learning_rate, found[0].trials
         missing = [Member(seed, rate) for seed in range(protocol.seeds) if seed not in found]

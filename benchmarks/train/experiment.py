@@ -65,19 +65,11 @@ def run_cells(
     """
     configs = {row.label: configuration(problem, row, protocol) for row in rows}
     seeds = {row.label: row.seeds(protocol) for row in rows}
-    found = {
-        row.label: finished(store.find(row.label, seeds[row.label], configs[row.label]), protocol)
-        for row in rows
-    }
-    equal = found.get(EQUAL_WEIGHTING, {}).get(0)
+    found: dict[str, dict[int, Cell]] = {}
     for row in rows:
-        if row.searched:
-            cells = found[row.label].items()
-            found[row.label] = {
-                seed: cell
-                for seed, cell in cells
-                if equal is not None and cell.learning_rate == equal.learning_rate
-            }
+        cells = store.find(row.label, seeds[row.label], configs[row.label])
+        equal = found.get(EQUAL_WEIGHTING, {}).get(0)
+        found[row.label] = finished(cells, protocol, None if equal is None else equal.learning_rate)
     networks = [row for row in rows if row.method != SIMPLE_MODEL]
     todo = {
         row.label: (0 if 0 in found[row.label] else len(row.searched or protocol.learning_rates))
@@ -117,15 +109,24 @@ def run_cells(
     return {row.label: [found[row.label][seed] for seed in seeds[row.label]] for row in rows}
 
 
-def finished(found: Mapping[int, Cell], protocol: Protocol) -> dict[int, Cell]:
-    """Those whose learning rate the protocol takes for the best."""
-    return {
-        seed: cell
-        for seed, cell in found.items()
-        if cell.chosen
-        or not cell.trials
-        or protocol.next_rate({t.learning_rate: t.validation for t in cell.trials}) is None
-    }
+def finished(
+    found: Mapping[int, Cell], protocol: Protocol, rate: float | None = None
+) -> dict[int, Cell]:
+    """Those whose learning rate is the one that the protocol would take.
+
+    Args:
+        found: cells of one row.
+        protocol: which rates it tries.
+        rate: equal weighting's, at which hyper-parameters are searched; none if it is not there.
+    """
+
+    def is_finished(cell: Cell) -> bool:
+        if cell.chosen:
+            return cell.learning_rate == rate
+        reached = {trial.learning_rate: trial.validation for trial in cell.trials}
+        return not reached or protocol.next_rate(reached) is None
+
+    return {seed: cell for seed, cell in found.items() if is_finished(cell)}
 
 
 def _simple_model(problem: Problem, store: Store, row: Row, config: Config) -> Cell:

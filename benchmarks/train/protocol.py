@@ -45,8 +45,8 @@ class Protocol:
         Args:
             tried: rate to what it has reached on the validation split.
         """
-        rates = sorted(tried)
-        if len(self.learning_rates) < 3 or len(rates) >= len(self.learning_rates) + self.widened:
+        rates, given = sorted(tried), len({*self.learning_rates})
+        if given < 3 or len(rates) >= given + self.widened:
             return None
         best = max(rates, key=lambda rate: tried[rate])
         for end, inner in ((rates[0], rates[1]), (rates[-1], rates[-2])):

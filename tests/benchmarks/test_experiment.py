@@ -95,9 +95,18 @@ def test_the_next_rate_is_one_ratio_beyond_the_end(tried, further):
     protocol = Protocol(seeds=1, epochs=1, learning_rates=(2.0, 4.0, 8.0), widened=2)
     rates = [2.0 * 2**number for number in range(len(tried))]
     assert protocol.next_rate(dict(zip(rates, tried, strict=True))) == further
-    for other in ({"widened": 0}, {"learning_rates": (2.0, 4.0)}):
+    few = ({"learning_rates": (2.0, 4.0)}, {"learning_rates": (2.0, 4.0, 4.0)})
+    for other in ({"widened": 0}, *few):
         closed = dataclasses.replace(protocol, **other)
         assert closed.next_rate(dict(zip(rates[:3], tried, strict=False))) is None
+
+
+def test_a_rate_given_twice_is_no_reason_to_try_others():
+    for given, tried in (((2.0, 2.0, 4.0), {2.0: 1.0, 4.0: 2.0}), ((2.0,) * 3, {2.0: 1.0})):
+        protocol = Protocol(seeds=1, epochs=1, learning_rates=given)
+        assert protocol.next_rate(tried) is None
+    several = Protocol(seeds=1, epochs=1, learning_rates=(2.0, 2.0, 4.0, 8.0))
+    assert several.next_rate({2.0: 1.0, 4.0: 2.0, 8.0: 3.0}) is None
 
 
 C = tuple({"c": c} for c in (0.0, 0.7, 1.5))
