@@ -49,6 +49,7 @@ def reviews(
     vocabulary: int,
     skip: int = 0,
     length: int,
+    ending: int = 0,
     limit: int | None = None,
     validation: float = 0.125,
     seed: int = 0,
@@ -60,6 +61,7 @@ def reviews(
         vocabulary: how many tokens to tell apart; the others are left out.
         skip: how many of the most frequent tokens to leave out as well.
         length: tokens of each review.
+        ending: how many of a longer one are its last tokens, the others its first.
         limit: most training reviews of each task, drawn at random.
         validation: part of the training reviews to hold out, classes in proportion.
         seed: of the draws.
@@ -88,7 +90,10 @@ def reviews(
 
     def arrays(tasks: list[list[Any]]) -> Reviews:
         tokens, present = texts.padded(
-            [texts.encode([r["text"] for r in rows], words, length) for rows in tasks]
+            [
+                texts.encode([r["text"] for r in rows], words, length, ending=ending)
+                for rows in tasks
+            ]
         )
         labels, _ = texts.padded([np.array([r["label"] for r in rows], np.int32) for rows in tasks])
         repeated, _ = texts.padded(

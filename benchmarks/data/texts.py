@@ -38,9 +38,11 @@ def vocabulary(texts: Iterable[str], size: int, *, skip: int = 0) -> list[str]:
 
 
 def encode(
-    texts: Sequence[str], words: Sequence[str], length: int, *, buckets: int = 0
+    texts: Sequence[str], words: Sequence[str], length: int, *, buckets: int = 0, ending: int = 0
 ) -> Int[np.ndarray, "n length"]:
     """The first ``length`` tokens of each text that the vocabulary has, padded with 0.
+
+    Of a text that has more, the last ``ending`` of them are the text's last ones.
 
     With ``buckets``, other tokens stay too: they get that many numbers after the vocabulary's, by
     their letters, so that two texts show whether they share such a word.
@@ -57,7 +59,9 @@ def encode(
 
     result = np.zeros((len(texts), length), np.int32)
     for row, text in zip(result, texts, strict=True):
-        kept = ids(text)[:length]
+        kept = ids(text)
+        if len(kept) > length:
+            kept = kept[: length - ending] + kept[len(kept) - ending :]
         row[: len(kept)] = kept
     return result
 

@@ -1,7 +1,7 @@
 """TextCNN (Kim, 2014): convolutions over time, with one linear head for each task."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,20 @@ from benchmarks.models.heads import Heads
 from mtl_optax.adversarial import gradient_reversal
 
 
+class Pairs(NamedTuple):
+    """Sizes of a table of pairs of words that follow each other (Joulin et al. 2017)."""
+
+    rows: int
+    """Pairs are hashed to so many."""
+    numbers: int
+    """Learned for each."""
+
+
 class TextTrunk(nnx.Module):
     """Word vectors, then for each width of window a convolution, ReLU and its maximum over time.
 
     The vector of a word is made of given numbers, which stay as they are, and of numbers to learn.
+    Beside the maxima stand the sums of the vectors, and with ``pairs`` that of the pairs'.
 
     Texts are framed by zero vectors, as many as fit into a window, so that every window that
     holds a word counts and further padding changes nothing.
@@ -28,10 +38,11 @@ class TextTrunk(nnx.Module):
         embedding: int,
         widths: Sequence[int],
         channels: int,
+        pairs: Sequence[int] | None = None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        self.given = given
+        self.width = given + embedding + len(widths) * channels
         self.embed = nnx.Embed(
             vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
         )
@@ -47,12 +58,24 @@ class TextTrunk(nnx.Module):
                 for width in widths
             ]
         )
+        self.pairs: nnx.Embed | None = nnx.data(None)
+        if pairs is not None:
+            sizes = Pairs(*pairs)
+            self.pairs = nnx.Embed(*sizes, embedding_init=nnx.initializers.normal(0.01), rngs=rngs)
+            self.width += sizes.numbers
 
     def __call__(
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
     ) -> Float[Array, "n d"]:
         """Tokens, 0 for padding, to features: zeros for a text without a word."""
-        return self.features(*self.read(tokens, given))
+        words, parts = self.read(tokens, given)
+        count = jnp.maximum(words.sum(axis=1), 1)
+        features = [part.sum(axis=1) / jnp.sqrt(count) for part in parts]
+        for convolution in self.convolutions:
+            features.append(_maximum(convolution.kernel, convolution.bias, words, parts))
+        if self.pairs is not None:
+            features.append(_sum_of_pairs(self.pairs, tokens))
+        return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
 
     def read(
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
@@ -62,15 +85,16 @@ class TextTrunk(nnx.Module):
         parts = [jnp.where(words, part, 0) for part in (given[tokens], self.embed(tokens))]
         return words, parts
 
-    def features(
-        self, words: Bool[Array, "n l 1"], parts: Sequence[Float[Array, "n l _"]]
-    ) -> Float[Array, "n d"]:
-        """What `read` returns to features."""
-        count = jnp.maximum(words.sum(axis=1), 1)
-        features = [part.sum(axis=1) / jnp.sqrt(count) for part in parts]
-        for convolution in self.convolutions:
-            features.append(_maximum(convolution.kernel, convolution.bias, words, parts))
-        return jnp.where(words.any(axis=1), jnp.concatenate(features, axis=-1), 0)
+
+def _sum_of_pairs(pairs: nnx.Embed, tokens: Int[Array, "n l"]) -> Float[Array, "n p"]:
+    """Divided by the root of their number; a pair with padding or an unknown word is none."""
+    first, second = tokens[:, :-1].astype(jnp.uint32), tokens[:, 1:].astype(jnp.uint32)
+    mixed = first * jnp.uint32(2654435761) + second * jnp.uint32(2246822519)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(3266489917)
+    there = ((first > 1) & (second > 1))[..., None]
+    vectors = pairs(((mixed ^ (mixed >> 13)) % pairs.num_embeddings).astype(jnp.int32))
+    count = jnp.maximum(there.sum(axis=1), 1)
+    return jnp.where(there, vectors, 0).sum(axis=1) / jnp.sqrt(count)
 
 
 def _maximum(
@@ -144,11 +168,11 @@ class MultiTaskTextCNN(nnx.Module):
         classes: int,
         channels: int,
         widths: Sequence[int] = (3, 5, 7),
+        pairs: Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.trunk = TextTrunk(vocabulary, given, embedding, widths, channels, rngs=rngs)
-        features = given + embedding + len(widths) * channels
-        self.heads = Heads(num_tasks, features, classes, rngs=rngs)
+        self.trunk = TextTrunk(vocabulary, given, embedding, widths, channels, pairs, rngs=rngs)
+        self.heads = Heads(num_tasks, self.trunk.width, classes, rngs=rngs)
 
     def __call__(
         self,
@@ -207,11 +231,12 @@ class SharedPrivateTextCNN(nnx.Module):
         channels: int,
         private: int,
         widths: Sequence[int] = (3, 5, 7),
+        pairs: Sequence[int] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.trunk = TextTrunk(vocabulary, given, embedding, widths, channels, rngs=rngs)
+        self.trunk = TextTrunk(vocabulary, given, embedding, widths, channels, pairs, rngs=rngs)
         self.private = PrivateTrunks(num_tasks, given + embedding, widths, private, rngs=rngs)
-        shared = given + embedding + len(widths) * channels
+        shared = self.trunk.width
         self.heads = Heads(num_tasks, shared + len(widths) * private, classes, rngs=rngs)
         self.discriminator = nnx.Linear(shared, num_tasks, rngs=rngs)
 
@@ -219,8 +244,7 @@ class SharedPrivateTextCNN(nnx.Module):
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
     ) -> tuple[Float[Array, "n s"], Float[Array, "n p"]]:
         """Tokens to shared and private features."""
-        words, parts = self.trunk.read(tokens, given)
-        return self.trunk.features(words, parts), self.private(words, parts)
+        return self.trunk(tokens, given), self.private(*self.trunk.read(tokens, given))
 
     def answer(
         self,

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from benchmarks.models.text_cnn import SharedPrivateTextCNN
-from benchmarks.problems.networks import in_trunk, merged, network
+from benchmarks.problems.networks import Network, in_trunk, merged, network
 from benchmarks.train.problem import Adversarial, Problem
 from mtl_optax.adversarial import orthogonality_penalty, task_discriminator_loss
 
@@ -33,7 +33,7 @@ def shared_private(
     problem: Problem,
     sizes: dict[str, Any],
     given: Float[Array, "v g"],
-    noise_of: Callable[[int], Callable[..., Any]],
+    noise_of: Callable[[Network], Callable[..., Any]],
 ) -> Adversarial:
     """The problem with private convolutions of half as many channels beside the shared ones.
 
@@ -41,7 +41,7 @@ def shared_private(
         problem: the texts, for a network without private features.
         sizes: of that network.
         given: the part of the word vectors that is not learned.
-        noise_of: the number of features to `Problem.noise`.
+        noise_of: a network to `Problem.noise` for as many features as its heads read.
     """
     private = sizes["channels"] // 2
 
@@ -49,7 +49,6 @@ def shared_private(
         return SharedPrivateTextCNN(**sizes, private=private, rngs=rngs)
 
     made, module = network(make), merged(make)
-    windows = len(sizes["widths"]) * (sizes["channels"] + private)
 
     def shared(path: Any) -> bool:
         return in_trunk(path) or "discriminator" in jtu.keystr(path[:1])
@@ -75,7 +74,7 @@ def shared_private(
             init=made.init,
             shared=shared,
             forward=lambda params, batch: made.apply(params, batch.tokens, given, batch.kept),
-            noise=noise_of(sizes["given"] + sizes["embedding"] + windows),
+            noise=noise_of(made),
         ),
         objective=objective,
         encoder=in_trunk,

@@ -15,7 +15,7 @@ from benchmarks.data.splits import Splits
 from benchmarks.data.texts import glove, prepared
 from benchmarks.models.text_cnn import MultiTaskTextCNN
 from benchmarks.problems.baselines import linear_texts, of_each_task
-from benchmarks.problems.networks import accuracy, in_trunk, network
+from benchmarks.problems.networks import Network, accuracy, in_trunk, network
 from benchmarks.problems.options import TextSuite
 from benchmarks.problems.shared_private import shared_private
 from benchmarks.train.problem import Metric, Problem, mean_present
@@ -55,7 +55,10 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
     if repeats:
         metrics.append(Metric("mean % without repeats", 0, counts=False))
 
-    def noise_of(features: int) -> Callable[[PRNGKeyArray, Any], Any]:
+    def noise_of(made: Network) -> Callable[[PRNGKeyArray, Any], Any]:
+        heads = jax.eval_shape(made.init, jax.random.key(0))["heads"]
+        features = heads["kernel"][...].shape[-2]
+
         def noise(key: PRNGKeyArray, batch: Any) -> Any:
             of_words, of_features = jax.random.split(key)
             dropped = jax.random.bernoulli(of_words, training["words"], batch.tokens.shape)
@@ -97,9 +100,7 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         query_fraction=suite.query_fraction,
         schedule=warm_up_and_cosine(training["warm_up"]),
         weight_decay=training["weight_decay"],
-        noise=noise_of(
-            model["given"] + model["embedding"] + len(model["widths"]) * model["channels"]
-        ),
+        noise=noise_of(made),
         at_once=1,
         config={
             "suite": suite.name,

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Reviews(TextSuite):
     """Tell praise from complaint for 14 kinds of products (GetMTL Table 3).
 
-    A TextCNN that all tasks share, with a linear head for each; needs fdu_mtl16.jsonl.gz. Test
-    rows that repeat a training row are scored with the others, and left out in one more column.
+    A TextCNN that all tasks share, with vectors of word pairs in the standard preset, and a linear
+    head for each; needs fdu_mtl16.jsonl.gz. Test rows that repeat a training row are scored with
+    the others, and left out in one more column.
     """
 
     name: ClassVar[str] = "reviews"
@@ -28,10 +29,16 @@ class Reviews(TextSuite):
     classes: ClassVar = 2
     sizes: ClassVar = {
         "quick": {"vocabulary": 5000, "length": 64, "limit": 800},
-        "standard": {"vocabulary": 16_000, "skip": 17, "length": 128, "limit": None},
+        "standard": {
+            "vocabulary": 16_000,
+            "skip": 17,
+            "length": 128,
+            "ending": 64,
+            "limit": None,
+        },
         "paper": {"vocabulary": 30_000, "skip": 17, "length": 256, "limit": None},
     }
-
+    model: ClassVar = {"standard": {"pairs": (65_536, 4)}}
     training: ClassVar = {
         "words": 0.1,
         "features": 0.5,

@@ -80,6 +80,14 @@ def test_the_vocabulary_is_the_most_frequent_words():
     assert texts.vocabulary(["b a, b", "C b c", "d"], 4, skip=1) == [*words[:2], "c", "a"]
 
 
+def test_of_a_longer_text_beginning_and_end_may_be_kept():
+    words = texts.vocabulary(["a b c d e f"], 8)
+    number = {word: i for i, word in enumerate(words)}
+    rows = texts.encode(["a b c d x e f", "a b c", "a b c d"], words, 4, ending=1)
+    wanted = [[number[word] for word in row] for row in ("abcf", "abc", "abcd")]
+    np.testing.assert_array_equal(rows, [wanted[0], [*wanted[1], 0], wanted[2]])
+
+
 def test_unknown_words_may_be_told_apart():
     words = texts.vocabulary(["b a"], 4)
     first, second = texts.encode(["x b y", "y x b"], words, 3, buckets=1000)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from benchmarks.models.text_cnn import MultiTaskTextCNN, SharedPrivateTextCNN
+from benchmarks.models.text_cnn import MultiTaskTextCNN, SharedPrivateTextCNN, TextTrunk
 from benchmarks.models.transformer import MultiTaskPairTransformer, _in_view
 from benchmarks.problems.shared_private import shared_private
 from benchmarks.train.problem import mean_present
@@ -28,13 +28,24 @@ GIVEN = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)), jnp.float32).
 ALIKE = jnp.array([[0.5, -1.0]] * 4)
 
 
-def text_cnn():
+def text_cnn(pairs=None):
     model = MultiTaskTextCNN(
-        vocabulary=10, given=3, embedding=4, num_tasks=2, classes=3, channels=5, rngs=nnx.Rngs(0)
+        vocabulary=10,
+        given=3,
+        embedding=4,
+        num_tasks=2,
+        classes=3,
+        channels=5,
+        pairs=pairs,
+        rngs=nnx.Rngs(0),
     )
     for convolution in model.trunk.convolutions:
         convolution.bias[...] = jnp.linspace(-1, 1, 5)
     return model
+
+
+def with_pairs():
+    return text_cnn((6, 2))
 
 
 def transformer():
@@ -89,6 +100,34 @@ def test_text_cnn_is_a_sum_of_words_and_a_maximum_over_windows_that_hold_one():
     assert not features[-1].any()
 
 
+def test_pairs_of_known_words_are_summed_beside_the_rest():
+    model = with_pairs()
+    model.trunk.pairs.embedding[...] = jnp.arange(12.0).reshape(6, 2)
+    features = read_texts(model, 9)
+    np.testing.assert_array_equal(features[:, :-2], read_texts(text_cnn(), 9))
+
+    def row(first, second):
+        mixed = (first * 2654435761 + second * 2246822519) % 2**32
+        mixed = (mixed ^ mixed >> 15) * 3266489917 % 2**32
+        return (mixed ^ mixed >> 13) % 6
+
+    rows = [row(5, 9), row(9, 2), row(2, 6)]  # 1 is a word that is not known.
+    assert len(set(rows)) > 1
+    wanted = np.arange(12.0).reshape(6, 2)[rows].sum(axis=0) / np.sqrt(3)
+    np.testing.assert_allclose(features[0, -2:], wanted, rtol=1e-6)
+    assert not features[2:, -2:].any()
+
+
+def test_pairs_fill_their_table_evenly():
+    words = jnp.stack(jnp.meshgrid(jnp.arange(2, 258), jnp.arange(2, 258)), axis=-1).reshape(-1, 2)
+    model = TextTrunk(300, 1, 1, (1,), 1, (4096, 1), rngs=nnx.Rngs(0))
+    model.pairs.embedding[...] = jnp.arange(4096.0)[:, None]
+    rows = model(words, jnp.zeros((300, 1)))[:, -1].astype(int)
+    filled = np.bincount(rows, minlength=4096)
+    # Of 16 at each place by chance, chi-squared of 4095 degrees of freedom.
+    assert ((filled - 16) ** 2 / 16).sum() < 4095 + 5 * np.sqrt(2 * 4095)
+
+
 def test_text_cnn_has_the_derivatives_of_all_its_windows():
     """Though it looks at the largest alone: against differences of the loops above."""
     graph, params = nnx.split(text_cnn())
@@ -112,7 +151,7 @@ def test_text_cnn_has_the_derivatives_of_all_its_windows():
     assert jnp.abs(gradient["trunk"]["embed"]["embedding"][...][3]).max() > 0
 
 
-@pytest.mark.parametrize("build", [text_cnn, transformer])
+@pytest.mark.parametrize("build", [text_cnn, with_pairs, transformer])
 def test_padding_changes_nothing(build):
     model = build()
     features = read_texts(model, 8)
@@ -120,7 +159,7 @@ def test_padding_changes_nothing(build):
     np.testing.assert_allclose(read_texts(model, 14), features, atol=1e-5)
 
 
-@pytest.mark.parametrize("build", [text_cnn, transformer])
+@pytest.mark.parametrize("build", [text_cnn, with_pairs, transformer])
 def test_texts_without_a_word_have_finite_gradients(build):
     graph, params = nnx.split(build())
     text = jnp.zeros((2, 6), jnp.int32)
@@ -165,7 +204,7 @@ def adversarial():
         return mean_present(entropy, batch)
 
     problem = dataclasses.replace(separate_problem(), losses=losses)
-    made = shared_private(problem, SIZES, GIVEN, lambda features: lambda key, batch: batch)
+    made = shared_private(problem, SIZES, GIVEN, lambda made: lambda key, batch: batch)
     tokens = jnp.stack([padded(9)[:3], padded(9)[jnp.array([1, 2, 0])]])
     texts = Texts(tokens, jnp.array([[0, 1, 2], [2, 2, 1]]), jnp.ones((2, 3), bool))
     return made, made.problem.init(jax.random.key(3)), texts
