@@ -56,8 +56,8 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
         metrics.append(Metric("mean % without repeats", 0, counts=False))
 
     def noise_of(made: Network) -> Callable[[PRNGKeyArray, Any], Any]:
-        heads = jax.eval_shape(made.init, jax.random.key(0))["heads"]
-        features = heads["kernel"][...].shape[-2]
+        params = jax.eval_shape(made.init, jax.random.key(0))
+        features = params["heads"]["kernel"].shape[-2]
 
         def noise(key: PRNGKeyArray, batch: Any) -> Any:
             of_words, of_features = jax.random.split(key)
