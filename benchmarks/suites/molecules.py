@@ -21,7 +21,7 @@ class Molecules(Suite):
     name: ClassVar[str] = "molecules"
     presets: ClassVar = {
         "quick": Preset(epochs=15, batch_size=128, learning_rates=(1e-3, 3e-3, 1e-2)),
-        "standard": Preset(epochs=40, batch_size=128, learning_rates=(1e-3, 2e-3, 4e-3)),
+        "standard": Preset(epochs=40, batch_size=128, learning_rates=(2e-3, 4e-3, 8e-3)),
         "paper": Preset(epochs=300, batch_size=128, learning_rates=(3e-4, 1e-3, 3e-3)),
     }
     compared: ClassVar = (
