@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,20 +86,22 @@ class Store:
         return self.folder / f"{method}-seed{seed}.json"
 
     def discard(self, cells: Mapping[str, Iterable[int]]) -> None:
-        """Remove these seeds of these methods where they are, and all checkpoints."""
-        self.discard_unfinished()
+        """Remove these seeds of these methods where they are, and the methods' checkpoints."""
         for method, seeds in cells.items():
+            self.discard_unfinished(method)
             for seed in seeds:
                 self.path(method, seed).unlink(missing_ok=True)
 
-    @property
-    def unfinished(self) -> Path:
-        """Where checkpoints of unfinished trainings go."""
-        return self.folder / "unfinished"
+    def unfinished(self, method: str) -> Path:
+        """Where checkpoints of its unfinished trainings go, so that rows may be trained apart."""
+        return self.folder / "unfinished" / method
 
-    def discard_unfinished(self) -> None:
-        """Remove the checkpoints."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+    def discard_unfinished(self, method: str) -> None:
+        """Remove its checkpoints."""
+        folder = self.unfinished(method)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # It is not there, or there are others.
+            folder.parent.rmdir()
 
     def save(self, cell: Cell) -> None:
         """Write the file whole or not at all."""

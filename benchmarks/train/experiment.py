@@ -225,7 +225,7 @@ class _Trainer:
             run = self._train(made, [Member(seed, rate) for seed in missing])
             for number, seed in enumerate(missing):
                 found[seed] = self._finish(made, run, number, Member(seed, rate), trials)
-        self.store.discard_unfinished()
+        self.store.discard_unfinished(self.row.label)
 
     def _first(self, choices: Iterable[_Made]) -> tuple[Cell, _Made]:
         """The first seed, with what suits the method best, and how that is trained."""
@@ -260,7 +260,9 @@ class _Trainer:
             members,
             epochs=self.protocol.epochs,
             program=made.program,
-            checkpoint=Checkpoint(self.store.unfinished / name, every=self.checkpoint_every),
+            checkpoint=Checkpoint(
+                self.store.unfinished(self.row.label) / name, every=self.checkpoint_every
+            ),
             on_epoch=lambda: self.progress.epoch(len(members)),
         )
 

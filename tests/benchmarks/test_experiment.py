@@ -331,9 +331,11 @@ def test_a_training_goes_on_bit_for_bit(tmp_path, method, make):
                 checkpoint_every=0.0,
                 progress=Progress(epoch=interrupt),
             )
-        assert (folder / "unfinished").is_dir()
+        assert (folder / "unfinished" / method).is_dir()
+    others = folder / "unfinished" / "another"  # What another program is training meanwhile.
+    others.mkdir()
     parts, _ = run(folder, method, problem=make(), checkpoint_every=0.0)
-    assert not (folder / "unfinished").exists()
+    assert [*(folder / "unfinished").iterdir()] == [others]
     for one, two in zip(whole[method], parts[method], strict=True):
         assert (one.test == two.test).all()
         jax.tree.map(np.testing.assert_array_equal, one.curves, two.curves)
@@ -341,7 +343,7 @@ def test_a_training_goes_on_bit_for_bit(tmp_path, method, make):
 
 def test_a_checkpoint_that_is_none_is_named(tmp_path, capsys):
     def interrupt(members: int) -> None:
-        if list((tmp_path / "unfinished").glob("*")):
+        if list((tmp_path / "unfinished").glob("*/*")):
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError):
@@ -353,9 +355,11 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path, capsys):
             checkpoint_every=0.0,
             progress=Progress(epoch=interrupt),
         )
-    (kept,) = (tmp_path / "unfinished").iterdir()
+    (kept,) = (tmp_path / "unfinished" / "pcgrad").iterdir()
     for file in kept.rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(UserError, match=f"{kept.name}: not a checkpoint.*--fresh"):
         run(tmp_path, "pcgrad")
+    Store(tmp_path).discard({"pcgrad": ()})
+    assert not (tmp_path / "unfinished").exists()
