@@ -1724,7 +1724,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ("every seed reports the first", "p[number : number + 1]", "p[:1]"),
         (
             "unfinished trainings stay",
-            "        self.store.discard_unfinished()\n",
+            "        self.store.discard_unfinished(self.row.label)\n",
             "        pass\n",
         ),
         (
