@@ -1,7 +1,7 @@
 """TextCNN (Kim, 2014): convolutions over time, with one linear head for each task."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,13 @@ from benchmarks.models.heads import Heads
 from mtl_optax.adversarial import gradient_reversal
 
 
-class Pairs(NamedTuple):
-    """Sizes of a table of pairs of words that follow each other (Joulin et al. 2017)."""
-
-    rows: int
-    """Pairs are hashed to so many."""
-    numbers: int
-    """Learned for each."""
-
-
 class TextTrunk(nnx.Module):
     """Word vectors, then for each width of window a convolution, ReLU and its maximum over time.
 
     The vector of a word is made of given numbers, which stay as they are, and of numbers to learn.
-    Beside the maxima stand the sums of the vectors, and with ``pairs`` that of the pairs'.
+    Beside the maxima stand the sums of the vectors. With ``pairs``, the rows of a table and the
+    numbers in each, pairs of neighbouring words have vectors, too, a row by hash, and their sum
+    stands beside the rest (Joulin et al. 2017).
 
     Texts are framed by zero vectors, as many as fit into a window, so that every window that
     holds a word counts and further padding changes nothing.
@@ -60,9 +53,10 @@ class TextTrunk(nnx.Module):
         )
         self.pairs: nnx.Embed | None = nnx.data(None)
         if pairs is not None:
-            sizes = Pairs(*pairs)
-            self.pairs = nnx.Embed(*sizes, embedding_init=nnx.initializers.normal(0.01), rngs=rngs)
-            self.width += sizes.numbers
+            rows, numbers = pairs
+            init = nnx.initializers.normal(0.01)
+            self.pairs = nnx.Embed(rows, numbers, embedding_init=init, rngs=rngs)
+            self.width += numbers
 
     def __call__(
         self, tokens: Int[Array, "n l"], given: Float[Array, "v g"]
