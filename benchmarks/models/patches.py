@@ -1,6 +1,5 @@
 """Squares of pixels as one pixel each, so that a network may be narrow and still quick."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -16,11 +15,3 @@ def out_of_patches(pixels: Float[Array, "n h w s*s*c"], side: int) -> Float[Arra
     n, height, width, _ = pixels.shape
     squares = pixels.reshape(n, height, width, side, side, -1)
     return squares.swapaxes(2, 3).reshape(n, height * side, width * side, -1)
-
-
-def with_places(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c+2"]:
-    """Each pixel with its row and column, from -1 to 1 (CoordConv, Liu et al. 2018)."""
-    axes = (jnp.linspace(-1, 1, size, dtype=images.dtype) for size in images.shape[1:3])
-    places = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
-    places = jnp.broadcast_to(places, (len(images), *places.shape))
-    return jnp.concatenate([images, places], axis=-1)

@@ -16,7 +16,7 @@ from benchmarks.data.scenes import CLASSES
 from benchmarks.data.scenes import Scenes as Pictures
 from benchmarks.methods import EQUAL_WEIGHTING, SIMPLE_MODEL
 from benchmarks.models.mtan import MTAN
-from benchmarks.models.patches import into_patches, out_of_patches, with_places
+from benchmarks.models.patches import into_patches, out_of_patches
 from benchmarks.problems import pixels
 from benchmarks.problems.baselines import boosted_pixels
 from benchmarks.problems.networks import head_of, in_trunk, normalised_network
@@ -37,7 +37,7 @@ PREFERRED = (EQUAL_WEIGHTING, "mgda", "nash_mtl")  # What is shown of them, if i
 def problem(suite: Scenes) -> Problem:
     """The pictures, the network and their losses."""
     data, sizes = suite.data, MODEL[suite.preset]
-    sizes = {**sizes, "inputs": 3 * sizes["patch"] ** 2 + 2}
+    sizes = {**sizes, "inputs": 3 * sizes["patch"] ** 2}
     patch, outputs = sizes["patch"], pixels.outputs_of(len(CLASSES))
     made = normalised_network(
         lambda rngs: MTAN(
@@ -50,7 +50,7 @@ def problem(suite: Scenes) -> Problem:
     )
 
     def forward(params: Any, batch: Pictures, statistics: Any, training: bool) -> Any:
-        squares = with_places(into_patches(jnp.asarray(batch.images), patch))
+        squares = into_patches(jnp.asarray(batch.images), patch)
         said, statistics = made.apply(params, statistics, training, squares)
         return jax.tree.map(lambda x: out_of_patches(x, patch), said), statistics
 

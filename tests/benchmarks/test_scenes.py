@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.data import scenes as s
 from benchmarks.data.scenes import Rooms, draw, meet_balls, meet_boxes, meet_room, render, scenes
-from benchmarks.models.patches import into_patches, out_of_patches, with_places
+from benchmarks.models.patches import into_patches, out_of_patches
 from benchmarks.problems import pixels
 
 
@@ -173,15 +173,6 @@ def test_patches_are_squares_and_come_back():
     assert squares.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(squares[1, 1, 2], images[1, 2:4, 4:6].reshape(-1))
     np.testing.assert_array_equal(out_of_patches(squares, 2), images)
-
-
-def test_pixels_are_told_where_they_are():
-    images = jnp.arange(2 * 3 * 5 * 2.0).reshape(2, 3, 5, 2)
-    told = with_places(images)
-    np.testing.assert_array_equal(told[..., :2], images)
-    for row, y in enumerate((-1, 0, 1)):
-        for column, x in enumerate((-1, -0.5, 0, 0.5, 1)):
-            np.testing.assert_array_equal(told[:, row, column, 2:], [[y, x], [y, x]])
 
 
 def test_losses_are_means_over_the_pixels_that_have_a_target(some):
