@@ -132,32 +132,49 @@ def word_vectors(
     return np.where(told & (norms > 0), vectors / np.where(norms > 0, norms, 1), 0)
 
 
-def glove(
-    path: Path, words: Sequence[str], width: int, *, seed: int = 0
-) -> Float[np.ndarray, "v width"]:
-    """Vectors for a vocabulary from a file in GloVe's text format: a word and its numbers.
+def glove(path: Path, words: Sequence[str], *, seed: int = 0) -> Float[np.ndarray, "v width"]:
+    """Vectors for a vocabulary from a text file with a word and its numbers in each line.
 
-    Words that the file lacks get normal numbers of variance 0.01; padding gets zeros.
+    The format of GloVe, where a few words hold spaces (". . ." in ``glove.840B.300d.txt``), and
+    that of word2vec and fastText, which begins with the number of words and the width. Words that
+    the file lacks get normal numbers of variance 0.01; padding gets zeros.
     """
-    vectors = np.random.default_rng(seed).normal(0, 0.1, (len(words), width)).astype(np.float32)
-    vectors[0] = 0
-    number = {word: i for i, word in enumerate(words)}
     if not path.is_file():
         raise UserError(f"--embeddings {path}: no such file")
+    wanted, found, width = set(words), {}, 0
     with _opened(path) as lines:
         for line_number, line in enumerate(lines, 1):
-            word, *values = line.rstrip("\n").split(" ")
-            if len(values) != width:
-                raise UserError(
-                    f"--embeddings {path}, line {line_number}: {len(values)} numbers, but the "
-                    f"model's embedding has {width}"
-                )
-            if word in number:
-                try:
-                    vectors[number[word]] = np.array(values, np.float32)
-                except ValueError as error:
-                    raise UserError(f"--embeddings {path}, line {line_number}: {error}") from error
+            line = line.rstrip(" \r\n")
+            if line_number == 1 and re.fullmatch(r"\d+ \d+", line):
+                continue
+            spaces = line.count(" ")
+            width = width or spaces
+            word, *numbers = line.split(" ", 1) if spaces == width else line.rsplit(" ", width)
+            try:
+                if not width:
+                    raise ValueError("not a word and its numbers")
+                if spaces < width or (spaces > width and _is_number(word.split(" ")[-1])):
+                    raise ValueError(f"not a word and {width} numbers, as the lines before it")
+                if word in wanted:
+                    found[word] = np.array(" ".join(numbers).split(" "), np.float32)
+            except ValueError as error:
+                raise UserError(f"--embeddings {path}, line {line_number}: {error}") from error
+    if not found:
+        raise UserError(f"--embeddings {path}: none of its words is in the texts")
+    vectors = np.random.default_rng(seed).normal(0, 0.1, (len(words), width)).astype(np.float32)
+    vectors[0] = 0
+    for number, word in enumerate(words):
+        if word in found:
+            vectors[number] = found[word]
     return vectors
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def split_off(

@@ -49,7 +49,7 @@ class TextSuite(Suite):
     weights, the part of the training in which the learning rate rises, and how far apart words are
     near each other."""
     embeddings: Path | None = None
-    """A file of word vectors in GloVe's text format, of the width of the model's embedding."""
+    """A file of word vectors as those of GloVe, word2vec (text) or fastText, of any width."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,8 @@ def text_problem(suite: TextSuite, tasks: tuple[str, ...]) -> Problem:
     model = MODEL[suite.preset] | suite.model.get(suite.preset, {})
     splits, vocabulary, raw = suite.data
     if suite.embeddings is not None:
-        table = glove(suite.embeddings, vocabulary, model["given"])
+        table = glove(suite.embeddings, vocabulary)
+        model |= {"given": table.shape[1]}
     else:
         rows = splits.train.tokens.reshape(-1, splits.train.tokens.shape[-1])
         table = prepared(rows, len(vocabulary), model["given"], window=training["window"])

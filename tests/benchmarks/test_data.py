@@ -684,19 +684,41 @@ def test_the_folder_comes_from_the_option_or_the_environment(folder, tmp_path, m
         molecules.molecules(tmp_path)
 
 
-def test_glove(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "down 1 2 3\nelse 4 5 6\n",
+        "down 1 2 3\r\n. . . 4 5 6\r\nat name@domain.com 7 8 9\r\n",
+        "2 3\ndown 1 2 3 \nelse 4 5 6 \n",
+        "else 4 5 6\n3/4 7 8 9\ndown 1e0 2 3.",
+    ],
+    ids=["GloVe", "words that hold spaces", "fastText", "no line's end"],
+)
+def test_word_vectors_are_read_from_files_as_they_are_published(content, tmp_path):
     words = [texts.PADDING, texts.UNKNOWN, "up", "down"]
     path = tmp_path / "vectors.txt"
-    path.write_text("down 1 2 3\nelse 4 5 6\n")
-    vectors = texts.glove(path, words, 3)
+    path.write_bytes(content.encode())
+    vectors = texts.glove(path, words)
+    assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors[[0, 3]], [[0, 0, 0], [1, 2, 3]])
     assert 0 < np.abs(vectors[1:3]).max() < 1
-    for content, message in (
-        ("up 1 2\n", "line 1: 2 numbers, but the model's embedding has 3"),
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("up\n", "line 1: not a word and its numbers"),
+        ("up 1 2 3\ndown 1 2\n", "line 2: not a word and 3 numbers, as the lines before it"),
+        ("up 1 2 3\ndown 1 2 3 4\n", "line 2: not a word and 3 numbers"),
         ("up 1 2 3\ndown 1 two 3\n", "line 2: could not convert"),
-    ):
-        path.write_text(content)
-        with pytest.raises(UserError, match=message):
-            texts.glove(path, words, 3)
+        ("above 1 2 3\n", "none of its words is in the texts"),
+        ("", "none of its words is in the texts"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_word_vectors(content, message, tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"--embeddings .*vectors.txt.*{message}"):
+        texts.glove(path, [texts.PADDING, texts.UNKNOWN, "up", "down"])
     with pytest.raises(UserError, match=r"--embeddings .*none: no such file"):
-        texts.glove(tmp_path / "none", words, 3)
+        texts.glove(tmp_path / "none", ["up"])
