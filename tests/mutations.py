@@ -284,8 +284,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "all leaves have the same draws",
-            "zip(leaves, jax.random.split(now, len(leaves)), strict=True)",
-            "zip(leaves, [now] * len(leaves), strict=True)",
+            "zip(leaves, jax.random.bits(now, (len(leaves), 2)), strict=True)",
+            "zip(leaves, [jax.random.bits(now, 2)] * len(leaves), strict=True)",
         ),
     ],
     "mtl_optax/_methods/gradnorm.py": [

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
@@ -94,9 +94,9 @@ def graddrop(
         leaves, structure = jax.tree.flatten(as_real(task_gradients))
         state, now = draws.next(state)
         dropped = []
-        for leaf, leaf_key in zip(leaves, jax.random.split(now, len(leaves)), strict=True):
+        for leaf, words in zip(leaves, jax.random.bits(now, (len(leaves), 2)), strict=True):
             dtype = at_least_float32(leaf)
-            draw = uniform_draws(leaf_key, leaf.shape[1:]).astype(dtype)
+            draw = uniform_draws(words, leaf.shape[1:]).astype(dtype)
             kept = (drop_and_sum if combine else drop)(
                 leaf.astype(dtype), draw, jnp.asarray(leak, dtype)
             )
@@ -140,18 +140,17 @@ def _choose(up: Array, down: Array, draw: Float[Array, "..."]) -> tuple[Array, A
     return draw < purity, jnp.isfinite(total)
 
 
-def uniform_draws(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def uniform_draws(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Draws from [0, 1), one for each coordinate, by a hash of the coordinate's number.
 
     Two rounds of Wellons' `lowbias32 <https://nullprogram.com/blog/2018/07/31/>`_, each keyed with
-    one word of `key`. A generator of high quality would take ten times the time of all the rest.
+    one of `words`. A generator of high quality would take ten times the time of all the rest.
     """
     numbers = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         step = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         numbers = numbers + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * step
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    bits = _lowbias32(_lowbias32(numbers + first) ^ second)
+    bits = _lowbias32(_lowbias32(numbers + words[0]) ^ words[1])
     return (bits >> jnp.uint32(8)).astype(jnp.float32) / 2**24
 
 

@@ -38,10 +38,11 @@ def test_the_sum_is_that_of_the_rows(num_tasks, leak):
     np.testing.assert_allclose(got, np.asarray(kept, float).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_draws_are_uniform_and_unrelated_to_those_beside_and_of_other_keys():
+def test_draws_are_uniform_and_unrelated_to_those_beside_and_of_other_leaves():
     shape = (300, 7, 500)
-    draw = uniform_draws(jax.random.key(5), shape)
-    other = uniform_draws(jax.random.key(6), shape)
+    draw, other = (
+        uniform_draws(words, shape) for words in jax.random.bits(jax.random.key(5), (2, 2))
+    )
     assert scipy.stats.kstest(np.ravel(draw), "uniform").pvalue > 0.001
     size = draw.size
     pairs = [np.ravel(other)] + [np.roll(np.ravel(draw), lag) for lag in (1, 7, 500, 3500, 2**16)]
