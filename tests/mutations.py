@@ -284,8 +284,8 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "all leaves have the same draws",
-            "zip(leaves, jax.random.bits(now, (len(leaves), 2)), strict=True)",
-            "zip(leaves, [jax.random.bits(now, 2)] * len(leaves), strict=True)",
+            "(len(leaves), 2), jnp.uint32)",
+            "(1, 2), jnp.uint32).repeat(len(leaves), 0)",
         ),
     ],
     "mtl_optax/_methods/gradnorm.py": [

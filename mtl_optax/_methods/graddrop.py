@@ -93,8 +93,9 @@ def graddrop(
             task_gradients = zero_absent(mask, task_gradients)
         leaves, structure = jax.tree.flatten(as_real(task_gradients))
         state, now = draws.next(state)
+        words_of_leaves = jax.random.bits(now, (len(leaves), 2), jnp.uint32)
         dropped = []
-        for leaf, words in zip(leaves, jax.random.bits(now, (len(leaves), 2)), strict=True):
+        for leaf, words in zip(leaves, words_of_leaves, strict=True):
             dtype = at_least_float32(leaf)
             draw = uniform_draws(words, leaf.shape[1:]).astype(dtype)
             kept = (drop_and_sum if combine else drop)(
