@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from mtl_optax._gram_on_cpu import (
     sums_over_pairs,
 )
 from mtl_optax._precision import HIGHEST, at_least_float32, power_of_two, root
-from mtl_optax._tracing import is_traced
+from mtl_optax._tracing import cond, is_traced
 from mtl_optax._trees import along_tasks, zero_absent
 from mtl_optax._unstacked import TaskGradients
 
@@ -31,7 +31,6 @@ FEW_TASKS = 16
 # Where a task's squared norm lies in this range, the squares of its entries are normal numbers in
 # float32, for up to 1e13 of one size, and no sum has overflowed.
 SAFE_SQUARE = (1e-24, 1e32)
-_Held = TypeVar("_Held")
 
 
 class ScaledGram(NamedTuple):
@@ -99,8 +98,8 @@ def products(left: Any, right: Any, units: Units = None) -> Float[Array, "T T"]:
     if may_be_sharded():
         return whole(stacks, units)
     stacks = [joined(stack) for stack in stacks]
-    if units is None and all(leaf.shape[1] < LONG for leaf in stacks[0]):
-        return whole(stacks, None)
+    if all(leaf.shape[1] < LONG for leaf in stacks[0]):
+        return whole(stacks, units)
     return jax.lax.platform_dependent(stacks, units, cpu=on_cpu, default=whole)
 
 
@@ -127,53 +126,55 @@ def scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
 @jax.jit
 def _scaled_gram(task_gradients: Any, mask: Bool[Array, " T"]) -> ScaledGram:
     rows = as_real(task_gradients)
-
-    def held(products: Float[Array, "T T"], units: Units) -> tuple[ScaledGram, Float[Array, " T"]]:
-        return in_scales(products, None if units is None else units[0]), jnp.diagonal(products)
-
-    return _at_any_scale(rows, rows, mask, held)
+    found, units = _at_any_scale(rows, rows, mask, jnp.diagonal)
+    return in_scales(found, units[0])
 
 
-def in_scales(products: Float[Array, "T T"], units: Float[Array, " T"] | None) -> ScaledGram:
+def in_scales(products: Float[Array, "T T"], units: Float[Array, " T"]) -> ScaledGram:
     """Holds products of gradients that were each divided by its unit."""
     scale = power_of_two(root(jnp.diagonal(products)))
     matrix = products / jnp.expand_dims(scale, 1) / jnp.expand_dims(scale, 0)
-    return ScaledGram(matrix, scale if units is None else units * scale)
+    return ScaledGram(matrix, units * scale)
 
 
 def _at_any_scale(
     left: Any,
     right: Any,
     mask: Bool[Array, " T"],
-    held: Callable[[Float[Array, "T T"], Units], tuple[_Held, Float[Array, " T"]]],
-) -> _Held:
+    sizes: Callable[[Float[Array, "T T"]], Float[Array, " T"]],
+) -> tuple[Float[Array, "T T"], tuple[Float[Array, " T"], Float[Array, " T"]]]:
     """Computes the products of the present tasks, again from divided stacks where not safe.
 
     Args:
         left: a stack of task gradients.
         right: the same or another one.
         mask: `(T,)` bool.
-        held: makes what is returned of products and the units that their stacks were divided by;
-            and says how large the products are for each task.
+        sizes: says of products how large those of each task are.
+
+    Returns:
+        The products, and the powers of two that the rows of both stacks were divided by.
     """
 
-    def compute(left: Any, right: Any, units: Units) -> tuple[_Held, Float[Array, " T"]]:
-        found = products(left, right, units)
-        return held(jnp.where(jnp.outer(mask, mask), found, 0.0), units)
+    def compute(left: Any, right: Any, units: Units) -> Float[Array, "T T"]:
+        return jnp.where(jnp.outer(mask, mask), products(left, right, units), 0.0)
 
-    as_computed, sizes = compute(left, right, None)
-    safe = (sizes >= SAFE_SQUARE[0]) & (sizes <= SAFE_SQUARE[1])
+    as_computed = compute(left, right, None)
+    size = sizes(as_computed)
+    safe = (size >= SAFE_SQUARE[0]) & (size <= SAFE_SQUARE[1])
 
-    def checked() -> _Held:
+    def plain() -> tuple[Float[Array, "T T"], Any]:
+        return as_computed, (jnp.ones_like(size), jnp.ones_like(size))
+
+    def checked() -> tuple[Float[Array, "T T"], Any]:
         one = gathered(left)
         other = one if right is left else gathered(right)
-        largest = [largest_entries(leaves, mask, sizes.dtype) for leaves in (one, other)]
+        largest = [largest_entries(leaves, mask, size.dtype) for leaves in (one, other)]
         units = power_of_two(largest[0]), power_of_two(largest[1])
         # Rows of zeros are right as they are. A comparison with NaN is false.
         wrong = jnp.any(~(safe | (largest[0] == 0))) & ~(jnp.max(largest[1]) == 0)
-        return jax.lax.cond(wrong, lambda: compute(one, other, units)[0], lambda: as_computed)
+        return cond(wrong, lambda: (compute(one, other, units), units), plain)
 
-    return jax.lax.cond(jnp.all(safe | ~mask), lambda: as_computed, checked)
+    return cond(jnp.all(safe | ~mask), plain, checked)
 
 
 def gathered(task_gradients: Any) -> list[Array]:
@@ -235,23 +236,17 @@ def cross_gram(left: Any, right: Any, mask: Bool[Array, " T"]) -> ScaledCrossGra
         right: another of the same structure and shapes.
         mask: `(T,)` bool.
     """
-
-    def held(
-        products: Float[Array, "T T"], units: Units
-    ) -> tuple[ScaledCrossGram, Float[Array, " T"]]:
-        ones = jnp.ones(len(products), products.dtype)
-        rows, columns = (ones, ones) if units is None else units
-        top, longest = jnp.max(rows), jnp.max(columns)
-        products *= jnp.expand_dims(columns / longest, 0)
-        largest = jnp.max(jnp.abs(products), axis=1)
-        size = power_of_two(largest)
-        sizes = jnp.where(largest > 0, size * (rows / top), 0)
-        most = power_of_two(jnp.max(sizes))
-        scale = jnp.where(largest > 0, sizes / most, 1)
-        unit = most * top * longest
-        return ScaledCrossGram(products / jnp.expand_dims(size, 1), scale, unit), largest
-
-    return _at_any_scale(as_real(left), as_real(right), mask, held)
+    found, (rows, columns) = _at_any_scale(
+        as_real(left), as_real(right), mask, lambda products: jnp.max(jnp.abs(products), axis=1)
+    )
+    top, longest = jnp.max(rows), jnp.max(columns)
+    found *= jnp.expand_dims(columns / longest, 0)
+    largest = jnp.max(jnp.abs(found), axis=1)
+    size = power_of_two(largest)
+    sizes = jnp.where(largest > 0, size * (rows / top), 0)
+    most = power_of_two(jnp.max(sizes))
+    scale = jnp.where(largest > 0, sizes / most, 1)
+    return ScaledCrossGram(found / jnp.expand_dims(size, 1), scale, most * top * longest)
 
 
 def largest_entries(

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -25,10 +26,14 @@ def root(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
 def power_of_two(x: Float[Array, " *n"]) -> Float[Array, " *n"]:
     """Returns the largest power of two not above `x`, and one for zero and non-finite `x`.
 
-    It counts as a constant where derivatives are taken.
+    And for subnormal ones, which many devices take for zero. It counts as a constant where
+    derivatives are taken.
     """
     x = jax.lax.stop_gradient(x)
-    power = jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1] - 1)
+    # The bits of the exponent alone, which are those of infinity.
+    bits = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    exponents = np.array(np.inf, x.dtype).view(bits)
+    power = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, bits) & exponents, x.dtype)
     return jnp.where((x > 0) & (power > 0) & jnp.isfinite(x), power, 1)
 
 

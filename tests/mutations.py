@@ -858,7 +858,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
     "mtl_optax/_gram.py": [
         (
             "the norm's part of the scale is lost",
-            "ScaledGram(matrix, scale if units is None else units * scale)",
+            "ScaledGram(matrix, units * scale)",
             "ScaledGram(matrix, scale)",
         ),
         ("every scale is safe", "SAFE_SQUARE = (1e-24, 1e32)", "SAFE_SQUARE = (0.0, 1e39)"),
@@ -874,7 +874,7 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "two stacks have one unit",
-            "products *= jnp.expand_dims(columns / longest, 0)",
+            "found *= jnp.expand_dims(columns / longest, 0)",
             "pass",
         ),
         (
