@@ -7,13 +7,15 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import export
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
 from mtl_optax import _gram, _gram_on_cpu
-from tests.common import flat, optimised, tree_gradients
+from tests.common import METHODS, Inputs, flat, make, optimised, step, tree_gradients
 
 
 def random_tree(num_tasks=4, seed=0, scale=1.0):
@@ -287,3 +289,38 @@ for axis in (1, 2):
     flags = "--xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=100)
+
+
+def reductions_over_tasks(jaxpr, size):
+    """Those of arrays of at least so many numbers that leave the last axis whole."""
+    for equation in jaxpr.eqns:
+        axes = (
+            equation.params.get("axes", ()) if equation.primitive.name.startswith("reduce") else ()
+        )
+        operand = equation.invars[0].aval if axes else None
+        if 0 in axes and operand.ndim - 1 not in axes and operand.size >= size:
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from reductions_over_tasks(inner, size)
+
+
+def test_long_leaves_are_not_reduced_over_tasks():
+    """JAX 0.10.2 takes tens of times as long for it on the CPU as for sums that are written out."""
+    params = {"kernel": jnp.ones((40, 25))}
+    rows = jax.tree.map(lambda p: jnp.ones((3, *p.shape)), params)
+    given = Inputs(params, rows, jnp.ones(3), rows)
+    programs = {"dominance_ratio": lambda: mtl.dominance_ratio(rows)}
+    transforms = {name: make(name, 3) for name in METHODS}
+    transforms["split_step"] = mtl.split_step(3, optax.sgd(0.1))
+    for name, tx in transforms.items():
+        programs[name] = lambda tx=tx: step(tx, tx.init(params), given)
+
+    def losses(params, x):
+        return jnp.sum(jnp.tanh(x @ params["kernel"]) @ params["heads"], axis=1)
+
+    gather = mtl.sam_value_and_task_grads(losses, rho=0.1, shared="kernel")
+    network = {**params, "heads": jnp.ones((25, 40))}
+    programs["sam"] = lambda: gather(network, jnp.ones((3, 40)))
+    for name, program in programs.items():
+        found = list(reductions_over_tasks(jax.make_jaxpr(program)().jaxpr, 3000))
+        assert not found, (name, found)

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
 from mtl_optax._frame import Contract
-from mtl_optax._gram import combine
+from mtl_optax._gram import combine, fold_tasks
 from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._trees import along_tasks, stacked_zeros, zero_absent
@@ -108,10 +108,14 @@ def split_step(
 def _parts(step: Array, moments: Array, mask: Bool[Array, " T"]) -> Array:
     dtype = at_least_float32(step, moments)
     wide, moments = jnp.expand_dims(step.astype(dtype), 0), moments.astype(dtype)
-    total = jnp.sum(moments, axis=0, keepdims=True)
+    total = _summed(moments)
     known = total != 0
     own = moments * jnp.where(known, wide / jnp.where(known, total, 1), 0)
     present = along_tasks(mask, moments)
-    absent = jnp.sum(jnp.where(present, 0, own), axis=0, keepdims=True)
+    absent = _summed(jnp.where(present, 0, own))
     rest = along_tasks(uniform(mask, dtype), moments) * jnp.where(known, absent, wide)
     return (jnp.where(present, own, 0) + rest).astype(step.dtype)
+
+
+def _summed(rows: Float[Array, "T ..."]) -> Float[Array, "1 ..."]:
+    return jnp.expand_dims(fold_tasks(jnp.add, jnp.asarray, rows), 0)
