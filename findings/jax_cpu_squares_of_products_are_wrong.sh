@@ -4,8 +4,9 @@
 #
 # Expected: the same numbers with and without jit, as for 30,000 rows, and as with 0.10.1.
 # Seen: of the sums of squares of `heads @ row`, 7,232 of 40,000 are wrong, by up to five times their
-#     mean, without a word; all are right for 30,000 rows and for 100,000, and for other widths up to 64. The compiler option
-#     xla_cpu_experimental_ynn_fusion_type="" makes all right. (Known there: jax-ml/jax issue 39103.)
+#     mean, without a word; all are right for 30,000 rows and for 100,000, and for other widths. The
+#     compiler option xla_cpu_experimental_ynn_fusion_type="" makes all right. (Known there:
+#     jax-ml/jax issue 39103.)
 #
 #     0.10.1: 0 of 40000 wrong under jit, 0 with the option
 #     0.10.2: 7232 of 40000 wrong under jit, 0 with the option
