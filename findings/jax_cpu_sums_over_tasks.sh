@@ -7,7 +7,8 @@
 # Seen: 43 ms for a leaf of (4, 1024, 1024) on two cores, 0.8 ms as `jnp.tensordot(ones, g, 1)`; with
 #     (20, 1000000) 187 ms and 3 ms. So are means, maxima and what is fused with them. 0.8.1, 0.9.2,
 #     0.10.0 and 0.10.1 take no longer for the sum than for the product. The compiler option
-#     xla_cpu_experimental_ynn_fusion_type="" makes 0.10.2 as quick as they were.
+#     xla_cpu_experimental_ynn_fusion_type="" makes the sum of 0.10.2 as quick as theirs, but a sum over
+#     all axes but the last, as batch normalisation's, 40 times as slow.
 #
 #     0.10.1: sum over product   0.8, with the option   0.5
 #     0.10.2: sum over product  29.8, with the option   0.9
