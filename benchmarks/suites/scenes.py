@@ -29,8 +29,8 @@ TRAINING: dict[str, float] = {"warm_up": 0.05}
 class Scenes(PictureSuite):
     """Class, depth and normal of every pixel of rendered rooms (EMTL Table 2, AdaTask Table 1).
 
-    MTAN in small on rooms of boxes, balls and planes with NYUv2's
-    losses and metrics. Needs no data.
+    MTAN in small on rooms of boxes, balls and planes with NYUv2's losses and metrics. Needs no
+    data.
     """
 
     name: ClassVar[str] = "scenes"
