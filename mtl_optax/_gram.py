@@ -307,6 +307,11 @@ def fold_tasks(add: Callable[[Any, Array], Any], first: Callable[[Array], Any], 
     return jax.lax.fori_loop(1, len(leaf), rest, first(leaf[0]))
 
 
+def sum_rows(leaf: Array) -> Array:
+    """Sums a leaf `(T, ...)` over its tasks."""
+    return fold_tasks(jnp.add, jnp.asarray, leaf)
+
+
 def _contract_tasks(coefficients: Array, leaf: Array) -> Array:
     dtype = at_least_float32(coefficients, leaf)
     if coefficients.ndim == 1 and len(leaf) <= FEW_TASKS and not may_be_sharded():

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
 from mtl_optax._frame import Contract
-from mtl_optax._gram import combine, fold_tasks
+from mtl_optax._gram import combine, sum_rows
 from mtl_optax._precision import at_least_float32
 from mtl_optax._solvers.simplex import uniform
 from mtl_optax._trees import along_tasks, stacked_zeros, zero_absent
@@ -118,4 +118,4 @@ def _parts(step: Array, moments: Array, mask: Bool[Array, " T"]) -> Array:
 
 
 def _summed(rows: Float[Array, "T ..."]) -> Float[Array, "1 ..."]:
-    return jnp.expand_dims(fold_tasks(jnp.add, jnp.asarray, rows), 0)
+    return jnp.expand_dims(sum_rows(rows), 0)

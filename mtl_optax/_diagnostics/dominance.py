@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _checks
 from mtl_optax._complex import as_real
 from mtl_optax._frame import Contract
-from mtl_optax._gram import fold_tasks
+from mtl_optax._gram import fold_tasks, sum_rows
 from mtl_optax._precision import at_least_float32
 from mtl_optax._trees import Group, check_group, group_names, select_tasks, stacked_zeros
 from mtl_optax._unstacked import as_stack
@@ -123,7 +123,7 @@ def dominance_ratio(squares: Any) -> Any:
         # Divided by the largest, the sum does not overflow.
         largest = jnp.expand_dims(fold_tasks(jnp.maximum, jnp.asarray, leaf), 0)
         unit = leaf / jnp.where(largest > 0, largest, 1)
-        total = jnp.expand_dims(fold_tasks(jnp.add, jnp.asarray, unit), 0)
+        total = jnp.expand_dims(sum_rows(unit), 0)
         even = jnp.asarray(1 / leaf.shape[0], leaf.dtype)
         return jnp.where(total > 0, unit / jnp.where(total > 0, total, 1), even + 0 * total)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from mtl_optax import _checks
 from mtl_optax._complex import as_given, as_real
 from mtl_optax._frame import Contract, OptimizerMethod
-from mtl_optax._gram import fold_tasks, norms
+from mtl_optax._gram import fold_tasks, norms, sum_rows
 from mtl_optax._precision import at_least_float32
 from mtl_optax._registry import register
 from mtl_optax._solvers.simplex import uniform
@@ -187,7 +187,7 @@ def layerwise_adatask(
             share = along_tasks(shares[:, order.index(layer)].astype(g.dtype), g)
             size = share * v.astype(g.dtype)[None] + jnp.asarray(eps, g.dtype)
             step = -jnp.asarray(rate, g.dtype) * (g / jnp.where(size > 0, size, 1))
-            step = fold_tasks(jnp.add, jnp.asarray, step) if combine else step
+            step = sum_rows(step) if combine else step
             steps.append(step.astype(row.dtype))
         accumulated = jax.tree.unflatten(structure, parameters)
         return (
@@ -207,7 +207,7 @@ def _root(rows: Float[Array, "K ..."]) -> Float[Array, "..."]:
 
 
 def _joint_root(total: Total, rows: Float[Array, "T ..."]) -> Float[Array, "..."]:
-    return _root(rows) if total == "sum_sq" else jnp.abs(fold_tasks(jnp.add, jnp.asarray, rows))
+    return _root(rows) if total == "sum_sq" else jnp.abs(sum_rows(rows))
 
 
 def _layer_root(rows: list[Array], layer_of: list[str], layer: str) -> Float[Array, " T"]:

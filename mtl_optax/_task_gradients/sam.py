@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mtl_optax import _checks
 from mtl_optax._complex import accumulator, is_complex
-from mtl_optax._gram import fold_tasks, norms
+from mtl_optax._gram import norms, sum_rows
 from mtl_optax._task_gradients.calls import as_tuple, check_task_losses, differentiated, split_aux
 from mtl_optax._task_gradients.passes import for_each_row
 from mtl_optax._tracing import varying_axes, varying_like
@@ -156,9 +156,7 @@ def sam_value_and_task_grads(
         # The same on all devices, and so the signs.
         rows = jnp.eye(len(losses), dtype=losses.dtype)
         parts = for_each_row(gathered, rows, leaves)
-        trees = [
-            tree_of(rows, [fold_tasks(jnp.add, jnp.asarray, h) for h in own]) for rows, own in parts
-        ]
+        trees = [tree_of(rows, list(map(sum_rows, own))) for rows, own in parts]
         return (losses, aux) if has_aux else losses, *trees
 
     return value_and_grads

@@ -41,7 +41,8 @@ def test_the_sum_is_that_of_the_rows(num_tasks, leak):
 def test_draws_are_uniform_and_unrelated_to_those_beside_and_of_other_leaves():
     shape = (300, 7, 500)
     draw, other = (
-        uniform_draws(words, shape) for words in jax.random.bits(jax.random.key(5), (2, 2))
+        uniform_draws(words, shape)
+        for words in jax.random.bits(jax.random.key(5), (2, 2), jnp.uint32)
     )
     assert scipy.stats.kstest(np.ravel(draw), "uniform").pvalue > 0.001
     size = draw.size
