@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 from jax import export
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import mtl_optax as mtl
 from mtl_optax import _gram, _gram_on_cpu
+from mtl_optax._tracing import inner_programs
 from tests.common import METHODS, Inputs, flat, make, optimised, step, tree_gradients
 
 
@@ -300,7 +300,7 @@ def reductions_over_tasks(jaxpr, size):
         operand = equation.invars[0].aval if axes else None
         if 0 in axes and operand.ndim - 1 not in axes and operand.size >= size:
             yield equation
-        for inner in jaxprs_in_params(equation.params):
+        for inner in inner_programs(equation.params.values()):
             yield from reductions_over_tasks(inner, size)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.extend.core import jaxprs_in_params
 
 from benchmarks.models.mtan import MTAN, twice_as_large
 from benchmarks.models.segnet import SegNet, max_pool, max_unpool
 from benchmarks.problems.networks import QUICK, head_of, in_trunk, normalised_network
+from mtl_optax._tracing import inner_programs
 
 TASKS = {"segmentation": 3, "depth": 1, "normals": 3}
 TINY = (6, 8)
@@ -154,7 +154,7 @@ def products(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield {variable.aval.dtype.name for variable in equation.invars}
-        for inner in jaxprs_in_params(equation.params):
+        for inner in inner_programs(equation.params.values()):
             yield from products(inner)
 
 
