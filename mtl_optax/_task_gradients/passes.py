@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mtl_optax._tracing import has_operation, is_traced, varying_axes, varying_like
+from mtl_optax._tracing import has_operation, is_traced, varying_like
 
 # Entries of the parameters from which on task gradients are computed one after the other on the
 # CPU. Together, XLA lays them out parameters first, and what reads them pays for it: with 3e5 to
@@ -75,14 +75,7 @@ def in_turn(
         return structure.unflatten(jax.core.eval_jaxpr(closed.jaxpr, closed.consts, row))
 
     def written_out(rows: Array) -> Any:
-        results: list[Any] = []
-        for row in rows:
-            # Begin when the last one has ended, for the sake of memory. What differs from device
-            # to device would make the row differ, and the row the results.
-            if results and len({*map(varying_axes, jax.tree.leaves((row, results[-1])))}) == 1:
-                row, results[-1] = jax.lax.optimization_barrier((row, results[-1]))
-            results.append(once(row))
-        return _stack(results)
+        return _stack([once(row) for row in rows])
 
     loop = functools.partial(jax.lax.map, once)
     convolves = has_operation(closed.jaxpr, "conv_general_dilated")
