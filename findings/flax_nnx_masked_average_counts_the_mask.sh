@@ -2,9 +2,9 @@
 # flax 0.12.8: a metric with a mask that is broadcast divides by the entries of the mask (a mend is
 # proposed: google/flax, pull request 5588).
 #
-# Expected: "mask shape should be broadcastable to the shape of values array": of losses (4, 3), each
-#     0.5, the mean is 0.5 with a mask (4, 1) of rows, a mask (3,) of tasks, or the full mask of the
-#     same entries; right answers are 100 %.
+# Expected: any mask will do that can be broadcast to the values, as the documentation says. Of losses
+#     (4, 3), each 0.5, the mean is 0.5 with a mask (4, 1) of rows, a mask (3,) of tasks, or the full
+#     mask of the same entries; right answers are 100 %.
 # Seen: nnx.metrics.Average and Accuracy sum the broadcast product and count the mask as it is. A
 #     mask of rows makes the mean T times too large, a mask of tasks B times: an accuracy of 300 %.
 #
