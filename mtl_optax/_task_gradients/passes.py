@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,17 +67,15 @@ def in_turn(
         elsewhere: what serves all rows on other devices than CPUs; a loop by default.
     """
     if not is_traced(rows):
-        return _stack([function(row) for row in rows])
+        return _one_by_one(function, rows)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(rows[0])
     structure: Any = jax.tree.structure(shapes)
 
     def once(row: Array) -> Any:
         return structure.unflatten(jax.core.eval_jaxpr(closed.jaxpr, closed.consts, row))
 
-    def written_out(rows: Array) -> Any:
-        return _stack([once(row) for row in rows])
-
     loop = functools.partial(jax.lax.map, once)
+    written_out = functools.partial(_one_by_one, once)
     convolves = has_operation(closed.jaxpr, "conv_general_dilated")
     on_cpu = written_out if convolves and len(rows) <= _FEW_TASKS else loop
     elsewhere = elsewhere or loop
@@ -86,5 +84,5 @@ def in_turn(
     return jax.lax.platform_dependent(rows, cpu=on_cpu, default=elsewhere)
 
 
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _one_by_one(function: Callable[[Array], Any], rows: Float[Array, "T T"]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(function, rows))
