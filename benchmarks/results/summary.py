@@ -203,6 +203,21 @@ def step_time(group: Sequence[Cell], reference: Sequence[Cell]) -> float | None:
     return min(ours) / min(theirs) if ours and theirs else None
 
 
+def training_seconds(cells: Cells) -> float:
+    """What all trainings take one after the other, each epoch as long as the fastest."""
+
+    def epoch(cell: Cell) -> float:
+        pace = cell.timing.seconds_per_step
+        steps: int = cell.config["steps_per_epoch"]
+        return cell.timing.first_epoch_seconds if pace is None else pace * steps
+
+    return sum(
+        epoch(cell) * cell.config["epochs"] * (len(cell.trials) if cell.seed == 0 else 1)
+        for group in networks(cells).values()
+        for cell in group
+    )
+
+
 def spread(values: Float[np.ndarray, " s"], sign: str = "", digits: int | None = None) -> str:
     """Mean and standard deviation over seeds, in as many digits as tell them apart, or as asked."""
     mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0

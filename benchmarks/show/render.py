@@ -87,7 +87,7 @@ def markdown(results: Results) -> str:
             parts += ["", f"{folder.name}, mean metric on the test split:", ""]
             parts += markdown_table(table)
         parts += ["", *(f"Made by {text} ({count})." for text, count in suite.provenance.items())]
-        parts.append("")
+        parts += [tell.effort(suite.cells), ""]
     if len(results.suites) > 1:
         parts += ["### All suites", "", "Mean rank, and Δm % in brackets.", ""]
         parts += [*markdown_table(tell.overview(results.suites)), ""]
@@ -148,7 +148,7 @@ def _section(suite: SuiteResults, anchor: str) -> str:
         parts.append(f"<h3>{escape(folder.name)}</h3><p>{caption}</p>{_html_table(swept)}")
         parts.append(_picture(folder / "sweep.png"))
     made = "; ".join(f"{text} ({count})" for text, count in suite.provenance.items())
-    parts.append(f'<p class="note">Made by {escape(made)}.</p>')
+    parts.append(f'<p class="note">Made by {escape(made)}. {tell.effort(suite.cells)}</p>')
     return "".join(parts)
 
 

@@ -1,5 +1,6 @@
 """What a report says of a suite: a table, sentences, and the papers' numbers beside ours."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.results.summary import (
     spread,
     step_time,
     test_metrics,
+    training_seconds,
     with_common_seeds,
 )
 from benchmarks.show.papers import PAPER_RESULTS
@@ -159,6 +161,12 @@ def protocol(results: SuiteResults) -> str:
         f"{f' Where an end of these was the best, also {beyond}.' if beyond else ''}"
         f"{instead if searched else ''}"
     )
+
+
+def effort(cells: Cells) -> str:
+    """How long the trainings took."""
+    minutes = number_of("minute", math.ceil(training_seconds(cells) / 60))
+    return f"One after the other the trainings take {minutes}, at the pace of the fastest epochs."
 
 
 def papers_table(cells: Cells) -> tuple[Lines, list[str]] | None:

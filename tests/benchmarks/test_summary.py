@@ -33,7 +33,13 @@ def cell(
         method=method,
         seed=seed,
         config=as_read(
-            {"suite": "toy", "tasks": tasks, "metrics": [metric._asdict() for metric in metrics]}
+            {
+                "suite": "toy",
+                "tasks": tasks,
+                "metrics": [metric._asdict() for metric in metrics],
+                "epochs": 2,
+                "steps_per_epoch": 10,
+            }
         ),
         trials=(Trial(0.1, 1.0),),
         learning_rate=0.1,
@@ -209,6 +215,17 @@ def test_time_is_that_of_the_fastest_epochs() -> None:
     for group in ([slow, fast], [fast, unknown]):
         assert summary.step_time(group, CELLS["equal_weighting"]) == pytest.approx(2)
     assert summary.step_time([unknown], CELLS["equal_weighting"]) is None
+
+
+def test_training_seconds_count_the_grid_once() -> None:
+    first = dataclasses.replace(cell("uw", 0, [50, 50]), trials=(Trial(0.1, 1.0),) * 3)
+    assert summary.training_seconds({"uw": [first]}) == pytest.approx(3 * 2 * 10 * 0.01)
+    second = dataclasses.replace(first, seed=1)
+    assert summary.training_seconds({"uw": [first, second]}) == pytest.approx(4 * 2 * 10 * 0.01)
+    unknown = cell("uw", 1, [50, 50], pace=None)
+    assert summary.training_seconds({"uw": [unknown]}) == 2
+    simple = cell("baseline", 0, [50, 50])
+    assert summary.training_seconds({"baseline": [simple]}) == 0
 
 
 @pytest.mark.parametrize(
