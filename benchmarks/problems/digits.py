@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from benchmarks.compiler import WITHOUT_EMITTERS
 from benchmarks.data.digits import Slanted
 from benchmarks.models.conv import MultiTaskConvNet
 from benchmarks.problems import canvases
@@ -14,9 +15,6 @@ from benchmarks.train.problem import Metric, Problem
 
 FEW = 1000  # Canvases for the baseline, so that it takes a second.
 NEAR = 5.0  # Degrees that a slant may be off to be counted as right.
-# The trainings are short: XLA's emitters of fused loops double what compiling takes on a CPU, and
-# save less than a tenth of a step. One program is compiled at a time, while others run.
-COMPILER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def problem(suite: Digits) -> Problem:
@@ -37,7 +35,7 @@ def problem(suite: Digits) -> Problem:
         test=data.test,
         batch_size=suite.rows_per_batch,
         query_fraction=suite.query_fraction,
-        compiler_options=COMPILER,
+        compiler_options=WITHOUT_EMITTERS,  # The trainings are short.
         config={"suite": suite.name, "data": DATA, "model": model},
         baseline=support_vectors(data, model["classes"], rows=FEW),
     )

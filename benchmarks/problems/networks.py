@@ -10,10 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.compiler import QUICK
 from benchmarks.problems.options import Precision
-
-# Initialisers run once, for milliseconds.
-QUICK = {"xla_backend_optimization_level": 1}
 
 
 class Network(NamedTuple):

@@ -22,13 +22,13 @@ def test_costs_are_medians_of_turns_in_the_order_of_the_programs(monkeypatch):
     def cost(program):
         turns.append(program.function)
         clock[0] += 1
-        return Cost(clock[0], 10 * clock[0])
+        return Cost(clock[0], 10 * clock[0], 100 * clock[0])
 
     monkeypatch.setattr(costs, "cost", cost)
     programs = {name: Program(name, ()) for name in "ab"}
     found = costs.costs(programs, rounds=3, title="", console=Console(quiet=True))
     assert turns == ["a", *"ababab"]
-    assert found == {"a": Cost(4, 40), "b": Cost(5, 50)}
+    assert found == {"a": Cost(4, 40, 400), "b": Cost(5, 50, 500)}
 
 
 def test_every_turn_traces_and_compiles_anew():
@@ -50,7 +50,7 @@ def test_every_turn_traces_and_compiles_anew():
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(traced) == 2
-    assert len(compiled) >= 2
+    assert len(compiled) >= 4  # Without the options, and with them.
 
 
 @pytest.mark.parametrize("method", ["mean_tasks", "mgda", "uw", "adatask", "meta_weighting"])
@@ -95,7 +95,9 @@ def test_the_tables_hold_every_program_with_its_target(tmp_path, capsys):
             start += " | ≤ 1.2" if start == "uw, one pass" else " | ≤ 2.5"
             assert f"| {start} |" in text
         assert "| mgda | ≤ 3 at 400 |" in text
-        assert "| update | target | 2 of (3,) | 2 of (64, 64) |" in text
+        assert (
+            "| update | target | 2 of (3,) | 2 of (3,), without emitters | 2 of (64, 64) |" in text
+        )
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     of = {(row["part"], row["method"], row.get("way"), str(row.get("shape"))): row for row in rows}
     assert len(of) == len(rows) == 5 + 2 * 3
@@ -104,6 +106,7 @@ def test_the_tables_hold_every_program_with_its_target(tmp_path, capsys):
         for name in (("equal weighting by hand", ""), ("mgda", "stacked"))
     )
     assert mgda["compiling over equal"] == mgda["compiling"] / hand["compiling"]
+    assert mgda["without_emitters over equal"] == mgda["without_emitters"] / hand["compiling"]
     assert hand["compiling over equal"] == 1
 
 

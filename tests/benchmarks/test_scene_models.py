@@ -10,9 +10,10 @@ import optax
 import pytest
 from flax import nnx
 
+from benchmarks.compiler import QUICK
 from benchmarks.models.mtan import MTAN, twice_as_large
 from benchmarks.models.segnet import SegNet, max_pool, max_unpool
-from benchmarks.problems.networks import QUICK, head_of, in_trunk, normalised_network
+from benchmarks.problems.networks import head_of, in_trunk, normalised_network
 from mtl_optax._tracing import inner_programs
 
 TASKS = {"segmentation": 3, "depth": 1, "normals": 3}

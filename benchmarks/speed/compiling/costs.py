@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 import mtl_optax as mtl
+from benchmarks.compiler import WITHOUT_EMITTERS
 
 ADAM = optax.adam(1e-3)
 
@@ -30,6 +31,8 @@ class Cost(NamedTuple):
     """To trace and lower."""
     compiling: float
     """To compile by XLA."""
+    without_emitters: float
+    """The same with `WITHOUT_EMITTERS`."""
 
 
 def with_adam(name: str, num_tasks: int) -> optax.GradientTransformationExtraArgs:
@@ -59,7 +62,9 @@ def cost(program: Program) -> Cost:
     lowered = jax.jit(program.function).lower(*program.arguments)
     traced = time.process_time()
     lowered.compile()
-    return Cost(traced - began, time.process_time() - traced)
+    compiled = time.process_time()
+    lowered.compile(WITHOUT_EMITTERS)
+    return Cost(traced - began, compiled - traced, time.process_time() - compiled)
 
 
 @contextmanager

@@ -37,6 +37,8 @@ def measure(
                         **cost._asdict(),
                         "tracing over adam": cost.tracing / found[ALONE].tracing,
                         "compiling over adam": cost.compiling / found[ALONE].compiling,
+                        "without_emitters over adam": cost.without_emitters
+                        / found[ALONE].compiling,
                     }
                 )
     return rows

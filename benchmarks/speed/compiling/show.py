@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.compiler import WITHOUT_EMITTERS
 from benchmarks.speed.compiling.leaves import ALONE, TASKS
 from benchmarks.speed.compiling.steps import BY_HAND, ONE_PASS
 from benchmarks.speed.show import Table, title_and_table
@@ -10,6 +11,11 @@ from benchmarks.speed.show import Table, title_and_table
 Row = Mapping[str, Any]
 STACKED_LIMIT, ONE_PASS_LIMIT, LEAVES_LIMIT = 2.5, 1.2, 3.0
 AT_LEAVES = 400
+_WITHOUT_EMITTERS = (
+    "without emitters, the compilation with "
+    + " and ".join(f"`{option}={value}`" for option, value in WITHOUT_EMITTERS.items())
+    + ", as a multiple of the same without these."
+)
 
 
 def tables(rows: Sequence[Row], made: Mapping[str, Any]) -> str:
@@ -34,13 +40,13 @@ def _steps(rows: Sequence[Row]) -> Table:
         for num_tasks in places:
             wanted = (method, way, num_tasks)
             row = next(r for r in rows if (r["method"], r["way"], r["tasks"]) == wanted)
-            line.append(_cell(row, "equal", reference=method == BY_HAND))
+            line += _cells(row, "equal", reference=method == BY_HAND)
         body.append(line)
     return (
         "A jitted training step of a small MLP with Adam: CPU seconds of XLA's compilation / of "
         "tracing and lowering, as multiples of those of equal weighting by hand, whose seconds "
-        "stand in the first row. Targets are for the compilation.",
-        ["step", "target", *(f"T = {num_tasks}" for num_tasks in places)],
+        f"stand in the first row; {_WITHOUT_EMITTERS} Targets are for the compilation.",
+        ["step", "target", *_headings([f"T = {num_tasks}" for num_tasks in places])],
         body,
     )
 
@@ -53,23 +59,31 @@ def _leaves(rows: Sequence[Row]) -> Table:
         for shape, number in places:
             wanted = (method, shape, number)
             row = next(r for r in rows if (r["method"], tuple(r["shape"]), r["leaves"]) == wanted)
-            line.append(_cell(row, "adam", reference=method == ALONE))
+            line += _cells(row, "adam", reference=method == ALONE)
         body.append(line)
     return (
         f"An update with Adam after each method, of {TASKS} tasks, by the number and shape of the "
         "parameters' leaves: CPU seconds of XLA's compilation / of tracing and lowering, as "
-        "multiples of those of Adam alone, whose seconds stand in the first row. Targets are for "
-        "the compilation.",
-        ["update", "target", *(f"{number} of {shape}" for shape, number in places)],
+        f"multiples of those of Adam alone, whose seconds stand in the first row; "
+        f"{_WITHOUT_EMITTERS} Targets are for the compilation.",
+        ["update", "target", *_headings([f"{number} of {shape}" for shape, number in places])],
         body,
     )
 
 
-def _cell(row: Row, reference_name: str, *, reference: bool) -> str:
+def _headings(places: Sequence[str]) -> list[str]:
+    return [heading for place in places for heading in (place, f"{place}, without emitters")]
+
+
+def _cells(row: Row, reference_name: str, *, reference: bool) -> list[str]:
     if reference:
-        return f"{row['compiling']:.2f} s / {row['tracing']:.2f} s"
-    compiling, tracing = (row[f"{what} over {reference_name}"] for what in ("compiling", "tracing"))
-    return f"{compiling:.1f} / {tracing:.1f}"
+        return [
+            f"{row['compiling']:.2f} s / {row['tracing']:.2f} s",
+            f"{row['without_emitters']:.2f} s",
+        ]
+    kinds = ("compiling", "tracing", "without_emitters")
+    compiling, tracing, without_emitters = (row[f"{what} over {reference_name}"] for what in kinds)
+    return [f"{compiling:.1f} / {tracing:.1f}", f"{without_emitters:.1f}"]
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:

@@ -42,6 +42,7 @@ def measure(
                     **cost._asdict(),
                     "tracing over equal": cost.tracing / hand.tracing,
                     "compiling over equal": cost.compiling / hand.compiling,
+                    "without_emitters over equal": cost.without_emitters / hand.compiling,
                 }
             )
     return rows
