@@ -46,7 +46,7 @@ class UnitRows(NamedTuple):
         lengths: `D`, `(T,)`, as a share of the largest scale.
         shortest: `min(D)`, `()`.
         costs: `min(D) / D`, `(T,)`, zero for absent tasks.
-        slopes: `b / D`, `(T,)`, zero for absent tasks.
+        slopes: `b / D`, `(T,)`, zero for absent tasks; None where `b = 0`.
         cosines: `C`, `(T, T)`, zero for absent tasks.
         kappa: `κ`, `()`.
     """
@@ -55,9 +55,14 @@ class UnitRows(NamedTuple):
     lengths: Float[Array, " T"]
     shortest: Float[Array, ""]
     costs: Float[Array, " T"]
-    slopes: Float[Array, " T"]
+    slopes: Float[Array, " T"] | None
     cosines: Float[Array, "T T"]
     kappa: Float[Array, ""]
+
+    @property
+    def all_slopes(self) -> Float[Array, " T"]:
+        """``slopes``, or zeros."""
+        return jnp.zeros_like(self.costs) if self.slopes is None else self.slopes
 
     def product(self, point: Float[Array, " T"]) -> Float[Array, " T"]:
         """Returns `Cy`."""
@@ -69,7 +74,7 @@ class UnitRows(NamedTuple):
         unit = power_of_two(jnp.max(jnp.abs(point)))
         part = point / unit
         length = unit * root(jnp.dot(part, self.product(part), precision=HIGHEST))
-        return jnp.dot(self.slopes, point, precision=HIGHEST) + self.kappa * length
+        return jnp.dot(self.all_slopes, point, precision=HIGHEST) + self.kappa * length
 
 
 class _Active(NamedTuple):
@@ -123,7 +128,7 @@ def conic(
     point, multipliers, iterations = corrected(problem, tolerance, max_iterations)
     # The multiplier of a zero row says nothing, and can be very large.
     multipliers = jnp.where(jnp.diagonal(quadratic) == 0, 0, multipliers)
-    slopes = problem.lengths * (problem.slopes + problem.product(multipliers))
+    slopes = problem.lengths * (problem.all_slopes + problem.product(multipliers))
     gap = problem.shortest * problem.value(point) - lowest(slopes, mask)
     weights = point * problem.costs
     return ConicSolution(
@@ -132,13 +137,13 @@ def conic(
 
 
 def on_unit_rows(
-    linear: Float[Array, " T"],
+    linear: Float[Array, " T"] | None,
     quadratic: Float[Array, "T T"],
     kappa: Float[Array, ""] | float,
     mask: Bool[Array, " T"],
     scale: Float[Array, " T"] | None,
 ) -> UnitRows:
-    """Changes the variables of the problem that `conic` describes."""
+    """Changes the variables of the problem that `conic` describes; `linear` is zero if None."""
     held = root(jnp.where(mask, jnp.diagonal(quadratic), 0))
     lengths = held if scale is None else held * scale
     shortest = jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
@@ -153,7 +158,7 @@ def on_unit_rows(
         lengths,
         shortest,
         jnp.where(mask, shortest / lengths, 0),
-        jnp.where(mask, linear / held, 0),
+        None if linear is None else jnp.where(mask, linear / held, 0),
         jnp.where(jnp.outer(mask, mask), quadratic / jnp.outer(held, held), 0),
         jnp.asarray(kappa, quadratic.dtype),
     )
@@ -164,7 +169,7 @@ def corrected(
     problem: UnitRows, tolerance: float | None, max_iterations: int | None
 ) -> tuple[Float[Array, " T"], Float[Array, " T"], Int[Array, ""]]:
     """Returns point, multipliers and iterations; NaN for a problem that is not finite."""
-    mask, costs, slopes = problem.mask, problem.costs, problem.slopes
+    mask, costs, slopes = problem.mask, problem.costs, problem.all_slopes
     cosines, kappa = problem.cosines, problem.kappa
     num_tasks, dtype = len(cosines), cosines.dtype
     eps = float(jnp.finfo(dtype).eps)
@@ -188,14 +193,16 @@ def corrected(
 
         nearest = solve(costs)
         norm, level = jnp.matmul(rows[num_tasks:-1], nearest, precision=HIGHEST)
-        level = level / norm
-        uneven = level * costs - slopes
-        noise = 4 * eps * (jnp.abs(level) * costs + jnp.abs(slopes))
-        uneven = jnp.where(support & (jnp.abs(uneven) > noise), uneven, 0)
-        shift = solve(uneven)
-        along, drop = jnp.matmul(jnp.stack([costs, uneven]), shift, precision=HIGHEST)
-        # Of a singular matrix, `level` is lost to rounding in `uneven`; this puts it back.
-        shift -= nearest * (along / norm)
+        shift, drop = jnp.zeros_like(nearest), jnp.zeros_like(norm)
+        if problem.slopes is not None:
+            level = level / norm
+            uneven = level * costs - slopes
+            noise = 4 * eps * (jnp.abs(level) * costs + jnp.abs(slopes))
+            uneven = jnp.where(support & (jnp.abs(uneven) > noise), uneven, 0)
+            shift = solve(uneven)
+            along, drop = jnp.matmul(jnp.stack([costs, uneven]), shift, precision=HIGHEST)
+            # Of a singular matrix, `level` is lost to rounding in `uneven`; this puts it back.
+            shift -= nearest * (along / norm)
         margin = kappa**2 - drop
         bounded = margin > 0
         height = jnp.sqrt(jnp.where(bounded, margin, 1) / norm)
@@ -267,16 +274,18 @@ def _corrected_jvp(
     support = point > 0
 
     def closed_form(
-        costs: Array, slopes: Array, cosines: Array, kappa: Array
+        costs: Array, slopes: Array | None, cosines: Array, kappa: Array
     ) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
         system = _ridged(cosines, support)
         solve = lambda wanted: jnp.linalg.solve(system, jnp.where(support, wanted, 0))
         nearest = solve(costs)
         norm = jnp.dot(costs, nearest, precision=HIGHEST)
-        level = jnp.dot(slopes, nearest, precision=HIGHEST) / norm
-        uneven = jnp.where(support, level * costs - slopes, 0)
-        shift = solve(uneven)
-        margin = kappa**2 - jnp.dot(uneven, shift, precision=HIGHEST)
+        shift, margin = jnp.zeros_like(nearest), kappa**2
+        if slopes is not None:
+            level = jnp.dot(slopes, nearest, precision=HIGHEST) / norm
+            uneven = jnp.where(support, level * costs - slopes, 0)
+            shift = solve(uneven)
+            margin -= jnp.dot(uneven, shift, precision=HIGHEST)
         bounded = margin > 0
         height = jnp.where(bounded, root(margin / norm), 1)
         target = nearest / norm + shift / (norm * height)

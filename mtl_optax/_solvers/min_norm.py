@@ -78,7 +78,7 @@ def fully_corrective(
         max_iterations: cap on linear solves, `8 T + 8` by default.
     """
     mask = present(mask, gram)
-    problem = on_unit_rows(jnp.zeros_like(gram[0]), gram, 1.0, mask, scale)
+    problem = on_unit_rows(None, gram, 1.0, mask, scale)
     point, _, iterations = corrected(problem, tolerance, max_iterations)
     weights = point * problem.costs
     total = jnp.sum(weights)

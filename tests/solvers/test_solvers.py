@@ -260,6 +260,15 @@ def test_conic_without_a_cone_is_a_linear_programme():
     assert np.all(np.asarray(solution.multipliers) == 0)
 
 
+def test_the_min_norm_problem_solves_no_system_for_slopes_that_are_zero():
+    def solves(solver, *given):
+        return str(jax.make_jaxpr(solver)(*given)).count("name=_cho_solve")
+
+    # Each is refined once.
+    assert solves(min_norm, jnp.eye(3)) == 2
+    assert solves(conic, jnp.ones(3), jnp.eye(3), 1.0) == 4
+
+
 def test_conic_with_a_mask_equals_the_smaller_problem():
     linear, quadratic, kappa = conic_problem(rows("gaussian", 5, 3), 0.5)
     keep = np.array([1, 2, 4])
