@@ -68,5 +68,5 @@ def _picture(method: str, name: str, ours: Groups, plain: Groups) -> Figure:
     axes.set_xticks(places, [f"{value:g}" for value in ours])
     axes.set_xlabel(name)
     axes.set_ylabel("mean metric, test split")
-    axes.legend(title="a point for each seed")
+    figure.legend(loc="outside upper center", ncols=2, title="a point for each seed")
     return figure
