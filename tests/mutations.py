@@ -701,8 +701,18 @@ FAULTS: dict[str, list[tuple[Any, ...]]] = {
         ),
         (
             "the level lost to rounding stays lost",
-            "        shift -= nearest * (along / norm)\n",
+            "            shift -= nearest * (along / norm)\n",
             "",
+        ),
+        (
+            "slopes are taken for zero",
+            "        if problem.slopes is not None:\n",
+            "        if False:\n",
+        ),
+        (
+            "a system is solved for slopes that are zero",
+            "        if problem.slopes is not None:\n",
+            "        if True:\n",
         ),
         (
             "an absent task may enter",
